@@ -20,7 +20,8 @@ struct arena {
 
 void arena_init(struct arena *arena, size_t max_bytes);
 
-/* Zeroed, aligned to 16 bytes; NULL past the cap. `size_bytes` 0 gives a unique non-NULL pointer. */
+/* Zeroed, aligned to 16 bytes; NULL past the cap. `size_bytes` 0 gives a unique non-NULL pointer.
+ */
 void *arena_alloc(struct arena *arena, size_t size_bytes);
 
 /* Copies `text` and adds a NUL; NULL past the cap. */

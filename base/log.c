@@ -42,9 +42,9 @@ static size_t line_head(char *line, size_t room, enum log_level level)
         struct tm utc;
         clock_gettime(CLOCK_REALTIME, &t);
         gmtime_r(&t.tv_sec, &utc);
-        n = snprintf(line, room, "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ %s %s: ",
-                     utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min,
-                     utc.tm_sec, t.tv_nsec / 1000000, log_state.name, level_name(level));
+        n = snprintf(line, room, "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ %s %s: ", utc.tm_year + 1900,
+                     utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec,
+                     t.tv_nsec / 1000000, log_state.name, level_name(level));
     }
     return n > 0 ? size_min((size_t)n, room - 1) : 0;
 }

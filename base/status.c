@@ -74,7 +74,6 @@ enum status error_prefix(struct error *error, const char *prefix)
         return STATUS_INTERNAL;
     char old[ERROR_TEXT_MAX_BYTES];
     memcpy(old, error->text, sizeof old);
-    text_clean(error->text,
-               snprintf(error->text, sizeof error->text, "%s: %s", prefix, old));
+    text_clean(error->text, snprintf(error->text, sizeof error->text, "%s: %s", prefix, old));
     return error->status;
 }

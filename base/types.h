@@ -47,14 +47,32 @@ static inline bool span_equal(struct span a, struct span b)
            (a.size_bytes == 0 || memcmp(a.data, b.data, a.size_bytes) == 0);
 }
 
-static inline size_t size_min(size_t a, size_t b) { return a < b ? a : b; }
-static inline size_t size_max(size_t a, size_t b) { return a > b ? a : b; }
-static inline uint32_t u32_min(uint32_t a, uint32_t b) { return a < b ? a : b; }
-static inline uint32_t u32_max(uint32_t a, uint32_t b) { return a > b ? a : b; }
+static inline size_t size_min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+static inline size_t size_max(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+static inline uint32_t u32_min(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+static inline uint32_t u32_max(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
 
 /* Rounds `n` up to a multiple of `step` (any positive number). */
-static inline size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
-static inline uint32_t div_up_u32(uint32_t n, uint32_t d) { return (n + d - 1) / d; }
+static inline size_t round_up(size_t n, size_t step)
+{
+    return (n + step - 1) / step * step;
+}
+static inline uint32_t div_up_u32(uint32_t n, uint32_t d)
+{
+    return (n + d - 1) / d;
+}
 
 static inline _Noreturn void check_failed(const char *file, int line, const char *function,
                                           const char *condition)

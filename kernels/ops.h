@@ -1,0 +1,309 @@
+/*
+ * ops: the table of a backend, the arithmetic of one device.
+ *
+ * A backend (`ref`, `cpu`, later `cuda`) implements every op below. Ops *enqueue* work on the
+ * device's one stream, in order; only `sync` and `buffer_read` wait. `ref` and `cpu` happen to run
+ * at once. Argument structs hold backend addresses: memory that `buffer_alloc` gave, which the host
+ * must not touch (it may be on a GPU), except where a field says "host". Host arrays may be reused
+ * as soon as the call returns.
+ *
+ * Numbers. `ref` computes in double and is the oracle; the other backends are compared with it op
+ * by op (tests/oracle states the bound). In every backend **the bits of an output row depend on
+ * that row's inputs only**: not on how many rows share the call, nor on their order, nor on the
+ * number of threads. K is reduced in one order per weight in every row bucket; attention splits KV
+ * at fixed absolute positions (multiples of `block_tokens`).
+ *
+ * Ownership: a device is used by one thread at a time (the worker's step loop). Weights are packed
+ * at load and read-only afterwards. Ops check their shapes with CHECK: a wrong shape is our fault,
+ * since `model/` validates what comes from files. Allocation and device failures are `struct
+ * error`.
+ *
+ * A "row" is one token position of one sequence in this step. All matrices are row-major unless
+ * opaque. Sizes: n_rows rows, `hidden` values each.
+ */
+#pragma once
+
+#include "base/status.h"
+
+/* Element types of weights and of what files hold. Values are our own, stable in the protocol. */
+enum dtype {
+    DTYPE_F32 = 0,
+    DTYPE_F16,
+    DTYPE_BF16,
+    DTYPE_Q8_0, /* 32 values: f16 scale, 32 int8                       (GGUF) */
+    DTYPE_Q4_0, /* 32 values: f16 scale, 16 bytes of nibbles, minus 8  (GGUF) */
+    DTYPE_Q4_1, /* 32 values: f16 scale, f16 minimum, 16 bytes         (GGUF) */
+    DTYPE_COUNT,
+};
+
+const char *dtype_name(enum dtype dtype);
+/* Values in one block (1 or 32) and its bytes. */
+uint32_t dtype_block_count(enum dtype dtype);
+uint32_t dtype_block_bytes(enum dtype dtype);
+/* Widens `count` values (a multiple of the block) at `source`, any alignment, to f32. Exact for
+ * F32, F16, BF16; for Q types it is the value that the format defines, rounded once to f32. */
+void dtype_widen(enum dtype dtype, const void *source, size_t count, float *ret_values);
+
+struct device; /* a backend's device: stream, threads, memory */
+struct kv;     /* the paged KV cache of one model, with its block tables */
+struct weight; /* a packed matrix or stack of matrices, opaque */
+
+struct device_options {
+    uint32_t threads_count; /* CPU threads, >= 1; 0 = all that the process may use */
+    const char *tier;       /* "scalar", "avx512", ... or NULL: best the machine has */
+};
+
+/*
+ * One matrix or a stack of equal ones (experts): rows are outputs, columns are inputs, as in
+ * y = W x. A matrix may be put together from parts one under the other (q, k, v; gate, up), each
+ * where its file has it, of its own type and any alignment. A backend keeps a weight of which all
+ * parts are BF16 as BF16, and everything else as F32.
+ */
+struct weight_part {
+    enum dtype dtype;
+    uint32_t out_count; /* rows of this part */
+    const void *data;   /* host [out_count][in_count] in `dtype`'s blocks */
+};
+
+struct weight_source {
+    uint32_t stack_count;            /* matrices; 1 for a plain one */
+    uint32_t n_parts;                /* parts of each matrix */
+    uint32_t out_count;              /* rows of each matrix: the sum over its parts */
+    uint32_t in_count;               /* columns; a multiple of each part's block */
+    const struct weight_part *parts; /* host [stack_count][n_parts] */
+};
+
+/* out[r][o] = sum_i W[o][i] * in[r][i] (+ bias[o]) (+ residual[r][o]). out may equal residual. */
+struct linear_args {
+    const struct weight *weight; /* a plain matrix, or `stack_index` of a stack */
+    uint32_t stack_index;
+    uint32_t n_rows;
+    const float *in;       /* [n_rows][in_count] */
+    const float *bias;     /* [out_count] or NULL */
+    const float *residual; /* [n_rows][out_count] or NULL */
+    float *out;            /* [n_rows][out_count] */
+};
+
+/* out[r] = W[id[r]] widened: the embedding. Ids are in range (the caller checked host ids). */
+struct embed_args {
+    const struct weight *weight; /* [vocab][hidden] */
+    uint32_t n_rows;
+    const uint32_t *ids; /* [n_rows], what tokens_gather wrote */
+    float *out;          /* [n_rows][hidden] */
+};
+
+/*
+ * ids[r] = host_ids[r], or, where host_ids[r] == TOKEN_FROM_SLOT, last_sampled[slots[r]]:
+ * the token that `sample` wrote in an earlier step, which the host may not have seen yet.
+ */
+#define TOKEN_FROM_SLOT UINT32_MAX
+struct tokens_gather_args {
+    uint32_t n_rows;
+    const uint32_t *host_ids;     /* host [n_rows] */
+    const uint32_t *host_slots;   /* host [n_rows] */
+    const uint32_t *last_sampled; /* [n_slots] */
+    uint32_t *ids;                /* [n_rows] */
+};
+
+/* out[r][i] = in[r][i] / sqrt(mean_i(in[r]^2) + eps) * weight[i]   (Zhang & Sennrich 2019) */
+struct rmsnorm_args {
+    uint32_t n_rows, n;
+    float eps;
+    const float *in;     /* [n_rows][n] */
+    const float *weight; /* [n] */
+    float *out;          /* [n_rows][n]; may equal in */
+};
+
+/*
+ * Rotates pairs (i, i + head_dim/2) of each head by position * inv_freq[i]   (Su et al. 2021, the
+ * "half" layout of Hugging Face). Angles are computed in double from the integer position. q is
+ * rotated in place; k is rotated and written with v into the KV pages of its sequence.
+ */
+struct rope_kv_args {
+    uint32_t n_rows;
+    uint32_t n_heads, n_kv_heads, head_dim;
+    float *qkv;             /* [n_rows][(n_heads + 2 * n_kv_heads) * head_dim]: q, then k, then v */
+    const float *inv_freq;  /* [head_dim / 2] */
+    float attention_factor; /* scales cos and sin; 1 unless the rope scaling says otherwise */
+    const uint32_t *host_positions; /* host [n_rows] */
+    const uint32_t *host_slots;     /* host [n_rows]: row's sequence slot in the block tables */
+    struct kv *kv;
+    uint32_t layer;
+};
+
+/*
+ * Causal attention of each row over its sequence's positions 0..position (the last `window` of
+ * them when window > 0), grouped-query: head h reads KV head h / (n_heads / n_kv_heads).
+ * out = softmax(q k^T * scale) v   (Vaswani et al. 2017).
+ */
+struct attention_args {
+    uint32_t n_rows;
+    uint32_t n_heads, n_kv_heads, head_dim;
+    float scale;
+    uint32_t window_tokens;         /* 0 = none */
+    const float *qkv;               /* as rope_kv left it */
+    const uint32_t *host_positions; /* host [n_rows] */
+    const uint32_t *host_slots;     /* host [n_rows] */
+    struct kv *kv;
+    uint32_t layer;
+    float *out; /* [n_rows][n_heads * head_dim] */
+};
+
+/* out[r][i] = silu(gate_up[r][i]) * gate_up[r][n + i], silu(x) = x / (1 + exp(-x)) */
+struct silu_mul_args {
+    uint32_t n_rows, n;
+    const float *gate_up; /* [n_rows][2 n] */
+    float *out;           /* [n_rows][n] */
+};
+
+/*
+ * A whole mixture-of-experts block (Mixtral): router logits in f32, softmax over all experts, the
+ * `top_k` largest (ties: the lower expert), their weights divided by their sum when `normalise`;
+ * out[r] = residual[r] + sum_j weight_j * down_j(silu(gate_j x) * up_j x), summed in the order of
+ * rank j. Dropless: every row visits all of its experts, whatever else is in the step.
+ */
+struct moe_args {
+    uint32_t n_rows, hidden, intermediate, n_experts, top_k;
+    bool normalise;
+    const struct weight *router; /* [n_experts][hidden] */
+    const struct weight
+        *gate_up;              /* stack [n_experts] of [2 * intermediate][hidden]: gate, then up */
+    const struct weight *down; /* stack [n_experts] of [hidden][intermediate] */
+    const float *in;           /* [n_rows][hidden], normed */
+    const float *residual;     /* [n_rows][hidden] */
+    float *out;                /* [n_rows][hidden]; may equal residual */
+};
+
+/* out[j] = in[host_rows[j]]: picks the rows that are sampled. */
+struct rows_gather_args {
+    uint32_t n_out, n;
+    const uint32_t *host_rows; /* host [n_out] */
+    const float *in;           /* [*][n] */
+    float *out;                /* [n_out][n] */
+};
+
+#define TOP_LOGPROBS_MAX 20
+
+/*
+ * How one row is sampled. Zeroed means greedy. Order: temperature, top-k, top-p, draw.
+ * Log-probabilities are of the model's own softmax (before temperature, top-k, top-p).
+ * The draw is u = sample_uniform(seed, position) in [0, 1); the chosen token is the first, in order
+ * of descending probability (ties: lower id first), whose cumulative probability exceeds
+ * u * (sum of what is kept). So it depends on (logits, parameters, seed, position) alone.
+ */
+struct sample_params {
+    float temperature;   /* 0 = greedy (ties: the lower id); else > 0 */
+    float top_p;         /* (0, 1]; 1 or 0 = off */
+    uint32_t top_k;      /* 0 = off */
+    uint32_t n_logprobs; /* 0..TOP_LOGPROBS_MAX: how many best to report */
+    uint64_t seed;
+};
+
+/* Counter-based: the first 53 bits of Philox-4x32-10 (Salmon et al. 2011) at counter
+ * (position, 0, 0, 0), key = seed, as a double in [0, 1). Same on every backend. */
+double sample_uniform(uint64_t seed, uint32_t position);
+
+struct sample_result {
+    uint32_t id;
+    float logprob;                     /* natural log, of the chosen token */
+    uint32_t n_top;                    /* = n_logprobs, at most vocab */
+    uint32_t top_id[TOP_LOGPROBS_MAX]; /* descending; ties: lower id first */
+    float top_logprob[TOP_LOGPROBS_MAX];
+};
+
+struct sample_args {
+    uint32_t n_rows, vocab;
+    const float *logits;                     /* [n_rows][vocab] */
+    const struct sample_params *host_params; /* host [n_rows] */
+    const uint32_t *host_positions;          /* host [n_rows]: of the token being chosen */
+    const uint32_t *host_slots;              /* host [n_rows] */
+    uint32_t *last_sampled;                  /* [n_slots]: last_sampled[slot] = id */
+    struct sample_result *results;           /* [n_rows], device memory; read with buffer_read */
+};
+
+/* Geometry of the paged KV cache of one model. A block holds `block_tokens` consecutive positions
+ * of one sequence, for all layers; its inside belongs to the backend. */
+struct kv_shape {
+    uint32_t n_layers, n_kv_heads, head_dim;
+    uint32_t block_tokens;    /* positions a block; 16 or 32 */
+    uint32_t blocks_count;    /* blocks in the pool */
+    uint32_t slots_count;     /* sequences that can have a block table */
+    uint32_t slot_blocks_max; /* longest table: ceil(context / block_tokens) */
+};
+
+/* The largest shapes that ops will see; a zero means that the op is not used. */
+struct op_limits {
+    uint32_t rows_max;    /* rows of a step */
+    uint32_t sampled_max; /* rows that are sampled in a step */
+    uint32_t vocab, n_heads, head_dim;
+    uint32_t hidden, moe_intermediate, n_experts, top_k;
+    uint32_t context_tokens;
+};
+
+struct ops {
+    const char *name;    /* "ref", "cpu" */
+    const char *summary; /* one line for --version */
+
+    enum status (*device_open)(const struct device_options *options, struct device **ret_device,
+                               struct error *error);
+    void (*device_close)(struct device *device);
+    /* e.g. "cpu avx512, 2 threads" (static for the life of the device). */
+    const char *(*device_text)(const struct device *device);
+
+    /* 64-byte aligned, zeroed. NULL when memory is out. */
+    void *(*buffer_alloc)(struct device *device, size_t size_bytes);
+    void (*buffer_free)(struct device *device, void *buffer);
+    void (*buffer_write)(struct device *device, void *buffer, const void *host, size_t size_bytes);
+    void (*buffer_read)(struct device *device, const void *buffer, void *host, size_t size_bytes);
+
+    /* Packs into the backend's layout. EXHAUSTED when memory is out. */
+    enum status (*weight_pack)(struct device *device, const struct weight_source *source,
+                               struct weight **ret_weight, struct error *error);
+    void (*weight_free)(struct device *device, struct weight *weight);
+    /* Bytes that the packed weight occupies (what a decode step reads, for a plain matrix). */
+    size_t (*weight_bytes)(const struct weight *weight);
+
+    /* Bytes of one KV block (all layers, K and V) for this shape. */
+    size_t (*kv_block_bytes)(const struct kv_shape *shape);
+    enum status (*kv_open)(struct device *device, const struct kv_shape *shape, struct kv **ret_kv,
+                           struct error *error);
+    void (*kv_close)(struct device *device, struct kv *kv);
+    /* Sets entries [first, first + n) of a slot's block table. Enqueued like an op. */
+    void (*kv_table_set)(struct device *device, struct kv *kv, uint32_t slot, uint32_t first,
+                         const uint32_t *host_blocks, uint32_t n);
+    /* Copies whole blocks (copy-on-write), in order. */
+    void (*kv_copy)(struct device *device, struct kv *kv, const uint32_t *host_from,
+                    const uint32_t *host_to, uint32_t n);
+
+    void (*tokens_gather)(struct device *device, const struct tokens_gather_args *args);
+    void (*embed)(struct device *device, const struct embed_args *args);
+    void (*rmsnorm)(struct device *device, const struct rmsnorm_args *args);
+    void (*linear)(struct device *device, const struct linear_args *args);
+    void (*rope_kv)(struct device *device, const struct rope_kv_args *args);
+    void (*attention)(struct device *device, const struct attention_args *args);
+    void (*silu_mul)(struct device *device, const struct silu_mul_args *args);
+    void (*moe)(struct device *device, const struct moe_args *args);
+    void (*rows_gather)(struct device *device, const struct rows_gather_args *args);
+    void (*sample)(struct device *device, const struct sample_args *args);
+
+    /* Reserves scratch, so that no later op within these limits allocates. Called once. */
+    enum status (*reserve)(struct device *device, const struct op_limits *limits,
+                           struct error *error);
+
+    /* Waits for all work handed over so far. STATUS_INTERNAL when the device failed. */
+    enum status (*sync)(struct device *device, struct error *error);
+
+    /*
+     * Graph capture: the calls between begin and end are recorded, `graph_launch` replays them with
+     * the same addresses. NULL in a backend that has none (ref, cpu): the caller just runs the ops.
+     */
+    enum status (*graph_begin)(struct device *device, struct error *error);
+    enum status (*graph_end)(struct device *device, void **ret_graph, struct error *error);
+    void (*graph_launch)(struct device *device, void *graph);
+};
+
+extern const struct ops ops_ref;
+extern const struct ops ops_cpu;
+
+/* The backend of that name ("ref", "cpu"), or NULL. */
+const struct ops *ops_find(const char *name);

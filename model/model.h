@@ -1,0 +1,89 @@
+/*
+ * model: one network on one device, behind three calls.
+ *
+ *     model_open   maps the weight files, checks every tensor, packs weights, makes the KV pages
+ *     model_step   runs one checked step: closes, opens, copies, rows; writes the result
+ *     model_close  gives everything back
+ *
+ * A model is a directory with config.json and *.safetensors (as Hugging Face transformers 5 writes
+ * it), or one GGUF file (version 3). Architectures: Llama and Mixtral. What is not supported is
+ * refused by name: architecture, activation, rope scaling, tensor type.
+ *
+ * One thread (the worker's step loop) calls; nothing is shared. After model_open no call allocates.
+ * Memory: weights as packed by the backend, KV as blocks_count says, activations for
+ * limits.tokens_max rows; `model_plan` tells all three before anything is loaded.
+ */
+#pragma once
+
+#include "kernels/ops.h"
+#include "model/step.h"
+
+enum model_arch { MODEL_LLAMA = 0, MODEL_MIXTRAL };
+
+/* Hyper-parameters, validated once (model/arch.c). All counts are > 0 unless said. */
+struct arch {
+    enum model_arch kind;
+    char name[32]; /* as the file says, e.g. "llama", "MixtralForCausalLM" */
+    uint32_t n_layers;
+    uint32_t hidden;
+    uint32_t n_heads, n_kv_heads, head_dim;
+    uint32_t intermediate;     /* of the dense MLP, or of one expert */
+    uint32_t n_experts, top_k; /* 0, 0 for a dense model */
+    uint32_t vocab;
+    uint32_t context_tokens; /* max_position_embeddings */
+    float rms_eps;
+    float rope_theta;
+    bool tied_embeddings; /* the head is the embedding matrix */
+};
+
+struct model_plan {
+    struct arch arch;
+    enum dtype weights_dtype; /* of the largest matrices, as stored */
+    uint64_t weights_bytes;   /* estimate of the packed weights on this backend, page-rounded */
+    uint64_t kv_block_bytes;  /* one block, all layers */
+    uint64_t scratch_bytes;   /* activations and scratch for the limits given */
+    uint8_t digest[32];       /* SHA-256 over the headers of the weight files and the config
+                                 (names, types, shapes, sizes): identifies a model revision */
+};
+
+struct model_options {
+    const struct ops *ops;
+    struct device_options device;
+    struct step_limits limits; /* context_tokens: at most the model's; 0 = the model's */
+};
+
+struct model;
+
+/* Reads headers only (milliseconds). INVALID, UNSUPPORTED, NOT_FOUND or IO name file and field.
+ * `options->limits` may be zeroed: then scratch_bytes is 0. */
+enum status model_plan(const char *path, const struct model_options *options,
+                       struct model_plan *ret_plan, struct error *error);
+
+/* `progress` (may be NULL) is called with 0..100 while weights load, on the calling thread. */
+struct model_progress {
+    void (*report)(void *context, uint32_t percent);
+    void *context;
+};
+enum status model_open(const char *path, const struct model_options *options,
+                       const struct model_progress *progress, struct model **ret_model,
+                       struct error *error);
+void model_close(struct model *model);
+
+const struct model_plan *model_info(const struct model *model);
+const struct step_limits *model_limits(const struct model *model);
+const char *model_device_text(const struct model *model);
+
+/* Bytes of weights that one decode step of one row reads (all of a dense model; of a mixture, the
+ * router and top_k experts), for the bandwidth figure of the bench. */
+uint64_t model_decode_bytes(const struct model *model);
+
+/*
+ * Runs one step. Validates it (step_check and the state of its slots); an invalid step changes
+ * nothing and returns INVALID, and `ret_result` holds the same status and text. A device failure is
+ * INTERNAL: the model must then be closed. `ret_result` has room for step_result_bytes_max.
+ */
+enum status model_step(struct model *model, const struct step *step, size_t step_bytes,
+                       struct step_result *ret_result);
+
+/* For tests: logits of each sampling row of the last step, host copy. [n][vocab] */
+const float *model_last_logits(struct model *model, uint32_t *ret_rows_count);
