@@ -1,0 +1,176 @@
+/*
+ * sched: who runs next, on one model.
+ *
+ * A pure library: no I/O, no thread, no clock but the `now_ns` passed in, no malloc after
+ * sched_open. One owner: the engine thread. It decides; the engine acts (hands the plan to the
+ * worker) and reports what came back.
+ *
+ *     sched_submit    a request with its prompt's length and digests -> waiting
+ *     sched_plan      the next step: who ends, who begins, which tokens of whom
+ *     sched_sampled   what the worker chose: one token, and whether the sequence ends with it
+ *     sched_retired   a step that was planned has come back (all its sampled calls were made)
+ *     sched_cancel    the client left, the deadline passed, a stop string was met
+ *     sched_replay    the worker is gone: everything that ran waits again, with all its tokens
+ *
+ * Sequence states. Each request has one `struct seq`, named by `sched_id`:
+ *
+ *     WAITING --plan: slot and blocks found--> RUNNING --sampled(finished)|cancel--> ENDING
+ *        ^                                       |                                     |
+ *        +------- plan: preempted, no blocks ----+          last step retires: blocks free, id free
+ *
+ * Steps overlap: step n+1 is planned while n runs. So a sequence that has a sampling row in flight
+ * may be planned once more with `from_last` (its input is the token that is being sampled now).
+ * At most SCHED_STEPS_MAX steps are planned and not retired. Blocks and slots of a sequence that
+ * ended or was preempted are given back when the last step that names it has retired, never before.
+ *
+ * Semantics of the policy built here (first come, first served, as vLLM V1): under one token budget
+ * a step serves running sequences in order of admission (one token each when decoding, a chunk when
+ * the prompt is not computed yet), then admits from the head of the waiting line until a budget or
+ * the first allocation fails. When a running sequence needs a block and none is free, the last
+ * admitted one is preempted: its blocks go, its known tokens are computed again later, and it waits
+ * at the head of the line. A step that preempted admits nobody. A request whose
+ * prompt + output could never fit the pool is refused at submit.
+ *
+ * Memory: everything is sized from `struct sched_limits`; sched_footprint says how much.
+ */
+#pragma once
+
+#include "base/status.h"
+
+#define SCHED_STEPS_MAX 2
+
+struct sched;
+
+struct sched_limits {
+    uint32_t requests_max;     /* waiting and running together */
+    uint32_t waiting_max;      /* waiting, for sched_submit; preempted ones do not count */
+    uint32_t slots_max;        /* running: sequences open in the worker */
+    uint32_t blocks_count;     /* KV blocks in the pool */
+    uint32_t block_tokens;     /* positions a block */
+    uint32_t context_tokens;   /* longest prompt + output */
+    uint32_t step_tokens_max;  /* token budget of a step; >= slots_max */
+    uint32_t step_rows_max;    /* rows of a step; >= slots_max */
+    uint32_t chunk_tokens_max; /* prefill tokens of one sequence in one step */
+    uint32_t open_tokens_max;  /* known tokens of all sequences that open in one step;
+                                  >= context_tokens */
+};
+
+enum sched_class { SCHED_INTERACTIVE = 0, SCHED_BATCH };
+
+/* SHA-256 chain value of a full block of the prompt. */
+struct sched_digest {
+    uint8_t bytes[32];
+};
+
+struct sched_submission {
+    uint64_t request_id; /* the caller's, unique among live ones */
+    uint32_t tenant;     /* index into the tenants table; 0 = the local one */
+    enum sched_class class;
+    uint64_t deadline_ns;       /* of the clock that `now_ns` comes from; UINT64_MAX = none */
+    uint64_t cache_domain;      /* whose cached blocks may be shared; 0 = nobody's */
+    uint32_t prompt_tokens;     /* >= 1 */
+    uint32_t output_tokens_max; /* >= 1; prompt + output <= context_tokens */
+    uint32_t n_digests;         /* full blocks of the prompt; 0 = not known */
+    const struct sched_digest *digests; /* [n_digests], copied if needed */
+};
+
+typedef uint32_t sched_id; /* index of a live sequence, 0..requests_max-1 */
+
+struct sched_policy; /* policy.h */
+
+size_t sched_footprint(const struct sched_limits *limits);
+/* INVALID names the limit that is inconsistent. */
+enum status sched_open(const struct sched_limits *limits, const struct sched_policy *policy,
+                       struct sched **ret_sched, struct error *error);
+void sched_close(struct sched *sched);
+
+/* OK: *ret_id is live until it is reported in a plan's `ended`. EXHAUSTED (queue full; retry_ns is
+ * set from recent turnover), INVALID (can never fit; says what there is and what it needs),
+ * DEADLINE (already over). */
+enum status sched_submit(struct sched *sched, const struct sched_submission *submission,
+                         uint64_t now_ns, sched_id *ret_id, struct error *error);
+
+/* Ends a sequence without another token. Idempotent; may be called in any live state. */
+void sched_cancel(struct sched *sched, sched_id id);
+
+/* A paused sequence keeps its blocks but gets no rows: its reader is slow. */
+void sched_pause(struct sched *sched, sched_id id, bool paused);
+
+struct sched_open_row {
+    sched_id id;
+    uint32_t slot;
+    uint32_t known_tokens; /* prompt + sampled so far: what the open must carry */
+    uint32_t n_blocks;     /* first blocks, in plan.blocks from blocks_first */
+    uint32_t blocks_first;
+};
+
+struct sched_row {
+    sched_id id;
+    uint32_t slot;
+    uint32_t first_position;
+    uint32_t n_tokens;
+    bool from_last; /* the input is the token that an earlier step in flight samples */
+    bool samples;
+    uint32_t n_blocks; /* appended to the table, in plan.blocks from blocks_first */
+    uint32_t blocks_first;
+};
+
+struct sched_ended {
+    sched_id id;
+    uint64_t request_id;
+    uint32_t prompt_computed_tokens; /* prompt tokens computed, recomputation not counted */
+    uint32_t recomputed_tokens;
+    uint32_t cached_tokens; /* prompt tokens served by the prefix cache */
+    uint32_t preempted_count;
+};
+
+/* Owned by the scheduler, valid until the next sched_plan. Order of effects: closes, opens, rows.
+ */
+struct sched_plan {
+    uint64_t step; /* 1, 2, 3 ...; 0: nothing to hand to the worker */
+    uint32_t n_closes, n_opens, n_rows, n_blocks, n_copies;
+    const uint32_t *closes;             /* [n_closes] slots */
+    const struct sched_open_row *opens; /* [n_opens] */
+    const struct sched_row *rows;       /* [n_rows] */
+    const uint32_t *blocks;             /* [n_blocks] */
+    const uint32_t (*copies)[2];        /* [n_copies] from, to */
+};
+
+/* Makes the next step, if there is anything to do and fewer than SCHED_STEPS_MAX are in flight;
+ * otherwise step is 0. */
+const struct sched_plan *sched_plan(struct sched *sched, uint64_t now_ns);
+
+/* A row with `samples` of step `step` gave one token. `finished`: it was the last one of this
+ * sequence (stop id or limit). Returns false when the token is to be dropped: the sequence was
+ * cancelled or finished by an earlier token, or preempted since (then it will be sampled again).
+ * The scheduler itself ends a sequence that reaches output_tokens_max. */
+bool sched_sampled(struct sched *sched, uint64_t step, sched_id id, bool finished);
+
+/* The step came back whole. Steps retire in order. */
+void sched_retired(struct sched *sched, uint64_t step, uint64_t now_ns);
+
+/* A block of a sequence became full by decoding; its digest, for the prefix cache. */
+void sched_block_filled(struct sched *sched, sched_id id, uint32_t block_index,
+                        const struct sched_digest *digest);
+
+/* The next sequence whose end is complete (blocks free, nothing in flight): its id dies with this
+ * call. False when there is none. */
+bool sched_next_ended(struct sched *sched, struct sched_ended *ret_ended);
+
+/* Ids whose deadline has passed are ended as by sched_cancel and reported one a call. */
+bool sched_next_expired(struct sched *sched, uint64_t now_ns, sched_id *ret_id);
+
+/* The worker was lost: steps in flight never retire, slots and blocks are all free again, running
+ * sequences wait at the head of the line in their order with every token they have; the step number
+ * starts again at 1. */
+void sched_replay(struct sched *sched);
+
+struct sched_stats {
+    uint32_t waiting, running, steps_in_flight;
+    uint32_t blocks_free, blocks_used, blocks_cached, blocks_count;
+    uint64_t preempted_total, admitted_total, ended_total, recomputed_tokens_total;
+};
+void sched_stats(const struct sched *sched, struct sched_stats *ret_stats);
+
+/* Aborts with a report when the books do not balance (tests and the debug plane call it). */
+void sched_check(const struct sched *sched);
