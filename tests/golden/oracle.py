@@ -1,0 +1,100 @@
+"""What the generators share: the GGUF tokenizer rebuilt, and how golden numbers are written."""
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+GGUF_CONTROL, GGUF_USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
+
+
+def byte_letters() -> dict[str, int]:
+    """GPT-2's alphabet: the printable letter that stands for each byte."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    letters = {chr(b): b for b in plain}
+    letters |= {chr(0x100 + i): b for i, b in enumerate(b for b in range(256) if b not in plain)}
+    return letters
+
+
+def token_bytes(tokenizer) -> list[bytes]:
+    """The exact bytes of every id: raw text for added tokens, GPT-2's letters for the others."""
+    letters = byte_letters()
+    added = tokenizer.get_added_tokens_decoder()
+    table = [b""] * tokenizer.get_vocab_size(with_added_tokens=True)
+    for text, i in tokenizer.get_vocab(with_added_tokens=True).items():
+        table[i] = text.encode() if i in added else bytes(letters[c] for c in text)
+    return table
+
+
+def gguf_tokenizer(path: Path):
+    """SmolLM2's tokenizer from the vocabulary and merges inside its GGUF file.
+
+    The file names its pre-tokenizer `smollm`: each digit alone, then GPT-2's pattern. The GGUF
+    conversion of `transformers` loses the first half, so the pipeline is put together here.
+    """
+    from gguf import GGUFReader
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    fields = GGUFReader(path).fields
+    value = lambda key: fields[f"tokenizer.ggml.{key}"].contents()
+    assert value("model") == "gpt2" and value("pre") == "smollm"
+    assert not value("add_bos_token") and not value("add_space_prefix")
+    tokens, types = value("tokens"), value("token_type")
+    merges = [tuple(m.split(" ")) for m in value("merges")]
+    assert all(len(m) == 2 for m in merges)
+    tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+    ])
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [AddedToken(t, special=True, normalized=False)
+               for t, k in zip(tokens, types) if k == GGUF_CONTROL]
+    user = [AddedToken(t, special=False, normalized=False)
+            for t, k in zip(tokens, types) if k == GGUF_USER_DEFINED]
+    tokenizer.add_special_tokens(special)
+    tokenizer.add_tokens(user)
+    assert tokenizer.get_vocab_size(with_added_tokens=True) == len(tokens)
+    return tokenizer
+
+
+def rows_json(rows: list) -> str:
+    """A JSON array with one compact element per line."""
+    return "[\n" + ",\n".join(json.dumps(r, separators=(",", ":")) for r in rows) + "\n]"
+
+
+def read_strings() -> list[str]:
+    return json.loads((HERE / "tokens" / "strings.json").read_text())["strings"]
+
+
+def float32_reference(model, prompt: list[int], n_steps: int, stop: set[int] = frozenset()):
+    """Greedy continuation of `prompt`, and the logits of every position.
+
+    The continuation is found by whole-sequence passes without a cache, then one last pass over
+    prompt + continuation gives logits [n_prompt + n_greedy][vocab]; both must tell the same story.
+    """
+    import torch
+
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(n_steps):
+            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+            if ids[-1] in stop:
+                break
+        logits = model(torch.tensor([ids]), use_cache=False).logits[0]
+    assert logits.dtype == torch.float32
+    n = len(prompt)
+    assert logits[n - 1:-1].argmax(-1).tolist() == ids[n:], "greedy choice is not stable"
+    return ids[n:], logits
+
+
+def least_gap(logits) -> float:
+    """The smallest distance between the best and the second best logit of any row."""
+    best = logits.topk(2, dim=-1).values
+    return float((best[:, 0] - best[:, 1]).min())
+
+
+def write_f32(path: Path, logits) -> list[int]:
+    """Raw little-endian float32, row after row; returns the shape."""
+    path.write_bytes(logits.detach().contiguous().numpy().astype("<f4").tobytes())
+    return list(logits.shape)
