@@ -1,0 +1,74 @@
+/*
+ * config: what the operator wrote, checked once.
+ *
+ * One YAML file over the option table (config_table.c): each row has type, unit, range, default and
+ * text; the table makes the parser, --help, the commented sample file and the errors (file, line,
+ * column, what was expected, the nearest known key). `struct config` is plain values; it is filled
+ * before any thread starts and read-only afterwards. Any thread may read.
+ */
+#pragma once
+
+#include "base/status.h"
+
+#define CONFIG_MODELS_MAX 16
+#define CONFIG_PATH_MAX_BYTES 4096 /* PATH_MAX */
+#define CONFIG_NAME_MAX_BYTES 64
+
+enum config_worker { CONFIG_WORKER_PROCESS = 0, CONFIG_WORKER_INLINE };
+
+/* One entry of `models:`. */
+struct config_model {
+    char name[CONFIG_NAME_MAX_BYTES]; /* [a-z0-9][a-z0-9._-]*, unique; required */
+    char path[CONFIG_PATH_MAX_BYTES]; /* directory or .gguf; required; relative: to the config file
+                                       */
+    char backend[16];                 /* "cpu" (default), "ref" */
+    char tier[16];                    /* "" (default): best of this CPU; "scalar", "avx512" */
+    enum config_worker worker;        /* process (default); inline: a thread, for tests */
+    uint32_t threads_count;           /* 0 (default): all CPUs the process may use; 1..256 */
+    uint32_t context_tokens;          /* 0 (default): the model's; else at most the model's */
+    uint32_t block_tokens;            /* 16 (default) or 32 */
+    uint32_t kv_blocks_count;         /* 0 (default): from kv_memory_percent */
+    uint32_t running_max;             /* sequences at once, 1..1024; default 64 */
+    uint32_t waiting_max;             /* 1..65536; default 256 */
+    uint32_t step_tokens_max;         /* token budget of a step, 1..8192; default 512 */
+    uint32_t chunk_tokens_max;        /* prefill tokens of one sequence a step; default 256 */
+};
+
+struct config {
+    char file[CONFIG_PATH_MAX_BYTES];          /* where it came from; "" for defaults */
+    char runtime_dir[CONFIG_PATH_MAX_BYTES];   /* sockets; default: RUNTIME_DIRECTORY, else
+                                                  /run/galerne for root, else
+                                                  $XDG_RUNTIME_DIR/galerne */
+    char socket_group[CONFIG_NAME_MAX_BYTES];  /* group of galerne.sock; default "galerne"; when it
+                                                  does not exist the daemon's own group serves */
+    char worker_binary[CONFIG_PATH_MAX_BYTES]; /* default: galerne-worker beside galerned */
+    uint32_t log_level;                        /* enum log_level; default info */
+    uint32_t requests_max;                     /* generate calls at once, 1..65536; default 1024 */
+    uint32_t text_threads_count;               /* 1..64; default 2 */
+    uint32_t listener_threads_count;           /* 1..16; default 1 */
+    uint32_t message_max_bytes;      /* a received message, 1 KiB..64 MiB; default 4 MiB */
+    uint32_t connection_streams_max; /* 1..10000; default 256 */
+    uint32_t kv_memory_percent;      /* of free memory, all models together, 1..90;
+                                        default 40 */
+    uint64_t drain_timeout_ns;       /* key drain_timeout_ms, 0..3600000; default 30000 */
+    uint64_t stall_timeout_ns;       /* key stall_timeout_ms: a stream whose client reads
+                                        nothing this long is cancelled; default 60000 */
+    uint64_t worker_start_limit_ns;  /* key worker_start_limit_ms; default 300000 */
+    uint64_t step_limit_ns;          /* key step_limit_ms: a step that takes longer means
+                                        a hung worker; default 60000 */
+    uint32_t n_models;
+    struct config_model models[CONFIG_MODELS_MAX];
+};
+
+/* Defaults, as with an empty file (no models). */
+void config_default(struct config *ret_config);
+
+/* Reads and checks `path`. The error says FILE:LINE:COLUMN. */
+enum status config_load(const char *path, struct config *ret_config, struct error *error);
+
+/* The same from memory; `name` stands for the file (relative paths stay as they are). */
+enum status config_parse(const char *name, struct span text, struct config *ret_config,
+                         struct error *error);
+
+/* The commented sample file, made from the table. */
+void config_print_sample(FILE *out);

@@ -1,0 +1,61 @@
+/*
+ * front: what the front process consists of, and what a listener may ask of it.
+ *
+ * Made by main before the listeners start; the parts lock or are read-only, as their headers say.
+ * A listener needs: front_model_find, request_new/free (pool), text_pool_submit, request_cancel,
+ * and the two status snapshots.
+ */
+#pragma once
+
+#include "daemon/config.h"
+#include "daemon/engine.h"
+#include "daemon/outlet.h"
+#include "daemon/request.h"
+#include "daemon/text_pool.h"
+#include "model/model.h"
+
+/* One model that is served: text side, engine side. Made at boot, read-only. */
+struct served_model {
+    const struct config_model *config;
+    uint32_t index;
+    struct model_plan plan; /* of the files' headers; digest, arch */
+    uint32_t context_tokens;
+    struct tokenizer *tokenizer;
+    struct chat *chat;
+    struct engine *engine;
+};
+
+enum front_state { FRONT_STARTING = 0, FRONT_READY, FRONT_DEGRADED, FRONT_DRAINING };
+
+struct front {
+    const struct config *config;
+    uint32_t n_models;
+    struct served_model models[CONFIG_MODELS_MAX];
+    struct request_pool *requests;
+    struct text_pool *text_pool;
+    uint64_t started_ns;
+    atomic_bool draining;
+    _Atomic uint64_t next_request_id;
+    _Atomic uint32_t calls_open; /* every method, every listener */
+    _Atomic uint64_t calls_total;
+};
+
+/* Producers of every outlet are numbered: text threads first, then engines. */
+uint32_t front_producers_count(const struct config *config);
+
+/* "demo" or "models/demo"; NULL when there is none of that name. */
+struct served_model *front_model_find(struct front *front, struct span name);
+
+/* From the engines' states: READY when all serve, DEGRADED when some do. */
+enum front_state front_state(struct front *front);
+
+/* Sets the flag and wakes the engine. Listener only; the END still comes. `met_stop`: a stop string
+ * was met, the request ends as FINISH_STOP. */
+void request_cancel(struct request *request, bool met_stop);
+
+/* After draining a token ring: if the engine had paused this request, wakes it. */
+void request_drained(struct request *request);
+
+/* One line, without content: id, name, peer, model, counts, times, finish. Called by the listener
+ * when a generate call is over. */
+void request_log(const struct request *request);

@@ -1,0 +1,131 @@
+/*
+ * request: what every listener produces, whatever the wire.
+ *
+ * A listener decodes bytes into a request and hands it to the text pool; a text thread renders,
+ * tokenises and hands it to the model's engine; the engine fills the token ring and ends it; the
+ * listener turns tokens into its wire's bytes. There is no branch on the wire after the listener.
+ *
+ *     listener --text pool--> text thread --inlet--> engine
+ *         ^------------------- outlet ------------------'        (request_end from text or engine)
+ *
+ * Ownership. Requests come from a pool made at boot. The listener takes one with request_new and
+ * is the only one to give it back with request_free, after it has received the request's END
+ * through its outlet; every request that was handed over gets exactly one END. Before that the
+ * listener may set `cancelled` (request_cancel) at any time; it still waits for the END.
+ *
+ * Fields are grouped by writer. A group is written by its owner before the hand-over (a ring's
+ * release store) and read-only afterwards, save those marked atomic.
+ */
+#pragma once
+
+#include <stdatomic.h>
+
+#include "base/arena.h"
+#include "base/ring.h"
+#include "base/status.h"
+#include "kernels/ops.h"
+#include "sched/sched.h"
+#include "text/chat.h"
+#include "text/detokenizer.h"
+
+#define REQUEST_NAME_MAX_BYTES 128
+#define REQUEST_STOP_IDS_MAX 16
+#define REQUEST_TOKENS_RING 64 /* tokens that may wait for a slow reader before it is paused */
+
+struct outlet;
+struct served_model;
+
+enum request_kind {
+    REQUEST_GENERATE = 0,
+    REQUEST_TOKENIZE,   /* ends in the text room: result in ids, n_ids */
+    REQUEST_DETOKENIZE, /* ends in the text room: result in text */
+    REQUEST_EMBED,      /* not built yet: listeners answer UNSUPPORTED */
+};
+
+enum prompt_kind { PROMPT_NONE = 0, PROMPT_TEXT, PROMPT_CHAT, PROMPT_TOKENS };
+
+struct prompt {
+    enum prompt_kind kind;
+    bool add_special;                    /* PROMPT_TEXT: put BOS first where the model wants one */
+    struct span text;                    /* PROMPT_TEXT */
+    const struct chat_message *messages; /* PROMPT_CHAT [n_messages] */
+    uint32_t n_messages;
+    const uint32_t *ids; /* PROMPT_TOKENS [n_ids] */
+    uint32_t n_ids;
+};
+
+/* One token on its way up. */
+struct request_token {
+    uint32_t choice;
+    uint32_t from_end_id; /* 1: this is an end or stop token: it carries no text */
+    struct sample_result sample;
+};
+
+enum finish_reason {
+    FINISH_NONE = 0,
+    FINISH_STOP,
+    FINISH_LENGTH,
+    FINISH_CANCELLED,
+    FINISH_ERROR,
+};
+
+struct request {
+    /* --- the listener's, before hand-over --- */
+    uint64_t id;                           /* unique in this process's life */
+    char name[REQUEST_NAME_MAX_BYTES + 1]; /* the caller's request_id, or made from id */
+    enum request_kind kind;
+    uint32_t tenant;
+    enum sched_class class;
+    uint64_t cache_domain;
+    uint32_t peer_uid; /* of the unix socket's other side; UINT32_MAX unknown */
+    struct served_model *model;
+    struct prompt prompt;
+    bool with_special;             /* DETOKENIZE: write special tokens out */
+    struct sample_params sampling; /* checked: finite, in range */
+    bool wants_logprobs;
+    uint32_t output_tokens_max; /* 0: all that the context leaves */
+    uint32_t n_stop_ids;
+    uint32_t stop_ids[REQUEST_STOP_IDS_MAX];
+    const struct stop_set *stops; /* in the arena, or NULL */
+    uint64_t deadline_ns;         /* clock_now_ns; UINT64_MAX none */
+    struct arena arena;           /* the call's memory */
+    struct outlet *outlet;        /* where tokens and the END go */
+    void *call;                   /* the listener's own */
+    uint64_t accepted_ns;
+
+    /* --- the text room's --- */
+    const uint32_t *ids; /* prompt [n_ids], in the arena or the prompt's own */
+    uint32_t n_ids;
+    const struct sched_digest *digests; /* [n_digests] of the full blocks of the prompt */
+    uint32_t n_digests;
+    struct span text; /* DETOKENIZE: exact bytes */
+    uint64_t tokenized_ns;
+
+    /* --- engine to listener --- */
+    struct ring *tokens;   /* of struct request_token, REQUEST_TOKENS_RING */
+    atomic_bool ready;     /* an item of this request waits in the outlet */
+    atomic_bool cancelled; /* set by the listener; the engine ends it with CANCELLED */
+    atomic_bool
+        cancel_stop;     /* set before `cancelled` when a stop string was met: it ends with STOP */
+    atomic_bool stalled; /* the token ring was full: the listener wakes the engine once drained */
+
+    /* --- written by whoever ends it, before the END --- */
+    enum finish_reason finish;
+    struct error error; /* with FINISH_ERROR, FINISH_CANCELLED */
+    uint32_t output_tokens, cached_tokens, preempted_count, recomputed_tokens;
+    uint64_t first_token_ns, last_token_ns, ended_ns; /* 0: never */
+
+    struct request *next_free; /* the pool's */
+};
+
+struct request_pool;
+
+/* All memory now: `count` requests and their rings (touched only when used). */
+enum status request_pool_open(uint32_t count, struct request_pool **ret_pool, struct error *error);
+void request_pool_close(struct request_pool *pool);
+
+/* A clean request with an empty arena capped at `arena_max_bytes`; NULL when all are in use. Any
+ * thread. */
+struct request *request_new(struct request_pool *pool, size_t arena_max_bytes);
+void request_free(struct request_pool *pool, struct request *request);
+uint32_t request_pool_used_count(const struct request_pool *pool);
