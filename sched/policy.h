@@ -21,10 +21,12 @@ struct sched_policy {
     /* The waiting sequence to try next, or NULL. It stays in line until `dequeue`. */
     struct seq *(*head)(void *state, uint64_t now_ns);
     void (*dequeue)(void *state, struct seq *seq);
-    /* `n` tokens were computed (prefill) or sampled (decode) for this sequence. */
+    /* Service to pay for: prompt tokens when a step with them is planned, an output token when
+     * it is sampled and counts. Tokens computed again are not charged. */
     void (*charge)(void *state, struct seq *seq, uint32_t prefill_tokens, uint32_t output_tokens);
-    /* Whom to preempt among the running [n], so that `needy` gets a block; `needy` itself is
-     * allowed; NULL = nobody: then `needy` just waits. */
+    /* Whom to preempt among the running [n], in order of admission, so that `needy` gets a block
+     * or a slot. Only those are shown that may be chosen: without a row in this step. `needy` may
+     * be one of them, or wait in line. NULL = nobody: then `needy` just waits. */
     struct seq *(*victim)(void *state, struct seq *const *running, uint32_t n, struct seq *needy);
 };
 

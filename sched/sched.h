@@ -20,16 +20,33 @@
  *
  * Steps overlap: step n+1 is planned while n runs. So a sequence that has a sampling row in flight
  * may be planned once more with `from_last` (its input is the token that is being sampled now).
- * At most SCHED_STEPS_MAX steps are planned and not retired. Blocks and slots of a sequence that
- * ended or was preempted are given back when the last step that names it has retired, never before.
+ * At most SCHED_STEPS_MAX steps are planned and not retired.
  *
- * Semantics of the policy built here (first come, first served, as vLLM V1): under one token budget
- * a step serves running sequences in order of admission (one token each when decoding, a chunk when
- * the prompt is not computed yet), then admits from the head of the waiting line until a budget or
- * the first allocation fails. When a running sequence needs a block and none is free, the last
- * admitted one is preempted: its blocks go, its known tokens are computed again later, and it waits
- * at the head of the line. A step that preempted admits nobody. A request whose
- * prompt + output could never fit the pool is refused at submit.
+ * Slots and blocks. Every slot that was opened is closed once, in the next step that is planned
+ * after its sequence ended or was preempted; a step of closes alone is a step. A step names a
+ * sequence when it opens it or has a row of it. Its blocks are given back when the last step that
+ * names it has retired, at once when there is none, and never before. Its slot is opened again
+ * when that is so and its close is planned, at the earliest by the same step (closes take effect
+ * first, and before any block of that step is used).
+ *
+ * Semantics built here (first come, first served, as vLLM V1): under one token budget a step serves
+ * running sequences in order of admission: first one token of each that decodes, so that no chunk
+ * can keep a decode waiting, then a chunk of each whose known tokens are not computed yet. Then it
+ * admits from the head of the waiting line until a budget or the first allocation fails. A sequence
+ * is admitted only with the blocks of all its known tokens and of the next one, so only decoding
+ * takes blocks later. When a decoding sequence needs a block and none is free or on its way back,
+ * the last admitted one is preempted: its blocks go, its known tokens are computed again later, and
+ * it waits at the head of the line. Tokens of it that are being sampled in steps in flight are kept
+ * (each is reported once, sched_sampled is true for it). While a block on its way back is still
+ * held by a step in flight, the sequence that needs it sits out. A step that preempted, or left
+ * somebody without a block, admits nobody. A request whose prompt + output could never fit the pool
+ * is refused at submit; so the first of the running can always go on, and everybody ends.
+ *
+ * A paused sequence gets no rows and keeps its slot and blocks, but it pays first when somebody
+ * needs them: it is preempted before all others for a running one; for the head of the waiting
+ * line once it has been paused for SCHED_PAUSE_NS, or at once if nothing else runs. When its turn
+ * to be admitted comes and it is still paused, it steps aside until it is resumed, and is then
+ * first.
  *
  * Memory: everything is sized from `struct sched_limits`; sched_footprint says how much.
  */
@@ -38,6 +55,7 @@
 #include "base/status.h"
 
 #define SCHED_STEPS_MAX 2
+#define SCHED_PAUSE_NS 1000000000ull /* a paused sequence is safe from waiting ones this long */
 
 struct sched;
 
@@ -78,15 +96,16 @@ typedef uint32_t sched_id; /* index of a live sequence, 0..requests_max-1 */
 
 struct sched_policy; /* policy.h */
 
-size_t sched_footprint(const struct sched_limits *limits);
-/* INVALID names the limit that is inconsistent. */
+/* Bytes of the one allocation that sched_open makes; 0 when the limits are inconsistent. */
+size_t sched_footprint(const struct sched_limits *limits, const struct sched_policy *policy);
+/* INVALID names the limit that is inconsistent; EXHAUSTED when the memory is not there. */
 enum status sched_open(const struct sched_limits *limits, const struct sched_policy *policy,
                        struct sched **ret_sched, struct error *error);
 void sched_close(struct sched *sched);
 
-/* OK: *ret_id is live until it is reported in a plan's `ended`. EXHAUSTED (queue full; retry_ns is
- * set from recent turnover), INVALID (can never fit; says what there is and what it needs),
- * DEADLINE (already over). */
+/* OK: *ret_id is live until sched_next_ended reports it. EXHAUSTED (queue full; retry_ns is set
+ * from recent turnover), INVALID (can never fit; says what there is and what it needs; `field` is
+ * "prompt" or "max_tokens"), DEADLINE (already over). */
 enum status sched_submit(struct sched *sched, const struct sched_submission *submission,
                          uint64_t now_ns, sched_id *ret_id, struct error *error);
 
@@ -141,15 +160,18 @@ struct sched_plan {
 const struct sched_plan *sched_plan(struct sched *sched, uint64_t now_ns);
 
 /* A row with `samples` of step `step` gave one token. `finished`: it was the last one of this
- * sequence (stop id or limit). Returns false when the token is to be dropped: the sequence was
- * cancelled or finished by an earlier token, or preempted since (then it will be sampled again).
- * The scheduler itself ends a sequence that reaches output_tokens_max. */
+ * sequence (stop id or limit). True: the token counts; it is known from now on, and an open that is
+ * planned later carries it. False: drop it, the sequence was cancelled or finished by an earlier
+ * token (counted in dropped_total), or no such row is in flight (counted in unexpected_total). The
+ * scheduler itself ends a sequence that reaches output_tokens_max. */
 bool sched_sampled(struct sched *sched, uint64_t step, sched_id id, bool finished);
 
-/* The step came back whole. Steps retire in order. */
+/* The step came back whole. Steps retire in order, and each sampling row of a live sequence was
+ * reported before: anything else aborts. */
 void sched_retired(struct sched *sched, uint64_t step, uint64_t now_ns);
 
-/* A block of a sequence became full by decoding; its digest, for the prefix cache. */
+/* A block of a sequence became full by decoding; its digest, for the prefix cache (not built yet:
+ * the digest is not kept). Ignored when the sequence holds no such block any more. */
 void sched_block_filled(struct sched *sched, sched_id id, uint32_t block_index,
                         const struct sched_digest *digest);
 
@@ -160,15 +182,20 @@ bool sched_next_ended(struct sched *sched, struct sched_ended *ret_ended);
 /* Ids whose deadline has passed are ended as by sched_cancel and reported one a call. */
 bool sched_next_expired(struct sched *sched, uint64_t now_ns, sched_id *ret_id);
 
-/* The worker was lost: steps in flight never retire, slots and blocks are all free again, running
- * sequences wait at the head of the line in their order with every token they have; the step number
- * starts again at 1. */
+/* The earliest deadline of a sequence that has not ended; UINT64_MAX when there is none. */
+uint64_t sched_next_deadline_ns(const struct sched *sched);
+
+/* The worker was lost: steps in flight never retire, slots and blocks are all free again and no
+ * close is owed, running sequences wait at the head of the line in their order with every token
+ * they have; the step number starts again at 1. */
 void sched_replay(struct sched *sched);
 
 struct sched_stats {
     uint32_t waiting, running, steps_in_flight;
     uint32_t blocks_free, blocks_used, blocks_cached, blocks_count;
     uint64_t preempted_total, admitted_total, ended_total, recomputed_tokens_total;
+    uint64_t dropped_total;    /* tokens of sequences that were over already */
+    uint64_t unexpected_total; /* tokens that no row in flight could have given */
 };
 void sched_stats(const struct sched *sched, struct sched_stats *ret_stats);
 
