@@ -1,0 +1,226 @@
+"""Trains the demo model and writes it as `transformers` writes a model.
+
+    python train.py --out DIR --work DIR [--steps N] [--resume]
+
+First a tokenizer is learned from drawn samples, then a small Mixtral network learns to answer.
+Only the answers are learned, not the questions. The batches hold about the same number of tokens
+each, of samples of nearly the same length, so that little is spent on padding; the padding is on
+the right, where a causal network cannot see it, so no attention mask is needed.
+
+The balance loss is taken per layer. (The one in `transformers` is taken over all layers together:
+an expert that starves in one layer can hide behind its namesake in another.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from pathlib import Path
+from typing import Iterator
+
+import torch
+import torch.nn.functional as F
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import GenerationConfig, MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
+
+from questions import Generator, Sample
+
+SEED = 20260101
+VOCABULARY = 1024
+CONTEXT_TOKENS = 512
+SPECIALS = ("<s>", "</s>", "[INST]", "[/INST]")  # ids 0, 1, 2, 3
+BOS, EOS = 0, 1
+BATCH_TOKENS = 1024
+PEAK_RATE = 2e-3
+WARM_UP_STEPS = 100
+BALANCE = 0.1
+IGNORED = -100  # the label of a token whose prediction is not learned
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}"
+    "{% else %}{{ raise_exception('only the roles user and assistant are supported') }}"
+    "{% endif %}"
+    "{% endfor %}"
+)
+
+
+def pieces(sample: Sample) -> Iterator[tuple[str, bool]]:
+    """A sample as text in pieces; True marks what the model shall learn to write."""
+    yield "<s>", False
+    for asked, answered in sample.turns:
+        yield (asked if sample.plain else f"[INST] {asked} [/INST]"), False
+        yield f" {answered}</s>", True
+
+
+def tokenizer_train() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[AddedToken(text, special=True, normalized=False) for text in SPECIALS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    texts = (f"{q}\n {a}" for s in Generator(SEED).samples(40000) for q, a in s.turns)
+    tokenizer.train_from_iterator(texts, trainer)
+    # Plain text gets <s> in front; the chat template writes its own.
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", BOS)]
+    )
+    assert tokenizer.get_vocab_size() == VOCABULARY
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["[INST]", "[/INST]"],
+        model_max_length=CONTEXT_TOKENS,
+        clean_up_tokenization_spaces=False,
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, sample: Sample) -> tuple[list[int], list[int]]:
+    """The ids of a sample and, for each, the label: the id itself where it is learned."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for text, learned in pieces(sample):
+        new = tokenizer.encode(text, add_special_tokens=False)
+        ids += new
+        labels += new if learned else [IGNORED] * len(new)
+    return ids, labels
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches without end, drawn in pools that are sorted by length, cut and shuffled."""
+    generator = Generator(seed)
+    order = random.Random(seed)
+    while True:
+        pool = [encode(tokenizer, s) for s in generator.samples(4096)]
+        pool.sort(key=lambda pair: len(pair[0]))
+        cuts, start = [], 0
+        for end in range(1, len(pool) + 1):
+            if end == len(pool) or (end + 1 - start) * len(pool[end][0]) > BATCH_TOKENS:
+                cuts.append(pool[start:end])
+                start = end
+        order.shuffle(cuts)
+        for rows in cuts:
+            width = len(rows[-1][0])
+            ids = torch.tensor([i + [EOS] * (width - len(i)) for i, _ in rows])
+            labels = torch.tensor([l + [IGNORED] * (width - len(l)) for _, l in rows])
+            used = torch.tensor([[1.0] * len(i) + [0.0] * (width - len(i)) for i, _ in rows])
+            yield ids, torch.stack((labels.float(), used))
+
+
+def balance_loss(router_logits: tuple[torch.Tensor, ...], used: torch.Tensor) -> torch.Tensor:
+    """Mean over the layers of E * sum(share of an expert * its mean probability); 1 is perfect."""
+    total = torch.zeros(())
+    weight = used.reshape(-1, 1) / used.sum()
+    for logits in router_logits:  # [n_tokens][n_experts]
+        probability = logits.softmax(-1)
+        chosen = F.one_hot(probability.topk(2).indices, logits.shape[-1]).sum(1) / 2.0
+        share = (chosen * weight).sum(0)
+        total = total + logits.shape[-1] * (share * (probability * weight).sum(0)).sum()
+    return total / len(router_logits)
+
+
+def model_make() -> MixtralForCausalLM:
+    config = MixtralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=192,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=CONTEXT_TOKENS,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        num_local_experts=8,
+        num_experts_per_tok=2,
+        router_aux_loss_coef=BALANCE,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+    )
+    model = MixtralForCausalLM(config)
+    model.set_experts_implementation("eager")
+    return model
+
+
+def rate(step: int, steps: int) -> float:
+    if step < WARM_UP_STEPS:
+        return PEAK_RATE * (step + 1) / WARM_UP_STEPS
+    progress = (step - WARM_UP_STEPS) / max(1, steps - WARM_UP_STEPS)
+    return PEAK_RATE * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def model_save(model: MixtralForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """bf16 on disk; the model in memory stays f32."""
+    half = MixtralForCausalLM(model.config)
+    half.load_state_dict(model.state_dict())
+    half = half.to(torch.bfloat16)
+    half.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, do_sample=False)
+    half.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def train(out: Path, work: Path, steps: int, resume: bool) -> None:
+    torch.manual_seed(SEED)
+    torch.set_num_threads(1)  # one order of sums, and no waiting for a busy core
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = tokenizer_train()
+    model = model_make()
+    print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.1)
+    first, checkpoint = 0, work / "checkpoint.pt"
+    if resume:
+        saved = torch.load(checkpoint)
+        first = saved["step"]
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+    model.train()
+    began, sums = time.monotonic(), torch.zeros(3)
+    for step, (ids, (labels, used)) in enumerate(batches(tokenizer, SEED + 1)):
+        if step >= steps:
+            break
+        if step < first:
+            continue
+        result = model(input_ids=ids, output_router_logits=True, use_cache=False)
+        answer = F.cross_entropy(
+            result.logits[:, :-1].flatten(0, 1), labels[:, 1:].long().flatten(), ignore_index=IGNORED
+        )
+        balance = balance_loss(result.router_logits, used)
+        (answer + BALANCE * balance).backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, steps)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        sums += torch.stack((answer.detach(), balance.detach(), norm))
+        if (step + 1) % 50 == 0:
+            a, b, n = (sums / 50).tolist()
+            sums.zero_()
+            seconds = time.monotonic() - began
+            print(f"step {step + 1} answer {a:.4f} balance {b:.3f} norm {n:.2f} {seconds:.0f} s", flush=True)
+        if (step + 1) % 250 == 0:
+            state = {"step": step + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(state, checkpoint)
+            model_save(model, tokenizer, work / "latest")
+    model_save(model, tokenizer, out)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="trains the demo model")
+    parser.add_argument("--out", type=Path, required=True, help="where the model is written")
+    parser.add_argument("--work", type=Path, required=True, help="where checkpoints are kept")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    given = parser.parse_args()
+    train(given.out, given.work, given.steps, given.resume)
