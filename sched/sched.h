@@ -73,7 +73,7 @@ struct sched_limits {
                                   >= context_tokens */
 };
 
-enum sched_class { SCHED_INTERACTIVE = 0, SCHED_BATCH };
+enum sched_class { CLASS_INTERACTIVE = 0, CLASS_BATCH };
 
 /* SHA-256 chain value of a full block of the prompt. */
 struct sched_digest {

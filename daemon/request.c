@@ -1,0 +1,88 @@
+#include "daemon/request.h"
+
+#include <pthread.h>
+
+struct request_pool {
+    uint32_t count;
+    _Atomic uint32_t used_count;
+    pthread_mutex_t lock; /* listeners only; neither text threads nor engines take it */
+    struct request *free;
+    struct request *requests; /* [count] */
+    char *rings;              /* [count][ring_bytes] */
+    size_t ring_bytes;
+};
+
+enum status request_pool_open(uint32_t count, struct request_pool **ret_pool, struct error *error)
+{
+    struct request_pool *pool = calloc(1, sizeof *pool);
+    if (!pool)
+        goto out_of_memory;
+    pool->count = count;
+    pool->ring_bytes = ring_footprint(sizeof(struct request_token), REQUEST_TOKENS_RING);
+    pool->requests = calloc(count, sizeof *pool->requests);
+    pool->rings = aligned_alloc(RING_LINE_BYTES, pool->ring_bytes * count);
+    if (!pool->requests || !pool->rings)
+        goto out_of_memory;
+    pthread_mutex_init(&pool->lock, NULL);
+    for (uint32_t i = count; i-- > 0;) {
+        pool->requests[i].next_free = pool->free;
+        pool->free = &pool->requests[i];
+    }
+    *ret_pool = pool;
+    return STATUS_OK;
+
+out_of_memory:
+    if (pool) {
+        free(pool->requests);
+        free(pool->rings);
+        free(pool);
+    }
+    return error_set(error, STATUS_EXHAUSTED,
+                     "no memory for %u requests: lower requests_max in the configuration", count);
+}
+
+void request_pool_close(struct request_pool *pool)
+{
+    if (!pool)
+        return;
+    CHECK(atomic_load(&pool->used_count) == 0);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool->requests);
+    free(pool->rings);
+    free(pool);
+}
+
+struct request *request_new(struct request_pool *pool, size_t arena_max_bytes)
+{
+    pthread_mutex_lock(&pool->lock);
+    struct request *request = pool->free;
+    if (request)
+        pool->free = request->next_free;
+    pthread_mutex_unlock(&pool->lock);
+    if (!request)
+        return NULL;
+    atomic_fetch_add(&pool->used_count, 1);
+    memset(request, 0, sizeof *request);
+    arena_init(&request->arena, arena_max_bytes);
+    size_t index = (size_t)(request - pool->requests);
+    request->tokens = ring_init(pool->rings + index * pool->ring_bytes,
+                                sizeof(struct request_token), REQUEST_TOKENS_RING);
+    request->deadline_ns = UINT64_MAX;
+    request->peer_uid = UINT32_MAX;
+    return request;
+}
+
+void request_free(struct request_pool *pool, struct request *request)
+{
+    arena_free(&request->arena);
+    pthread_mutex_lock(&pool->lock);
+    request->next_free = pool->free;
+    pool->free = request;
+    pthread_mutex_unlock(&pool->lock);
+    atomic_fetch_sub(&pool->used_count, 1);
+}
+
+uint32_t request_pool_used_count(const struct request_pool *pool)
+{
+    return atomic_load(&((struct request_pool *)(uintptr_t)pool)->used_count);
+}

@@ -1,0 +1,175 @@
+#include "daemon/worker.h"
+
+#include <poll.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "daemon/channel.h"
+#include "daemon/worker_protocol.h"
+
+/* How often an idle worker looks at its stop flag. */
+#define WORKER_LOOK_NS (100 * NS_PER_MS)
+/* A front says hello at once; one that does not must not keep the next one waiting. */
+#define HELLO_WAIT_MS 5000
+
+void worker_init(struct worker *worker, const struct worker_options *options, atomic_bool *stop)
+{
+    *worker = (struct worker){.options = *options, .stop = stop};
+    /* Epochs of different worker processes must differ; those of one process count up. */
+    if (getrandom(&worker->epoch, sizeof worker->epoch, 0) != sizeof worker->epoch)
+        worker->epoch = clock_now_ns();
+    worker->epoch &= UINT64_MAX >> 8;
+}
+
+void worker_close(struct worker *worker)
+{
+    if (worker->model)
+        model_close(worker->model);
+    worker->model = NULL;
+}
+
+static bool worker_stopping(const struct worker *worker)
+{
+    return worker->stop && atomic_load(worker->stop);
+}
+
+/* ---- the hello ---- */
+
+static void progress_report(void *context, uint32_t percent)
+{
+    struct worker_message message = {.progress = {.percent = percent}};
+    worker_send(*(int *)context, WORKER_PROGRESS, &message, NULL, NULL);
+}
+
+static enum status model_prepare(struct worker *worker, int socket,
+                                 const struct step_limits *limits, struct error *error)
+{
+    if (worker->model && memcmp(limits, &worker->limits, sizeof *limits) == 0) {
+        model_reset(worker->model);
+        return STATUS_OK;
+    }
+    worker_close(worker);
+    const struct ops *ops = ops_find(worker->options.backend);
+    if (!ops)
+        return error_set(error, STATUS_INVALID, "no backend is called %s", worker->options.backend);
+    const char *tier = worker->options.tier;
+    struct model_options options = {
+        .ops = ops,
+        .device = {.threads_count = worker->options.threads_count,
+                   .tier = tier && tier[0] ? tier : NULL},
+        .limits = *limits,
+    };
+    struct model_progress progress = {.report = progress_report, .context = &socket};
+    enum status status =
+        model_open(worker->options.path, &options, &progress, &worker->model, error);
+    if (status == STATUS_OK)
+        worker->limits = *limits;
+    return status;
+}
+
+static enum status ready_send(struct worker *worker, int socket, struct error *error)
+{
+    const struct model_plan *plan = model_info(worker->model);
+    struct worker_message message = {.ready = {.epoch = worker->epoch,
+                                               .weights_bytes = plan->weights_bytes,
+                                               .kv_block_bytes = plan->kv_block_bytes,
+                                               .block_tokens = worker->limits.block_tokens,
+                                               .blocks_count = worker->limits.blocks_count}};
+    memcpy(message.ready.model_digest, plan->digest, sizeof plan->digest);
+    snprintf(message.ready.device, sizeof message.ready.device, "%s",
+             model_device_text(worker->model));
+    return worker_send(socket, WORKER_READY, &message, NULL, error);
+}
+
+static enum status hello_take(struct worker *worker, int socket, struct channel *channel,
+                              struct error *error)
+{
+    struct worker_message hello;
+    int fds[WORKER_FDS];
+    struct pollfd wait = {.fd = socket, .events = POLLIN};
+    if (poll(&wait, 1, HELLO_WAIT_MS) <= 0)
+        return error_set(error, STATUS_UNAVAILABLE, "no hello within %d ms", HELLO_WAIT_MS);
+    enum status status = worker_receive(socket, &hello, fds, error);
+    if (status != STATUS_OK)
+        return status;
+    if (hello.kind != WORKER_HELLO)
+        return error_set(error, STATUS_INVALID, "message kind %u came before the hello",
+                         hello.kind);
+    status = step_limits_check(&hello.hello.limits, error);
+    if (status != STATUS_OK) {
+        for (uint32_t i = 0; i < WORKER_FDS; i++)
+            close(fds[i]);
+        return status;
+    }
+    status = channel_attach(&hello.hello.limits, fds, channel, error);
+    if (status == STATUS_OK)
+        status = model_prepare(worker, socket, &hello.hello.limits, error);
+    if (status == STATUS_OK &&
+        memcmp(model_info(worker->model)->digest, hello.hello.model_digest, 32) != 0) {
+        worker_close(worker); /* the next hello reads the files anew */
+        status = error_set(error, STATUS_UNAVAILABLE,
+                           "%s changed since the front read it: restart the daemon",
+                           worker->options.path);
+    }
+    return status;
+}
+
+/* ---- steps ---- */
+
+static void step_run(struct worker *worker, const struct channel *channel, const struct step *step)
+{
+    struct step_result *result = ring_reserve(channel->up);
+    CHECK(
+        result); /* as many result slots as step slots, and a step keeps its own until we answer */
+    uint64_t started_ns = clock_now_ns();
+    if (step->epoch != worker->epoch) {
+        *result = (struct step_result){
+            .version = STEP_VERSION, .status = STATUS_INVALID, .number = step->number};
+        snprintf(result->error_text, sizeof result->error_text, "the step is of another epoch");
+    } else {
+        model_step(worker->model, step, channel->down->stride_bytes, result);
+    }
+    result->epoch = worker->epoch;
+    result->run_ns = clock_now_ns() - started_ns;
+    ring_commit(channel->up);
+    ring_release(channel->down);
+    wake_signal(&channel->wake_up);
+}
+
+/* True while the front is there. */
+static bool steps_wait(const struct channel *channel, int socket)
+{
+    struct pollfd fds[2] = {{.fd = channel->wake_down.fd, .events = POLLIN},
+                            {.fd = socket, .events = POLLIN}};
+    poll(fds, 2, (int)(WORKER_LOOK_NS / NS_PER_MS));
+    /* The front says nothing more after its hello: anything on the socket is its end. */
+    return fds[1].revents == 0;
+}
+
+enum status worker_session(struct worker *worker, int socket, struct error *error)
+{
+    struct channel channel = CHANNEL_CLOSED;
+    struct error local;
+    error = error ? error : &local;
+    enum status status = hello_take(worker, socket, &channel, error);
+    if (status == STATUS_OK) {
+        worker->epoch++;
+        status = ready_send(worker, socket, error);
+    } else {
+        struct worker_message message = {.failed = {.status = status}};
+        snprintf(message.failed.text, sizeof message.failed.text, "%s", error->text);
+        worker_send(socket, WORKER_FAILED, &message, NULL, NULL);
+    }
+    bool front_here = status == STATUS_OK;
+    while (front_here && !worker_stopping(worker)) {
+        wake_clear(&channel.wake_down);
+        const struct step *step;
+        while ((step = ring_peek(channel.down)))
+            step_run(worker, &channel, step);
+        front_here = steps_wait(&channel, socket);
+    }
+    channel_close(&channel);
+    close(socket);
+    return status;
+}
