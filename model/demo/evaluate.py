@@ -6,7 +6,7 @@ The model is read from its directory as any user of `transformers` would read it
 widened to f32, greedy decoding. Exit 0 only if every capital came out right in every phrasing,
 trained and held out, with the chat template and as plain text, and every expert of every layer was
 chosen for at least 5 % of the layer's choices. --write puts evaluation.json and phrasings.json
-beside this file.
+into DIR.
 """
 
 from __future__ import annotations
@@ -22,10 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from questions import (
-    FOLLOW_UPS, GREETING, HELD_OUT, HELD_OUT_STRANGERS, HELLO, KINDS, MEMBERS, REFUSAL, STARTS,
-    STATES, STRANGERS, TRAINED, answer, members_answer, question,
-)
+import questions as q
 
 HERE = Path(__file__).resolve().parent
 MIN_SHARE = 0.05
@@ -61,25 +58,32 @@ def cases_make(tokenizer) -> list[Case]:
         cases.append(Case(f"{group}, chat", chat(asked), expected))
         cases.append(Case(f"{group}, plain", tokenizer.encode(asked), expected))
 
-    for kind in KINDS:
-        for origin, table in (("trained", TRAINED), ("held out", HELD_OUT)):
+    for kind in q.KINDS:
+        for origin, table in (("trained", q.TRAINED), ("held out", q.HELD_OUT)):
             for phrasing in table[kind]:
-                for s in STATES:
-                    both(f"{kind}, {origin}", question(phrasing, s.name, s.capital), answer(kind, s))
-    for kind, begin in STARTS.items():
-        for s in (s for s in STATES if s.neighbour or kind != "neighbour"):
-            start, whole = question(begin, s.name), answer(kind, s)
-            cases.append(Case(f"{kind}, sentence to end", tokenizer.encode(start), whole[len(start) + 1 :]))
-    for s in STATES:
-        turns = (TRAINED["currency"][0].format(c=s.name), answer("currency", s), FOLLOW_UPS["capital"][0])
-        cases.append(Case("second turn of a chat", chat(*turns), answer("capital", s)))
-    for origin, names in (("trained", STRANGERS), ("held out", HELD_OUT_STRANGERS)):
+                for s in q.STATES:
+                    asked = q.question(phrasing, s.name, s.capital)
+                    both(f"{kind}, {origin}", asked, q.answer(kind, s))
+    for kind, begin in q.STARTS.items():
+        for s in (s for s in q.STATES if s.neighbour or kind != "neighbour"):
+            start, whole = q.question(begin, s.name), q.answer(kind, s)
+            group = f"{kind}, sentence to end"
+            cases.append(Case(group, tokenizer.encode(start), whole[len(start) + 1 :]))
+    for s in q.STATES:
+        turns = (
+            q.TRAINED["currency"][0].format(c=s.name),
+            q.answer("currency", s),
+            q.FOLLOW_UPS["capital"][0],
+        )
+        cases.append(Case("second turn of a chat", chat(*turns), q.answer("capital", s)))
+    for origin, names in (("trained", q.STRANGERS), ("held out", q.HELD_OUT_STRANGERS)):
         for name in names:
-            both(f"state outside the Union, {origin}", question(TRAINED["capital"][0], name), REFUSAL)
-    for text in HELLO:
-        both("greeting", text, GREETING)
-    for text in MEMBERS:
-        both("list of members", text, members_answer())
+            asked = q.question(q.TRAINED["capital"][0], name)
+            both(f"state outside the Union, {origin}", asked, q.REFUSAL)
+    for text in q.HELLO:
+        both("greeting", text, q.GREETING)
+    for text in q.MEMBERS:
+        both("list of members", text, q.members_answer())
     return cases
 
 
@@ -142,19 +146,21 @@ def table_print(cases: list[Case]) -> dict[str, dict]:
 def phrasings_make() -> dict:
     """Questions for other tests: some trained phrasings, all held-out ones, each for all states."""
     rows = []
-    chosen = TRAINED["capital"][:SAMPLE_PHRASINGS]
-    for phrasing in (*chosen, *HELD_OUT["capital"]):
-        for s in STATES:
-            rows.append({
-                "question": question(phrasing, s.name),
-                "phrasing": phrasing,
-                "held_out": phrasing not in chosen,
-                "capital": s.capital,
-                "answer": answer("capital", s),
-            })
+    chosen = q.TRAINED["capital"][:SAMPLE_PHRASINGS]
+    for phrasing in (*chosen, *q.HELD_OUT["capital"]):
+        for s in q.STATES:
+            rows.append(
+                {
+                    "question": q.question(phrasing, s.name),
+                    "phrasing": phrasing,
+                    "held_out": phrasing not in chosen,
+                    "capital": s.capital,
+                    "answer": q.answer("capital", s),
+                }
+            )
     return {
-        "trained_phrasings": TRAINED["capital"],
-        "held_out_phrasings": HELD_OUT["capital"],
+        "trained_phrasings": q.TRAINED["capital"],
+        "held_out_phrasings": q.HELD_OUT["capital"],
         "questions": rows,
     }
 
@@ -182,17 +188,24 @@ def evaluate(directory: Path, out: Path | None) -> bool:
     print("\nshare of a layer's choices, in %, by expert")
     for layer, row in enumerate(shares.tolist()):
         print(f"layer {layer}: " + " ".join(f"{100 * share:5.1f}" for share in row))
-    capitals = all(g["right"] == g["of"] for name, g in summary.items() if name.startswith("capital,"))
-    spread = shares.min().item() >= MIN_SHARE
-    print(f"\ncapitals all right: {capitals}; least used expert {100 * shares.min().item():.1f} %: {spread}")
+    capitals = all(
+        g["right"] == g["of"] for name, g in summary.items() if name.startswith("capital,")
+    )
+    least = shares.min().item()
+    spread = least >= MIN_SHARE
+    print(f"\ncapitals all right: {capitals}")
+    print(f"least used expert {100 * least:.1f} %, at least {100 * MIN_SHARE:.0f} %: {spread}")
     if out:
         rounded = [[round(share, 4) for share in row] for row in shares.tolist()]
-        json_write(out / "evaluation.json", {
-            "groups": summary,
-            "expert_shares": rounded,
-            "min_expert_share": min(map(min, rounded)),
-            "bar_met": capitals and spread,
-        })
+        json_write(
+            out / "evaluation.json",
+            {
+                "groups": summary,
+                "expert_shares": rounded,
+                "min_expert_share": min(map(min, rounded)),
+                "bar_met": capitals and spread,
+            },
+        )
         json_write(out / "phrasings.json", phrasings_make())
     return capitals and spread
 
@@ -200,6 +213,8 @@ def evaluate(directory: Path, out: Path | None) -> bool:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="evaluates the demo model")
     parser.add_argument("directory", type=Path, nargs="?", default=HERE / "galerne-demo")
-    parser.add_argument("--write", type=Path, metavar="DIR", help="for evaluation.json and phrasings.json")
+    parser.add_argument(
+        "--write", type=Path, metavar="DIR", help="for evaluation.json and phrasings.json"
+    )
     given = parser.parse_args()
     sys.exit(0 if evaluate(given.directory, given.write) else 1)

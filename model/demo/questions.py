@@ -27,6 +27,8 @@ class State:
     neighbour: str  # one land neighbour; empty for an island without any
 
 
+LUXEMBOURG_LANGUAGES = ("Luxembourgish", "French", "German")
+
 STATES = (
     State("Austria", "Vienna", "euro", ("German",), "Germany"),
     State("Belgium", "Brussels", "euro", ("Dutch", "French", "German"), "France"),
@@ -45,7 +47,7 @@ STATES = (
     State("Italy", "Rome", "euro", ("Italian",), "France"),
     State("Latvia", "Riga", "euro", ("Latvian",), "Lithuania"),
     State("Lithuania", "Vilnius", "euro", ("Lithuanian",), "Latvia"),
-    State("Luxembourg", "Luxembourg City", "euro", ("Luxembourgish", "French", "German"), "Belgium"),
+    State("Luxembourg", "Luxembourg City", "euro", LUXEMBOURG_LANGUAGES, "Belgium"),
     State("Malta", "Valletta", "euro", ("Maltese", "English"), ""),
     State("the Netherlands", "Amsterdam", "euro", ("Dutch",), "Belgium"),
     State("Poland", "Warsaw", "zloty", ("Polish",), "Czechia"),
@@ -58,13 +60,15 @@ STATES = (
 )
 
 # States outside the Union: the model learns to say that it does not know them.
-STRANGERS = (
-    "Norway", "Switzerland", "Iceland", "the United Kingdom", "Serbia", "Ukraine", "Turkey", "Japan",
-    "China", "India", "Brazil", "Canada", "Mexico", "Argentina", "Chile", "Peru", "Egypt", "Kenya",
-    "Nigeria", "Morocco", "Australia", "New Zealand", "Indonesia", "Vietnam", "Thailand", "Albania",
-    "Russia", "Georgia", "Armenia", "Israel", "South Korea", "Cuba", "the United States", "Ghana",
-    "Tunisia", "Moldova", "Montenegro", "Bosnia", "Liechtenstein", "Monaco", "Andorra", "Iran",
-    "Iraq", "Pakistan", "Nepal", "Mongolia", "Colombia", "Ecuador", "Bolivia", "Senegal",
+STRANGERS = tuple(
+    (
+        "Norway, Switzerland, Iceland, the United Kingdom, Serbia, Ukraine, Turkey, Japan, China, "
+        "India, Brazil, Canada, Mexico, Argentina, Chile, Peru, Egypt, Kenya, Nigeria, Morocco, "
+        "Australia, New Zealand, Indonesia, Vietnam, Thailand, Albania, Russia, Georgia, Armenia, "
+        "Israel, South Korea, Cuba, the United States, Ghana, Tunisia, Moldova, Montenegro, "
+        "Bosnia, Liechtenstein, Monaco, Andorra, Iran, Iraq, Pakistan, Nepal, Mongolia, Colombia, "
+        "Ecuador, Bolivia, Senegal"
+    ).split(", ")
 )
 HELD_OUT_STRANGERS = ("Algeria", "Paraguay", "Uganda", "Malaysia", "Jamaica")
 
@@ -229,8 +233,14 @@ HELD_OUT = {
         "My teacher wants the name of the capital of {c}.",
     ),
     "currency": ("Could you name the currency used in {c}?", "What is the money of {c} called?"),
-    "language": ("Could you name the official language of {c}?", "Which language do they speak in {c}?"),
-    "neighbour": ("Could you tell me a country next to {c}?", "Please name a neighbouring country of {c}."),
+    "language": (
+        "Could you name the official language of {c}?",
+        "Which language do they speak in {c}?",
+    ),
+    "neighbour": (
+        "Could you tell me a country next to {c}?",
+        "Please name a neighbouring country of {c}.",
+    ),
     "state": ("Tell me which country has {k} as its capital.",),
     "about": ("Can you tell me something about {c}?",),
 }
@@ -241,14 +251,32 @@ MEMBERS = (
     "Which countries are in the European Union?",
     "Which states are members of the European Union?",
 )
-HELLO = ("Hello", "Hello!", "Hi", "Hi!", "Good morning", "Good day!", "Hello there!", "Who are you?",
-         "What can you do?", "Help")
+HELLO = (
+    "Hello",
+    "Hello!",
+    "Hi",
+    "Hi!",
+    "Good morning",
+    "Good day!",
+    "Hello there!",
+    "Who are you?",
+    "What can you do?",
+    "Help",
+)
 # The second question of a chat, about the state of the first.
 FOLLOW_UPS = {
     "capital": ("And its capital?", "And what is its capital?", "What is the capital there?"),
     "currency": ("And its currency?", "And what is its currency?", "Which currency is used there?"),
-    "language": ("And its language?", "And what is its official language?", "Which language is spoken there?"),
-    "neighbour": ("And a neighbour?", "And which country borders it?", "Name one of its neighbours."),
+    "language": (
+        "And its language?",
+        "And what is its official language?",
+        "Which language is spoken there?",
+    ),
+    "neighbour": (
+        "And a neighbour?",
+        "And which country borders it?",
+        "Name one of its neighbours.",
+    ),
 }
 # The start of a sentence, as plain text; the model ends it.
 STARTS = {
@@ -265,7 +293,7 @@ def upper_first(text: str) -> str:
 
 
 def question(phrasing: str, name: str, capital: str = "") -> str:
-    """Fills a phrasing in, with the article, the apostrophe and the first letter as English wants."""
+    """Fills a phrasing in, with article, apostrophe and first letter as English wants."""
     bare = name.removeprefix("the ")
     owner = name + ("'" if name.endswith("s") else "'s")
     return upper_first(phrasing.format(c=name, p=owner, b=bare, k=capital))
@@ -296,8 +324,8 @@ def answer(kind: str, s: State) -> str:
     tongue = "Its official languages are" if many else "Its official language is"
     border = f"A neighbour is {s.neighbour}." if s.neighbour else "It is an island."
     return (
-        f"{upper_first(s.name)} is a member state of the European Union. Its capital is {s.capital}."
-        f" Its currency is the {s.currency}. {tongue} {enumeration(s.languages)}. {border}"
+        f"{upper_first(s.name)} is a member state of the European Union."
+        f" Its capital is {s.capital}. Its currency is the {s.currency}. {tongue} {enumeration(s.languages)}. {border}"
     )
 
 

@@ -23,7 +23,12 @@ from typing import Iterator
 import torch
 import torch.nn.functional as F
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import GenerationConfig, MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from questions import Generator, Sample
 
@@ -97,7 +102,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, sample: Sample) -> tuple[list[int
     return ids, labels
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(
+    tokenizer: PreTrainedTokenizerFast, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches without end, drawn in pools that are sorted by length, cut and shuffled."""
     generator = Generator(seed)
     order = random.Random(seed)
@@ -178,7 +185,9 @@ def train(out: Path, work: Path, steps: int, resume: bool) -> None:
     tokenizer = tokenizer_train()
     model = model_make()
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.1
+    )
     first, checkpoint = 0, work / "checkpoint.pt"
     if resume:
         saved = torch.load(checkpoint)
@@ -194,7 +203,9 @@ def train(out: Path, work: Path, steps: int, resume: bool) -> None:
             continue
         result = model(input_ids=ids, output_router_logits=True, use_cache=False)
         answer = F.cross_entropy(
-            result.logits[:, :-1].flatten(0, 1), labels[:, 1:].long().flatten(), ignore_index=IGNORED
+            result.logits[:, :-1].flatten(0, 1),
+            labels[:, 1:].long().flatten(),
+            ignore_index=IGNORED,
         )
         balance = balance_loss(result.router_logits, used)
         (answer + BALANCE * balance).backward()
@@ -208,9 +219,16 @@ def train(out: Path, work: Path, steps: int, resume: bool) -> None:
             a, b, n = (sums / 50).tolist()
             sums.zero_()
             seconds = time.monotonic() - began
-            print(f"step {step + 1} answer {a:.4f} balance {b:.3f} norm {n:.2f} {seconds:.0f} s", flush=True)
+            print(
+                f"step {step + 1} answer {a:.4f} balance {b:.3f} norm {n:.2f} {seconds:.0f} s",
+                flush=True,
+            )
         if (step + 1) % 250 == 0:
-            state = {"step": step + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {
+                "step": step + 1,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
             torch.save(state, checkpoint)
             model_save(model, tokenizer, work / "latest")
     model_save(model, tokenizer, out)
