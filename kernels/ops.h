@@ -50,7 +50,8 @@ struct weight; /* a packed matrix or stack of matrices, opaque */
 
 struct device_options {
     uint32_t threads_count; /* CPU threads, >= 1; 0 = all that the process may use */
-    const char *tier;       /* "scalar", "avx512", ... or NULL: best the machine has */
+    const char *tier;       /* "scalar", "avx512", ... or NULL: what the environment variable
+                               GALERNE_CPU_TIER names, else the best that the machine has */
 };
 
 /*
@@ -162,6 +163,7 @@ struct silu_mul_args {
  * out[r] = residual[r] + sum_j weight_j * down_j(silu(gate_j x) * up_j x), summed in the order of
  * rank j. Dropless: every row visits all of its experts, whatever else is in the step.
  */
+#define MOE_TOP_K_MAX 64
 struct moe_args {
     uint32_t n_rows, hidden, intermediate, n_experts, top_k;
     bool normalise;
@@ -185,11 +187,14 @@ struct rows_gather_args {
 #define TOP_LOGPROBS_MAX 20
 
 /*
- * How one row is sampled. Zeroed means greedy. Order: temperature, top-k, top-p, draw.
+ * How one row is sampled. Zeroed means greedy. Order: temperature, top-k, top-p, draw. Top-p keeps
+ * the fewest best tokens whose probabilities reach top_p of what top-k kept.
  * Log-probabilities are of the model's own softmax (before temperature, top-k, top-p).
  * The draw is u = sample_uniform(seed, position) in [0, 1); the chosen token is the first, in order
  * of descending probability (ties: lower id first), whose cumulative probability exceeds
  * u * (sum of what is kept). So it depends on (logits, parameters, seed, position) alone.
+ * A NaN logit counts as minus infinity, plus infinity as the largest float. When every logit is
+ * minus infinity the token is 0 and all log-probabilities are minus infinity.
  */
 struct sample_params {
     float temperature;   /* 0 = greedy (ties: the lower id); else > 0 */
@@ -200,7 +205,8 @@ struct sample_params {
 };
 
 /* Counter-based: the first 53 bits of Philox-4x32-10 (Salmon et al. 2011) at counter
- * (position, 0, 0, 0), key = seed, as a double in [0, 1). Same on every backend. */
+ * (position, 0, 0, 0), key = (low, high half of seed), as a double in [0, 1): output word 0 is the
+ * upper half of 64 bits, word 1 the lower, and the lowest 11 are dropped. Same on every backend. */
 double sample_uniform(uint64_t seed, uint32_t position);
 
 struct sample_result {

@@ -1,0 +1,112 @@
+/*
+ * cpu: the backend for processors: one pool of threads, one tier of inner kernels.
+ *
+ * The drivers here cut each op into items of a pool and call the tier for the arithmetic. Ops run
+ * to the end before they return. The thread that opened the device calls everything; the pool's
+ * threads see only items. After `reserve` and the last `weight_pack`, no op within the limits
+ * allocates; an op that finds no memory marks the device as failed, and `sync` says so.
+ */
+#pragma once
+
+#include "kernels/cpu/pool.h"
+#include "kernels/cpu/tier.h"
+#include "kernels/memory.h"
+#include "kernels/ops.h"
+
+struct device {
+    struct pool *pool;
+    const struct tier *tier;
+    char text[64];
+    bool failed;             /* memory ran out inside an op */
+    uint32_t rows_max;       /* of reserve; 0 before */
+    uint32_t in_max;         /* largest in_count of a weight */
+    struct scratch tiles;    /* rows of a product regrouped in tiles */
+    struct scratch moe;      /* of the op moe */
+    struct scratch *threads; /* [threads_count]: of one item */
+};
+
+struct weight {
+    enum dtype dtype; /* F32 or BF16 */
+    uint32_t stack_count, out_count, in_count;
+    uint32_t panels_count; /* of one matrix */
+    size_t matrix_bytes;
+    void *data; /* [stack_count] matrices in panels, see tier.h */
+};
+
+struct kv {
+    struct kv_shape shape;
+    float *data;     /* [blocks_count][n_layers][n_kv_heads]{K, V}, see struct attend */
+    uint32_t *table; /* [slots_count][slot_blocks_max], block numbers */
+};
+
+/* Scratch, or NULL with the device marked as failed. */
+void *cpu_work(struct device *device, struct scratch *scratch, size_t size_bytes);
+/* The same for every thread of the pool: false when memory is out. */
+bool cpu_threads_work(struct device *device, size_t size_bytes);
+
+/* Makes the tile scratch as large as rows_max and in_max ask for. */
+bool cpu_tiles_reserve(struct device *device);
+
+/* Runs `item` over `n_rows` rows cut into runs that are worth a thread: `values_per_row` is the
+ * work of a row in values touched. The item finds its rows with rows_first. */
+struct rows_run {
+    const void *args;
+    struct device *device;
+    uint32_t n_rows, n_items;
+};
+void rows_run(struct device *device, const void *args, uint32_t n_rows, size_t values_per_row,
+              pool_item item);
+static inline uint32_t rows_first(const struct rows_run *run, uint32_t item)
+{
+    return (uint32_t)((uint64_t)run->n_rows * item / run->n_items);
+}
+
+/* Products that run side by side: an op `linear` is one, a mixture has one per expert. */
+struct product_part {
+    struct product product;
+    float *tiles; /* room to regroup the rows: [n_rows][in_count]; may be NULL when they are few */
+    uint32_t panels_count;
+    uint32_t first_tile,
+        first_item; /* of this part among all of the call: products_run sets them */
+};
+void products_run(struct device *device, struct product_part *parts, uint32_t n_parts);
+
+/* The product of `n_rows` rows with one matrix of a weight, without bias and residual. */
+struct product_part product_part_of(const struct weight *weight, uint32_t index, uint32_t n_rows,
+                                    const float *in, float *out);
+
+enum status cpu_weight_pack(struct device *device, const struct weight_source *source,
+                            struct weight **ret_weight, struct error *error);
+void cpu_weight_free(struct device *device, struct weight *weight);
+size_t cpu_weight_bytes(const struct weight *weight);
+const void *cpu_weight_matrix(const struct weight *weight, uint32_t index);
+
+size_t cpu_kv_block_bytes(const struct kv_shape *shape);
+enum status cpu_kv_open(struct device *device, const struct kv_shape *shape, struct kv **ret_kv,
+                        struct error *error);
+void cpu_kv_close(struct device *device, struct kv *kv);
+void cpu_kv_table_set(struct device *device, struct kv *kv, uint32_t slot, uint32_t first,
+                      const uint32_t *host_blocks, uint32_t n);
+void cpu_kv_copy(struct device *device, struct kv *kv, const uint32_t *host_from,
+                 const uint32_t *host_to, uint32_t n);
+/* Values between the blocks of the pool, and where a layer's head begins inside block 0. */
+size_t cpu_kv_block_stride(const struct kv *kv);
+float *cpu_kv_head(const struct kv *kv, uint32_t layer, uint32_t kv_head);
+/* The block table of a slot, with the blocks of positions first..last checked. */
+const uint32_t *cpu_kv_blocks(const struct kv *kv, uint32_t slot, uint32_t first, uint32_t last);
+
+void cpu_tokens_gather(struct device *device, const struct tokens_gather_args *args);
+void cpu_embed(struct device *device, const struct embed_args *args);
+void cpu_rmsnorm(struct device *device, const struct rmsnorm_args *args);
+void cpu_linear(struct device *device, const struct linear_args *args);
+void cpu_rope_kv(struct device *device, const struct rope_kv_args *args);
+void cpu_attention(struct device *device, const struct attention_args *args);
+void cpu_silu_mul(struct device *device, const struct silu_mul_args *args);
+void cpu_moe(struct device *device, const struct moe_args *args);
+void cpu_rows_gather(struct device *device, const struct rows_gather_args *args);
+void cpu_sample(struct device *device, const struct sample_args *args);
+
+/* Bytes that the ops need, for reserve. */
+size_t cpu_attention_work_bytes(uint32_t context_tokens);
+size_t cpu_sample_work_bytes(uint32_t vocab);
+size_t cpu_moe_work_bytes(const struct op_limits *limits);

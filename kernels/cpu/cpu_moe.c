@@ -1,0 +1,214 @@
+#include <math.h>
+
+#include "kernels/cpu/cpu.h"
+
+/*
+ * Rows are grouped by expert, so that an expert's weights are read once for all rows that chose it,
+ * and all experts of a stage are one list of items. A row's numbers do not notice: a product treats
+ * each row alike in any company, and a row's experts are added up in its own order of rank.
+ *
+ * Long calls are cut into runs of ROWS_AT_ONCE rows, which bounds the scratch.
+ */
+#define ROWS_AT_ONCE 256
+
+struct moe_run {
+    struct device *device;
+    const struct moe_args *args;
+    uint32_t first_row, n_rows; /* of this run */
+    float *logits;              /* [n_rows][n_experts] */
+    uint32_t *experts;          /* [n_rows][top_k], by rank */
+    float *shares;              /* [n_rows][top_k], by rank */
+    uint32_t *places;           /* [n_rows][top_k]: where the routed row lies */
+    uint32_t *ends;             /* [n_experts]: end of each expert's routed rows */
+    struct product_part *parts; /* [n_experts] */
+    /* Routed rows, sorted by expert: n_routed = n_rows * top_k of them. */
+    float *rows;    /* [n_routed][hidden]: inputs, then outputs of down */
+    float *gate_up; /* [n_routed][2 * intermediate] */
+    float *gated;   /* [n_routed][intermediate] */
+    float *tiles;   /* [n_routed][max(hidden, intermediate)] */
+};
+
+/* Lays the arrays out in `memory` when it is not NULL; the bytes that they take. */
+static size_t moe_layout(struct moe_run *run, char *memory, const struct moe_args *args)
+{
+    size_t n_rows = run->n_rows, n_routed = n_rows * args->top_k, at = 0;
+    const struct {
+        void **array;
+        size_t count, size_bytes;
+    } arrays[] = {
+        {(void **)&run->logits, n_rows * args->n_experts, sizeof(float)},
+        {(void **)&run->experts, n_routed, sizeof(uint32_t)},
+        {(void **)&run->shares, n_routed, sizeof(float)},
+        {(void **)&run->places, n_routed, sizeof(uint32_t)},
+        {(void **)&run->ends, args->n_experts, sizeof(uint32_t)},
+        {(void **)&run->parts, args->n_experts, sizeof(struct product_part)},
+        {(void **)&run->rows, n_routed * args->hidden, sizeof(float)},
+        {(void **)&run->gate_up, n_routed * 2 * args->intermediate, sizeof(float)},
+        {(void **)&run->gated, n_routed * args->intermediate, sizeof(float)},
+        {(void **)&run->tiles, n_routed * u32_max(args->hidden, args->intermediate), sizeof(float)},
+    };
+    for (size_t i = 0; i < array_count(arrays); i++) {
+        if (memory)
+            *arrays[i].array = memory + at;
+        at += round_up(arrays[i].count * arrays[i].size_bytes, MEMORY_LINE_BYTES);
+    }
+    return at;
+}
+
+size_t cpu_moe_work_bytes(const struct op_limits *limits)
+{
+    if (limits->n_experts == 0)
+        return 0;
+    struct moe_run run = {.n_rows = u32_min(limits->rows_max, ROWS_AT_ONCE)};
+    struct moe_args args = {.hidden = limits->hidden,
+                            .intermediate = limits->moe_intermediate,
+                            .n_experts = limits->n_experts,
+                            .top_k = limits->top_k};
+    return moe_layout(&run, NULL, &args);
+}
+
+/* Softmax over all experts, then the top_k largest with their shares. */
+static void row_route(const struct moe_run *run, uint32_t row)
+{
+    const struct moe_args *args = run->args;
+    const float *logits = run->logits + (size_t)row * args->n_experts;
+    uint32_t *experts = run->experts + (size_t)row * args->top_k;
+    float *shares = run->shares + (size_t)row * args->top_k;
+    float most = logits[0];
+    double all = 0, chosen = 0, weights[MOE_TOP_K_MAX];
+    for (uint32_t e = 1; e < args->n_experts; e++)
+        most = logits[e] > most ? logits[e] : most;
+    for (uint32_t e = 0; e < args->n_experts; e++)
+        all += exp((double)logits[e] - (double)most);
+    for (uint32_t j = 0; j < args->top_k; j++) {
+        /* The best below the one before it, in the order (logit down, expert up). */
+        uint32_t best = UINT32_MAX;
+        for (uint32_t e = 0; e < args->n_experts; e++) {
+            bool taken = false;
+            for (uint32_t i = 0; i < j; i++)
+                taken = taken || experts[i] == e;
+            if (!taken && (best == UINT32_MAX || logits[e] > logits[best]))
+                best = e;
+        }
+        experts[j] = best;
+        weights[j] = exp((double)logits[best] - (double)most) / all;
+        chosen += weights[j];
+    }
+    for (uint32_t j = 0; j < args->top_k; j++)
+        shares[j] = (float)(args->normalise ? weights[j] / chosen : weights[j]);
+}
+
+static void route_item(void *context, uint32_t thread, uint32_t item)
+{
+    const struct rows_run *rows = context;
+    for (uint32_t r = rows_first(rows, item); r < rows_first(rows, item + 1); r++)
+        row_route(rows->args, r);
+}
+
+/* Counting sort of the routed rows by expert. */
+static void rows_place(struct moe_run *run)
+{
+    const struct moe_args *args = run->args;
+    size_t n_routed = (size_t)run->n_rows * args->top_k;
+    for (uint32_t e = 0; e < args->n_experts; e++)
+        run->ends[e] = 0;
+    for (size_t i = 0; i < n_routed; i++)
+        run->ends[run->experts[i]]++;
+    uint32_t end = 0;
+    for (uint32_t e = 0; e < args->n_experts; e++) {
+        uint32_t count = run->ends[e];
+        run->ends[e] = end; /* the start, which becomes the end below */
+        end += count;
+    }
+    for (size_t i = 0; i < n_routed; i++)
+        run->places[i] = run->ends[run->experts[i]]++;
+}
+
+static void collect_item(void *context, uint32_t thread, uint32_t item)
+{
+    const struct rows_run *rows = context;
+    const struct moe_run *run = rows->args;
+    const struct moe_args *args = run->args;
+    for (uint32_t r = rows_first(rows, item); r < rows_first(rows, item + 1); r++)
+        for (uint32_t j = 0; j < args->top_k; j++)
+            memcpy(run->rows + (size_t)run->places[r * args->top_k + j] * args->hidden,
+                   args->in + (size_t)(run->first_row + r) * args->hidden,
+                   args->hidden * sizeof(float));
+}
+
+/* One product for each expert that has rows. */
+static void experts_multiply(struct moe_run *run, const struct weight *weight, const float *in,
+                             float *out)
+{
+    uint32_t n_parts = 0, first = 0;
+    for (uint32_t e = 0; e < run->args->n_experts; first = run->ends[e++]) {
+        uint32_t n_rows = run->ends[e] - first;
+        if (n_rows == 0)
+            continue;
+        run->parts[n_parts] =
+            product_part_of(weight, e, n_rows, in + (size_t)first * weight->in_count,
+                            out + (size_t)first * weight->out_count);
+        run->parts[n_parts++].tiles = run->tiles + (size_t)first * weight->in_count;
+    }
+    products_run(run->device, run->parts, n_parts);
+}
+
+static void mix_item(void *context, uint32_t thread, uint32_t item)
+{
+    const struct rows_run *rows = context;
+    const struct moe_run *run = rows->args;
+    const struct moe_args *args = run->args;
+    for (uint32_t r = rows_first(rows, item); r < rows_first(rows, item + 1); r++) {
+        size_t at = (size_t)(run->first_row + r) * args->hidden;
+        for (uint32_t i = 0; i < args->hidden; i++) {
+            float sum = 0;
+            for (uint32_t j = 0; j < args->top_k; j++) {
+                size_t routed = r * args->top_k + j;
+                sum +=
+                    run->shares[routed] * run->rows[(size_t)run->places[routed] * args->hidden + i];
+            }
+            args->out[at + i] = args->residual[at + i] + sum;
+        }
+    }
+}
+
+static void moe_run(struct moe_run *run)
+{
+    const struct moe_args *args = run->args;
+    struct device *device = run->device;
+    uint32_t n_routed = run->n_rows * args->top_k;
+    struct product_part router =
+        product_part_of(args->router, 0, run->n_rows,
+                        args->in + (size_t)run->first_row * args->hidden, run->logits);
+    router.tiles = run->tiles;
+    products_run(device, &router, 1);
+    rows_run(device, run, run->n_rows, 16ul * args->n_experts, route_item);
+    rows_place(run);
+    rows_run(device, run, run->n_rows, (size_t)args->top_k * args->hidden, collect_item);
+    experts_multiply(run, args->gate_up, run->rows, run->gate_up);
+    struct silu_mul_args gate = {
+        .n_rows = n_routed, .n = args->intermediate, .gate_up = run->gate_up, .out = run->gated};
+    cpu_silu_mul(device, &gate);
+    experts_multiply(run, args->down, run->gated, run->rows);
+    rows_run(device, run, run->n_rows, (size_t)args->top_k * args->hidden, mix_item);
+}
+
+void cpu_moe(struct device *device, const struct moe_args *args)
+{
+    CHECK(args->top_k > 0 && args->top_k <= args->n_experts && args->top_k <= MOE_TOP_K_MAX);
+    CHECK(args->router->out_count == args->n_experts && args->router->in_count == args->hidden);
+    CHECK(args->gate_up->out_count == 2 * args->intermediate);
+    CHECK(args->gate_up->in_count == args->hidden);
+    CHECK(args->down->out_count == args->hidden && args->down->in_count == args->intermediate);
+    for (uint32_t first = 0; first < args->n_rows; first += ROWS_AT_ONCE) {
+        struct moe_run run = {.device = device,
+                              .args = args,
+                              .first_row = first,
+                              .n_rows = u32_min(ROWS_AT_ONCE, args->n_rows - first)};
+        char *memory = cpu_work(device, &device->moe, moe_layout(&run, NULL, args));
+        if (!memory)
+            return;
+        moe_layout(&run, memory, args);
+        moe_run(&run);
+    }
+}

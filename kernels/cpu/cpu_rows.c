@@ -1,0 +1,84 @@
+#include "kernels/cpu/cpu.h"
+
+/* The ops that treat each row by itself: gathers, embedding, norm, gate. */
+
+void cpu_tokens_gather(struct device *device, const struct tokens_gather_args *args)
+{
+    for (uint32_t r = 0; r < args->n_rows; r++)
+        args->ids[r] = args->host_ids[r] == TOKEN_FROM_SLOT
+                           ? args->last_sampled[args->host_slots[r]]
+                           : args->host_ids[r];
+}
+
+/* An output of a panel is a column of it: one value in each of in_count rows of 32. */
+static void row_widen(const struct weight *weight, uint32_t row, float *out)
+{
+    size_t first = (size_t)(row / PANEL_OUTPUTS) * weight->in_count;
+    uint32_t c = row % PANEL_OUTPUTS;
+    if (weight->dtype == DTYPE_F32) {
+        const float *panel = (const float *)weight->data + first * PANEL_OUTPUTS + c;
+        for (uint32_t k = 0; k < weight->in_count; k++)
+            out[k] = panel[(size_t)k * PANEL_OUTPUTS];
+        return;
+    }
+    const uint32_t *panel = (const uint32_t *)weight->data + first * (PANEL_OUTPUTS / 2);
+    panel += c % (PANEL_OUTPUTS / 2);
+    for (uint32_t k = 0; k < weight->in_count; k++) {
+        uint32_t pair = panel[(size_t)k * (PANEL_OUTPUTS / 2)];
+        uint32_t bits = c < PANEL_OUTPUTS / 2 ? pair << 16 : pair & 0xffff0000u;
+        memcpy(&out[k], &bits, sizeof bits);
+    }
+}
+
+static void embed_item(void *context, uint32_t thread, uint32_t item)
+{
+    const struct rows_run *run = context;
+    const struct embed_args *args = run->args;
+    for (uint32_t r = rows_first(run, item); r < rows_first(run, item + 1); r++) {
+        CHECK(args->ids[r] < args->weight->out_count);
+        row_widen(args->weight, args->ids[r], args->out + (size_t)r * args->weight->in_count);
+    }
+}
+
+void cpu_embed(struct device *device, const struct embed_args *args)
+{
+    /* A value costs a line of cache. */
+    rows_run(device, args, args->n_rows, 8ul * args->weight->in_count, embed_item);
+}
+
+void cpu_rows_gather(struct device *device, const struct rows_gather_args *args)
+{
+    for (uint32_t r = 0; r < args->n_out; r++)
+        memcpy(args->out + (size_t)r * args->n, args->in + (size_t)args->host_rows[r] * args->n,
+               args->n * sizeof(float));
+}
+
+static void rmsnorm_item(void *context, uint32_t thread, uint32_t item)
+{
+    const struct rows_run *run = context;
+    const struct rmsnorm_args *args = run->args;
+    for (uint32_t r = rows_first(run, item); r < rows_first(run, item + 1); r++) {
+        size_t at = (size_t)r * args->n;
+        run->device->tier->rmsnorm(args->in + at, args->weight, args->eps, args->n, args->out + at);
+    }
+}
+
+void cpu_rmsnorm(struct device *device, const struct rmsnorm_args *args)
+{
+    rows_run(device, args, args->n_rows, args->n, rmsnorm_item);
+}
+
+static void silu_mul_item(void *context, uint32_t thread, uint32_t item)
+{
+    const struct rows_run *run = context;
+    const struct silu_mul_args *args = run->args;
+    for (uint32_t r = rows_first(run, item); r < rows_first(run, item + 1); r++) {
+        const float *gate = args->gate_up + (size_t)r * 2 * args->n;
+        run->device->tier->silu_mul(gate, gate + args->n, args->n, args->out + (size_t)r * args->n);
+    }
+}
+
+void cpu_silu_mul(struct device *device, const struct silu_mul_args *args)
+{
+    rows_run(device, args, args->n_rows, 4ul * args->n, silu_mul_item);
+}

@@ -1,0 +1,194 @@
+#include <math.h>
+
+#include "kernels/cpu/cpu.h"
+
+/*
+ * Each row is one item. Greedy is two passes over the logits: the best, and the sum of exponentials
+ * for the log-probability.
+ *
+ * A draw never sorts. Weights are whole numbers, so sums are exact in any order, and "the first
+ * candidate, best first, at which the running sum exceeds a target" is found by a radix search: sum
+ * the weights by the upper bits of the logit, walk down to the bucket in which the target lies,
+ * and go on with the next bits inside it. Top-k is that search with weights of one, top-p is that
+ * search on the sum, and so is the draw itself.
+ */
+#define BUCKETS 2048
+#define CHUNK 512
+
+struct candidate {
+    uint64_t weight; /* > 0 */
+    uint32_t order;  /* grows with the logit; equal logits have equal orders */
+    uint32_t id;
+};
+
+struct sample_work {
+    struct candidate *candidates; /* [vocab], by id */
+    uint64_t *buckets;            /* [BUCKETS] */
+    uint32_t n;                   /* candidates */
+    uint64_t sum;                 /* of their weights */
+};
+
+size_t cpu_sample_work_bytes(uint32_t vocab)
+{
+    return size_product(vocab, sizeof(struct candidate)) + BUCKETS * sizeof(uint64_t);
+}
+
+static float logit_clean(float logit)
+{
+    return isnan(logit) ? -INFINITY : fminf(logit, 0x1.fffffep127f);
+}
+
+static uint32_t order_of(float logit)
+{
+    uint32_t bits;
+    float value = logit_clean(logit) + 0.0f; /* minus zero becomes zero */
+    memcpy(&bits, &value, sizeof bits);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+/* Tokens whose weight rounds to zero (below 2^-41 of the best) can never be drawn. */
+static void candidates_collect(const struct device *device, const float *logits, uint32_t vocab,
+                               const struct sample_params *params, struct sample_work *work)
+{
+    uint32_t best;
+    float most = device->tier->logits_best(logits, vocab, &best);
+    work->n = 0;
+    work->sum = 0;
+    for (uint32_t first = 0; first < vocab; first += CHUNK) {
+        uint64_t weights[CHUNK];
+        uint32_t n = u32_min(CHUNK, vocab - first);
+        device->tier->logits_weigh(logits + first, n, most, 1 / (double)params->temperature,
+                                   weights);
+        for (uint32_t i = 0; i < n; i++) {
+            if (weights[i] == 0)
+                continue;
+            work->candidates[work->n++] = (struct candidate){
+                .weight = weights[i], .order = order_of(logits[first + i]), .id = first + i};
+            work->sum += weights[i];
+        }
+    }
+}
+
+/* The first candidate, in order of descending logit and ascending id, at which the running sum of
+ * weights (or of ones) exceeds `target`; the sum of all does exceed it. */
+static struct candidate candidate_find(const struct sample_work *work, bool ones, uint64_t target)
+{
+    uint64_t before = 0; /* sum of all that come before the current prefix */
+    uint32_t prefix = 0, prefix_bits = 0;
+    while (prefix_bits < 32) {
+        uint32_t bits = u32_min(11, 32 - prefix_bits), shift = 32 - prefix_bits - bits;
+        memset(work->buckets, 0, sizeof(uint64_t) << bits);
+        for (uint32_t i = 0; i < work->n; i++) {
+            const struct candidate *c = &work->candidates[i];
+            if ((uint64_t)c->order >> (shift + bits) == prefix)
+                work->buckets[c->order >> shift & ((1u << bits) - 1)] += ones ? 1 : c->weight;
+        }
+        uint32_t bucket = (1u << bits) - 1;
+        while (before + work->buckets[bucket] <= target) {
+            before += work->buckets[bucket];
+            CHECK(bucket > 0);
+            bucket--;
+        }
+        prefix = prefix << bits | bucket;
+        prefix_bits += bits;
+    }
+    for (uint32_t i = 0; i < work->n; i++) {
+        if (work->candidates[i].order != prefix)
+            continue;
+        before += ones ? 1 : work->candidates[i].weight;
+        if (before > target)
+            return work->candidates[i];
+    }
+    CHECK(!"a candidate at which the sum exceeds the target");
+    return (struct candidate){0};
+}
+
+/* Drops all candidates that come after `last`. */
+static void candidates_cut(struct sample_work *work, struct candidate last)
+{
+    uint32_t n = 0;
+    work->sum = 0;
+    for (uint32_t i = 0; i < work->n; i++) {
+        struct candidate c = work->candidates[i];
+        if (c.order > last.order || (c.order == last.order && c.id <= last.id)) {
+            work->candidates[n++] = c;
+            work->sum += c.weight;
+        }
+    }
+    work->n = n;
+}
+
+static uint32_t token_draw(const struct sample_params *params, uint32_t position,
+                           struct sample_work *work)
+{
+    if (params->top_k > 0 && params->top_k < work->n)
+        candidates_cut(work, candidate_find(work, true, params->top_k - 1));
+    if (params->top_p > 0 && params->top_p < 1) {
+        uint64_t wanted = (uint64_t)ceil((double)params->top_p * (double)work->sum);
+        wanted = wanted > work->sum ? work->sum : wanted;
+        candidates_cut(work, candidate_find(work, false, wanted > 0 ? wanted - 1 : 0));
+    }
+    /* The running sum is whole, so it exceeds u * sum exactly when it exceeds the whole part. */
+    uint64_t u = (uint64_t)(sample_uniform(params->seed, position) * 0x1p53);
+    uint64_t target = (uint64_t)((unsigned __int128)u * work->sum >> 53);
+    return candidate_find(work, false, target).id;
+}
+
+/* The n best of a row by insertion: few of its tokens get past the first comparison. */
+static void best_report(const float *logits, uint32_t vocab, double log_sum,
+                        struct sample_result *result)
+{
+    float best[TOP_LOGPROBS_MAX];
+    uint32_t held = 0, n = result->n_top;
+    for (uint32_t id = 0; id < vocab && n > 0; id++) {
+        float logit = logit_clean(logits[id]);
+        if (held == n && logit <= best[n - 1])
+            continue;
+        uint32_t at = held < n ? held++ : n - 1;
+        for (; at > 0 && best[at - 1] < logit; at--) {
+            best[at] = best[at - 1];
+            result->top_id[at] = result->top_id[at - 1];
+        }
+        best[at] = logit;
+        result->top_id[at] = id;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        result->top_logprob[i] = (float)((double)best[i] - log_sum);
+}
+
+static void sample_item(void *context, uint32_t thread, uint32_t item)
+{
+    const struct rows_run *run = context;
+    const struct sample_args *args = run->args;
+    const struct tier *tier = run->device->tier;
+    const struct sample_params *params = &args->host_params[item];
+    const float *logits = args->logits + (size_t)item * args->vocab;
+    struct sample_work work = {.buckets = run->device->threads[thread].data};
+    work.candidates = (struct candidate *)(work.buckets + BUCKETS);
+
+    struct sample_result result = {.n_top = u32_min(params->n_logprobs, args->vocab)};
+    float most = tier->logits_best(logits, args->vocab, &result.id);
+    bool nothing = isinf(most); /* every logit is minus infinity */
+    double log_sum = 0;
+    if (!nothing)
+        log_sum = (double)most + log(tier->logits_exp_sum(logits, args->vocab, most));
+    if (params->temperature > 0 && !nothing) {
+        candidates_collect(run->device, logits, args->vocab, params, &work);
+        result.id = token_draw(params, args->host_positions[item], &work);
+    }
+    result.logprob = (float)((double)logit_clean(logits[result.id]) - log_sum);
+    best_report(logits, args->vocab, log_sum, &result);
+    args->results[item] = result;
+    args->last_sampled[args->host_slots[item]] = result.id;
+}
+
+void cpu_sample(struct device *device, const struct sample_args *args)
+{
+    for (uint32_t r = 0; r < args->n_rows; r++)
+        CHECK(args->host_params[r].n_logprobs <= TOP_LOGPROBS_MAX);
+    CHECK(args->vocab > 0 && args->vocab < 1u << (63 - WEIGHT_BITS));
+    if (!cpu_threads_work(device, cpu_sample_work_bytes(args->vocab)))
+        return;
+    struct rows_run run = {.args = args, .device = device, .n_rows = args->n_rows};
+    pool_run(device->pool, sample_item, &run, args->n_rows);
+}

@@ -1,0 +1,184 @@
+#include <math.h>
+
+#include "kernels/cpu/tier.h"
+
+/*
+ * The tier for every CPU: C that a compiler may turn into whatever baseline vectors it has. It
+ * keeps the layout and the order of operations of the wide tiers, in f32 with separate multiply and
+ * add.
+ */
+
+static float float_of_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static void panel_f32(const float *panel, const float *in, uint32_t in_count, float *sums)
+{
+    for (uint32_t k = 0; k < in_count; k++, panel += PANEL_OUTPUTS)
+        for (uint32_t c = 0; c < PANEL_OUTPUTS; c++)
+            sums[c] += panel[c] * in[k];
+}
+
+static void panel_bf16(const uint32_t *panel, const float *in, uint32_t in_count, float *sums)
+{
+    for (uint32_t k = 0; k < in_count; k++, panel += PANEL_OUTPUTS / 2)
+        for (uint32_t c = 0; c < PANEL_OUTPUTS / 2; c++) {
+            sums[c] += float_of_bits(panel[c] << 16) * in[k];
+            sums[c + PANEL_OUTPUTS / 2] += float_of_bits(panel[c] & 0xffff0000u) * in[k];
+        }
+}
+
+static void scalar_product(const struct product *p, uint32_t first_panel, uint32_t n_panels)
+{
+    size_t panel_values = (size_t)p->in_count * PANEL_OUTPUTS;
+    for (uint32_t panel = first_panel; panel < first_panel + n_panels; panel++) {
+        uint32_t first = panel * PANEL_OUTPUTS;
+        uint32_t n = u32_min(PANEL_OUTPUTS, p->out_count - first);
+        for (uint32_t r = 0; r < p->n_rows; r++) {
+            const float *in = p->in + (size_t)r * p->in_count;
+            size_t at = (size_t)r * p->out_count + first;
+            float sums[PANEL_OUTPUTS] = {0};
+            if (p->bf16)
+                panel_bf16((const uint32_t *)p->panels + panel * (panel_values / 2), in,
+                           p->in_count, sums);
+            else
+                panel_f32((const float *)p->panels + panel * panel_values, in, p->in_count, sums);
+            for (uint32_t c = 0; c < n; c++) {
+                float sum = p->bias ? sums[c] + p->bias[first + c] : sums[c];
+                p->out[at + c] = p->residual ? sum + p->residual[at + c] : sum;
+            }
+        }
+    }
+}
+
+/* scores[i] = scale * q . K of position base + i, for the whole block. */
+static void block_score(const struct attend *a, const float *q, const float *k, float *scores)
+{
+    for (uint32_t t = 0; t < a->block_tokens; t++)
+        scores[t] = 0;
+    for (uint32_t i = 0; i < a->head_dim; i++, k += a->block_tokens)
+        for (uint32_t t = 0; t < a->block_tokens; t++)
+            scores[t] += q[i] * k[t];
+    for (uint32_t t = 0; t < a->block_tokens; t++)
+        scores[t] *= a->scale;
+}
+
+static void head_attend(const struct attend *a, uint32_t head)
+{
+    const float *q = a->q + (size_t)head * a->head_dim;
+    float *out = a->out + (size_t)head * a->head_dim;
+    uint32_t first_block = a->first / a->block_tokens, last_block = a->last / a->block_tokens;
+    uint32_t base = first_block * a->block_tokens; /* position of scores[0] */
+    float *scores = a->scores;
+    for (uint32_t b = first_block; b <= last_block; b++)
+        block_score(a, q, a->kv + a->blocks[b] * a->block_stride,
+                    scores + (size_t)(b - first_block) * a->block_tokens);
+
+    float most = -INFINITY, sum = 0;
+    for (uint32_t t = a->first; t <= a->last; t++)
+        most = fmaxf(most, scores[t - base]);
+    for (uint32_t t = a->first; t <= a->last; t++) {
+        scores[t - base] = expf(scores[t - base] - most);
+        sum += scores[t - base];
+    }
+    for (uint32_t i = 0; i < a->head_dim; i++)
+        out[i] = 0;
+    for (uint32_t t = a->first; t <= a->last; t++) {
+        /* V starts head_dim * block_tokens values after K. */
+        const float *v = a->kv + a->blocks[t / a->block_tokens] * a->block_stride +
+                         (size_t)(a->block_tokens + t % a->block_tokens) * a->head_dim;
+        for (uint32_t i = 0; i < a->head_dim; i++)
+            out[i] += scores[t - base] * v[i];
+    }
+    for (uint32_t i = 0; i < a->head_dim; i++)
+        out[i] /= sum;
+}
+
+static void scalar_attend(const struct attend *attend)
+{
+    for (uint32_t head = 0; head < attend->n_heads; head++)
+        head_attend(attend, head);
+}
+
+static void scalar_rmsnorm(const float *in, const float *weight, float eps, uint32_t n, float *out)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += (double)in[i] * (double)in[i];
+    float scale = (float)(1 / sqrt(sum / n + (double)eps));
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = in[i] * scale * weight[i];
+}
+
+static void scalar_rotate(float *head, const float *cosines, const float *sines, uint32_t half)
+{
+    for (uint32_t i = 0; i < half; i++) {
+        float a = head[i], b = head[half + i];
+        head[i] = a * cosines[i] - b * sines[i];
+        head[half + i] = b * cosines[i] + a * sines[i];
+    }
+}
+
+static void scalar_silu_mul(const float *gate, const float *up, uint32_t n, float *out)
+{
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+}
+
+static float logit_clean(float logit)
+{
+    return isnan(logit) ? -INFINITY : fminf(logit, 0x1.fffffep127f);
+}
+
+static float scalar_logits_best(const float *logits, uint32_t n, uint32_t *ret_id)
+{
+    float most = -INFINITY;
+    uint32_t best = 0;
+    for (uint32_t id = 0; id < n; id++) {
+        float logit = logit_clean(logits[id]);
+        if (logit > most) {
+            most = logit;
+            best = id;
+        }
+    }
+    *ret_id = best;
+    return most;
+}
+
+static double scalar_logits_exp_sum(const float *logits, uint32_t n, float most)
+{
+    double sum = 0;
+    for (uint32_t id = 0; id < n; id++)
+        sum += (double)expf(logit_clean(logits[id]) - most);
+    return sum;
+}
+
+static void scalar_logits_weigh(const float *logits, uint32_t n, float most,
+                                double inverse_temperature, uint64_t *weights)
+{
+    for (uint32_t id = 0; id < n; id++) {
+        double x = ((double)logit_clean(logits[id]) - (double)most) * inverse_temperature;
+        weights[id] = (uint64_t)llrint(ldexp(exp(x), WEIGHT_BITS));
+    }
+}
+
+static bool scalar_supported(void)
+{
+    return true;
+}
+
+const struct tier tier_scalar = {
+    .name = "scalar",
+    .supported = scalar_supported,
+    .product = scalar_product,
+    .attend = scalar_attend,
+    .rmsnorm = scalar_rmsnorm,
+    .rotate = scalar_rotate,
+    .silu_mul = scalar_silu_mul,
+    .logits_best = scalar_logits_best,
+    .logits_exp_sum = scalar_logits_exp_sum,
+    .logits_weigh = scalar_logits_weigh,
+};

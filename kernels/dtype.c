@@ -1,0 +1,126 @@
+#include "kernels/ops.h"
+
+/*
+ * The block formats store their fields without padding and at any address, so everything is read
+ * through memcpy. Files are little-endian, and so is every machine that we build for.
+ */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "weights are read as they lie in files");
+
+#define Q_BLOCK 32
+
+static const struct dtype_row {
+    const char *name;
+    uint32_t block_count, block_bytes;
+} dtypes[DTYPE_COUNT] = {
+    [DTYPE_F32] = {"F32", 1, 4},
+    [DTYPE_F16] = {"F16", 1, 2},
+    [DTYPE_BF16] = {"BF16", 1, 2},
+    [DTYPE_Q8_0] = {"Q8_0", Q_BLOCK, 2 + Q_BLOCK},
+    [DTYPE_Q4_0] = {"Q4_0", Q_BLOCK, 2 + Q_BLOCK / 2},
+    [DTYPE_Q4_1] = {"Q4_1", Q_BLOCK, 4 + Q_BLOCK / 2},
+};
+
+const char *dtype_name(enum dtype dtype)
+{
+    return (unsigned)dtype < DTYPE_COUNT ? dtypes[dtype].name : "?";
+}
+
+uint32_t dtype_block_count(enum dtype dtype)
+{
+    CHECK((unsigned)dtype < DTYPE_COUNT);
+    return dtypes[dtype].block_count;
+}
+
+uint32_t dtype_block_bytes(enum dtype dtype)
+{
+    CHECK((unsigned)dtype < DTYPE_COUNT);
+    return dtypes[dtype].block_bytes;
+}
+
+static float float_of_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static uint16_t half_load(const uint8_t *bytes)
+{
+    uint16_t half;
+    memcpy(&half, bytes, sizeof half);
+    return half;
+}
+
+static float f16_widen(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
+    uint32_t exponent = half >> 10 & 0x1f;
+    uint32_t fraction = half & 0x3ffu;
+    if (exponent == 0x1f)
+        return float_of_bits(sign | 0x7f800000u | fraction << 13);
+    if (exponent != 0)
+        return float_of_bits(sign | (exponent + 112) << 23 | fraction << 13);
+    /* Zero or subnormal: fraction * 2^-24 is exact in f32, and keeps the sign of zero. */
+    float magnitude = (float)fraction * 0x1p-24f;
+    return sign ? -magnitude : magnitude;
+}
+
+static void q8_0_widen(const uint8_t *block, float *values)
+{
+    float scale = f16_widen(half_load(block));
+    for (uint32_t i = 0; i < Q_BLOCK; i++)
+        values[i] = scale * (float)(int8_t)block[2 + i];
+}
+
+/* Byte i holds value i in its low nibble and value i + 16 in its high one. */
+static void q4_0_widen(const uint8_t *block, float *values)
+{
+    float scale = f16_widen(half_load(block));
+    for (uint32_t i = 0; i < Q_BLOCK / 2; i++) {
+        values[i] = scale * (float)((block[2 + i] & 15) - 8);
+        values[i + Q_BLOCK / 2] = scale * (float)((block[2 + i] >> 4) - 8);
+    }
+}
+
+/* scale * nibble has at most 15 significant bits, so the sum is the only rounding. */
+static void q4_1_widen(const uint8_t *block, float *values)
+{
+    float scale = f16_widen(half_load(block));
+    float minimum = f16_widen(half_load(block + 2));
+    for (uint32_t i = 0; i < Q_BLOCK / 2; i++) {
+        values[i] = scale * (float)(block[4 + i] & 15) + minimum;
+        values[i + Q_BLOCK / 2] = scale * (float)(block[4 + i] >> 4) + minimum;
+    }
+}
+
+void dtype_widen(enum dtype dtype, const void *source, size_t count, float *ret_values)
+{
+    const uint8_t *bytes = source;
+    uint32_t block = dtype_block_count(dtype), block_bytes = dtype_block_bytes(dtype);
+    CHECK(count % block == 0);
+    if (dtype == DTYPE_F32) {
+        memcpy(ret_values, source, count * sizeof(float));
+        return;
+    }
+    for (size_t i = 0; i < count; i += block, bytes += block_bytes) {
+        switch (dtype) {
+        case DTYPE_F16:
+            ret_values[i] = f16_widen(half_load(bytes));
+            break;
+        case DTYPE_BF16:
+            ret_values[i] = float_of_bits((uint32_t)half_load(bytes) << 16);
+            break;
+        case DTYPE_Q8_0:
+            q8_0_widen(bytes, ret_values + i);
+            break;
+        case DTYPE_Q4_0:
+            q4_0_widen(bytes, ret_values + i);
+            break;
+        case DTYPE_Q4_1:
+            q4_1_widen(bytes, ret_values + i);
+            break;
+        default:
+            CHECK(!"a dtype of the table");
+        }
+    }
+}
