@@ -178,7 +178,7 @@ static void result_take(struct engine *engine, const struct step_result *result,
 {
     struct flight *flight = &engine->flights[0];
     if (engine->n_flights == 0 || !result_is_good(engine, result, flight)) {
-        char why[sizeof engine->link.text];
+        char why[sizeof result->error_text + 32];
         if (result->status != STATUS_OK)
             snprintf(why, sizeof why, "a step failed: %.*s", (int)sizeof result->error_text - 1,
                      result->error_text);

@@ -25,7 +25,14 @@ struct served_model {
     struct engine *engine;
 };
 
-enum front_state { FRONT_STARTING = 0, FRONT_READY, FRONT_DEGRADED, FRONT_DRAINING };
+enum front_state {
+    FRONT_STARTING =
+        0,          /* some model is loading for the first time, and none has failed or all wait */
+    FRONT_READY,    /* every model serves */
+    FRONT_DEGRADED, /* some serve, others failed or are being restarted */
+    FRONT_FAILED,   /* none serves and none is on its way */
+    FRONT_DRAINING,
+};
 
 struct front {
     const struct config *config;
@@ -40,13 +47,20 @@ struct front {
     _Atomic uint64_t calls_total;
 };
 
+/* Reads the models' files, decides memory, makes pool, engines and text threads; starts nothing but
+ * the text threads. The error names the model and file. */
+enum status front_open(const struct config *config, struct front *ret_front, struct error *error);
+/* Text threads, then engines: what still runs ends with UNAVAILABLE. Listeners must still take. */
+void front_stop(struct front *front);
+void front_close(struct front *front);
+
 /* Producers of every outlet are numbered: text threads first, then engines. */
 uint32_t front_producers_count(const struct config *config);
 
 /* "demo" or "models/demo"; NULL when there is none of that name. */
 struct served_model *front_model_find(struct front *front, struct span name);
 
-/* From the engines' states: READY when all serve, DEGRADED when some do. */
+/* From the engines' states. Any thread. */
 enum front_state front_state(struct front *front);
 
 /* Sets the flag and wakes the engine. Listener only; the END still comes. `met_stop`: a stop string
