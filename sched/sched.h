@@ -167,7 +167,8 @@ const struct sched_plan *sched_plan(struct sched *sched, uint64_t now_ns);
 bool sched_sampled(struct sched *sched, uint64_t step, sched_id id, bool finished);
 
 /* The step came back whole. Steps retire in order, and each sampling row of a live sequence was
- * reported before: anything else aborts. */
+ * reported before: anything else aborts. (When a step failed, cancel its sequences first, or
+ * replay.) */
 void sched_retired(struct sched *sched, uint64_t step, uint64_t now_ns);
 
 /* A block of a sequence became full by decoding; its digest, for the prefix cache (not built yet:

@@ -1,0 +1,103 @@
+#include "sched/blocks.h"
+
+static uint32_t table_max(const struct sched_limits *limits)
+{
+    return u32_min(div_up_u32(limits->context_tokens, limits->block_tokens), limits->blocks_count);
+}
+
+static size_t tables_bytes(const struct sched_limits *limits)
+{
+    return (size_t)limits->slots_max * table_max(limits) * sizeof(uint32_t);
+}
+
+size_t blocks_footprint(const struct sched_limits *limits)
+{
+    _Static_assert(_Alignof(struct block) == _Alignof(uint32_t), "arrays follow without padding");
+    size_t per_block = sizeof(struct block) + 2 * sizeof(uint32_t);
+    return limits->blocks_count * per_block + limits->slots_max * sizeof(uint32_t) +
+           tables_bytes(limits);
+}
+
+void blocks_init(struct blocks *blocks, const struct sched_limits *limits, void *memory)
+{
+    *blocks = (struct blocks){.count = limits->blocks_count,
+                              .block_tokens = limits->block_tokens,
+                              .tables_count = limits->slots_max,
+                              .table_max = table_max(limits)};
+    blocks->blocks = memory;
+    blocks->free = (uint32_t *)(blocks->blocks + blocks->count);
+    blocks->marks = blocks->free + blocks->count;
+    blocks->table_counts = blocks->marks + blocks->count;
+    blocks->tables = blocks->table_counts + blocks->tables_count;
+    blocks_reset(blocks);
+}
+
+void blocks_reset(struct blocks *blocks)
+{
+    memset(blocks->blocks, 0, blocks->count * sizeof *blocks->blocks);
+    memset(blocks->table_counts, 0, blocks->tables_count * sizeof *blocks->table_counts);
+    for (uint32_t i = 0; i < blocks->count; i++)
+        blocks->free[i] = blocks->count - 1 - i;
+    blocks->free_count = blocks->count;
+}
+
+static uint32_t *table_of(const struct blocks *blocks, uint32_t table)
+{
+    return blocks->tables + (size_t)table * blocks->table_max;
+}
+
+void blocks_take(struct blocks *blocks, uint32_t table, sched_id owner, uint32_t n,
+                 uint32_t *ret_blocks)
+{
+    CHECK(n <= blocks->free_count);
+    CHECK(table < blocks->tables_count);
+    CHECK(n <= blocks->table_max - blocks->table_counts[table]);
+    uint32_t *entries = table_of(blocks, table) + blocks->table_counts[table];
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t block = blocks->free[--blocks->free_count];
+        CHECK(blocks->blocks[block].references == 0);
+        blocks->blocks[block] = (struct block){.owner = owner, .references = 1};
+        entries[i] = ret_blocks[i] = block;
+    }
+    blocks->table_counts[table] += n;
+}
+
+uint32_t blocks_give_back(struct blocks *blocks, uint32_t table)
+{
+    CHECK(table < blocks->tables_count);
+    const uint32_t *entries = table_of(blocks, table);
+    uint32_t n = blocks->table_counts[table];
+    /* Last first, so that a table taken next has the same order as this one. */
+    for (uint32_t i = n; i-- > 0;) {
+        struct block *block = &blocks->blocks[entries[i]];
+        CHECK(block->references > 0);
+        if (--block->references == 0)
+            blocks->free[blocks->free_count++] = entries[i];
+    }
+    blocks->table_counts[table] = 0;
+    return n;
+}
+
+void blocks_check(const struct blocks *blocks)
+{
+    memset(blocks->marks, 0, blocks->count * sizeof *blocks->marks);
+    for (uint32_t table = 0; table < blocks->tables_count; table++) {
+        const uint32_t *entries = table_of(blocks, table);
+        CHECK(blocks->table_counts[table] <= blocks->table_max);
+        for (uint32_t i = 0; i < blocks->table_counts[table]; i++) {
+            CHECK(entries[i] < blocks->count);
+            blocks->marks[entries[i]]++;
+        }
+    }
+    uint32_t unused = 0;
+    for (uint32_t block = 0; block < blocks->count; block++) {
+        CHECK(blocks->marks[block] == blocks->blocks[block].references);
+        unused += blocks->marks[block] == 0;
+    }
+    CHECK(unused == blocks->free_count);
+    /* As many entries as unused blocks, none used, none twice: the stack is exactly those. */
+    for (uint32_t i = 0; i < blocks->free_count; i++) {
+        CHECK(blocks->free[i] < blocks->count);
+        CHECK(blocks->marks[blocks->free[i]]++ == 0);
+    }
+}

@@ -1,0 +1,60 @@
+/*
+ * blocks: the pool of KV blocks, who owns each, and the block table of every slot.
+ *
+ * A block holds the keys and values of `block_tokens` positions in the worker's memory; here it is
+ * only a number, an owner and a count of the tables that name it. Tables are by slot, since only a
+ * sequence that has a slot has blocks: entry i of a table serves positions i * block_tokens and on.
+ * Tables only grow at their end, and are given back whole.
+ *
+ * The count of references is 1 as long as no prefix is shared. The prefix cache will keep blocks
+ * without a table (counted as cached, with a digest beside `struct block`) and put one block in
+ * several tables; taking and giving back go through the count already.
+ *
+ * Free blocks are a stack: the one given back last is taken first, it is the warmest. All memory is
+ * laid out once in what blocks_footprint asked for. Owner: the scheduler.
+ */
+#pragma once
+
+#include "sched/sched.h"
+
+struct block {
+    sched_id owner;      /* the sequence that took it; meaningless when free */
+    uint32_t references; /* tables that name it; 0: free */
+};
+
+struct blocks {
+    uint32_t count;         /* blocks in the pool */
+    uint32_t block_tokens;  /* positions of a block */
+    uint32_t tables_count;  /* slots */
+    uint32_t table_max;     /* most blocks of one table */
+    uint32_t free_count;    /* blocks in `free` */
+    uint32_t *free;         /* [count], a stack of the first free_count */
+    struct block *blocks;   /* [count] */
+    uint32_t *tables;       /* [tables_count][table_max] */
+    uint32_t *table_counts; /* [tables_count] entries in use */
+    uint32_t *marks;        /* [count] scratch of blocks_check */
+};
+
+size_t blocks_footprint(const struct sched_limits *limits);
+
+/* All blocks free, all tables empty. `memory` is zeroed, blocks_footprint bytes, aligned to 16. */
+void blocks_init(struct blocks *blocks, const struct sched_limits *limits, void *memory);
+
+/* Back to that state: the worker that held them is gone. */
+void blocks_reset(struct blocks *blocks);
+
+/* Blocks that a sequence of n positions needs. */
+static inline uint32_t blocks_for(const struct blocks *blocks, uint32_t n_tokens)
+{
+    return div_up_u32(n_tokens, blocks->block_tokens);
+}
+
+/* Appends n free blocks to a table and to ret_blocks [n]. The caller has seen that n are free. */
+void blocks_take(struct blocks *blocks, uint32_t table, sched_id owner, uint32_t n,
+                 uint32_t *ret_blocks);
+
+/* Empties a table; returns how many entries it had. */
+uint32_t blocks_give_back(struct blocks *blocks, uint32_t table);
+
+/* Aborts unless each block is either free once or referenced exactly as often as tables name it. */
+void blocks_check(const struct blocks *blocks);

@@ -1,0 +1,107 @@
+/*
+ * books: everything the scheduler knows, and the moves that keep it consistent.
+ *
+ * sched.c (what the owner calls) and plan.c (the next step) decide; they change the books only
+ * through the moves below, so that each invariant has one place where it is kept. check.c verifies
+ * all of them.
+ *
+ *     seq_wait      FREE | RUNNING -> WAITING, in the policy's line
+ *     seq_aside     a waiting one leaves the line, its turn came while it was paused
+ *     seq_run       WAITING -> RUNNING, with a free slot
+ *     seq_return    RUNNING -> WAITING at the head of the line; its close is owed
+ *     seq_end       WAITING | RUNNING -> ENDING (-> ENDED when nothing is in flight)
+ *     seq_release   slot and blocks back: no step in flight names it any more (-> ENDED if ENDING)
+ *
+ * A slot is FREE, OPEN in the worker, OWED a close (its sequence is over, the worker has not
+ * heard), or CLOSED (the close is in a planned step). It is `held` while a sequence has its number:
+ * that ends with seq_release, which may come before the close or after it. Closed and not held is
+ * free.
+ *
+ * A flight is what must be remembered of a step until it retires: whom it has rows of.
+ *
+ * Owner and thread: those of sched.h. Nothing here allocates.
+ */
+#pragma once
+
+#include "sched/blocks.h"
+#include "sched/deadlines.h"
+#include "sched/policy.h"
+#include "sched/seq.h"
+
+enum slot_state { SLOT_FREE = 0, SLOT_OPEN, SLOT_OWED, SLOT_CLOSED };
+
+struct slot {
+    enum slot_state state;
+    bool held; /* by the sequence in `holder` */
+    sched_id holder;
+};
+
+struct flight {
+    uint64_t step;
+    uint32_t n_rows;
+    sched_id *rows; /* [n_rows] of [slots_max] */
+};
+
+struct sched {
+    struct sched_limits limits;
+    const struct sched_policy *policy;
+    void *policy_state;
+    uint64_t now_ns; /* the latest time that the owner told; never goes back */
+
+    struct seq *seqs; /* [requests_max] by id */
+    uint32_t n_free_ids;
+    sched_id *free_ids; /* [requests_max] a stack of the first n_free_ids */
+    uint32_t n_running;
+    struct seq **running; /* [slots_max] in order of admission */
+    uint32_t n_waiting;
+    uint32_t n_waiting_new; /* of them, never admitted: what waiting_max counts */
+    uint32_t ended_first, n_ended;
+    sched_id *ended; /* [requests_max] a ring: n_ended from ended_first on, in order of their end */
+    struct deadlines deadlines;
+
+    struct blocks blocks;
+    uint32_t releasing_blocks; /* held by sequences that do not run: free when steps retire */
+    struct slot *slots;        /* [slots_max] */
+    uint32_t n_free_slots;
+    uint32_t *free_slots; /* [slots_max] a stack of the first n_free_slots */
+    uint32_t n_owed;
+    uint32_t *owed; /* [slots_max] slots whose close is owed, in order */
+
+    uint64_t next_step;
+    uint32_t n_flights;
+    struct flight flights[SCHED_STEPS_MAX]; /* [n_flights] oldest first */
+
+    struct sched_plan plan;       /* its arrays are the ones below */
+    uint32_t *plan_closes;        /* [slots_max] */
+    struct sched_open_row *opens; /* [slots_max] */
+    struct sched_row *rows;       /* [slots_max] */
+    uint32_t *plan_blocks;        /* [blocks_count] each is taken at most once in a step */
+    struct seq **scratch;         /* [slots_max] for plan.c: whose turn it is */
+    struct seq **candidates;      /* [slots_max] for plan.c: whom a policy may choose to preempt */
+
+    uint64_t admitted_total, preempted_total, ended_total, recomputed_tokens_total;
+    uint64_t dropped_total, unexpected_total;
+    uint64_t end_interval_ns; /* recent mean time between two ends; 0: none was seen */
+    uint64_t end_seen_ns;     /* when ended_total was end_seen_total */
+    uint64_t end_seen_total;
+};
+
+/* The only reading of time: the latest `now` that the owner has told. */
+void books_tick(struct sched *sched, uint64_t now_ns);
+
+/* A free id becomes a waiting sequence (the caller fills what was submitted before). */
+void seq_wait(struct sched *sched, struct seq *seq, bool front);
+void seq_aside(struct sched *sched, struct seq *seq);
+void seq_run(struct sched *sched, struct seq *seq);
+void seq_return(struct sched *sched, struct seq *seq);
+void seq_end(struct sched *sched, struct seq *seq);
+void seq_release(struct sched *sched, struct seq *seq);
+
+/* The close of an owed slot is in the step being planned. */
+void slot_closed(struct sched *sched, uint32_t slot);
+
+/* All slots free, no close owed: at the start and when the worker was lost. */
+void slots_reset(struct sched *sched);
+
+/* Steps in flight that will never retire are forgotten; nobody has anything in flight. */
+void flights_reset(struct sched *sched);

@@ -1,0 +1,430 @@
+#include "sched/sched.h"
+
+#include "sched/books.h"
+
+/* Beyond these nobody serves from one machine, and sums of them fit their types. */
+#define REQUESTS_LIMIT (1u << 24)
+#define SLOTS_LIMIT (1u << 16)
+#define BLOCKS_LIMIT (1u << 28)
+#define TOKENS_LIMIT (1u << 28)
+
+#define RETRY_MIN_NS 100000000ull
+#define RETRY_MAX_NS 30000000000ull
+#define RETRY_UNKNOWN_NS 1000000000ull /* nobody has ended yet */
+
+#define CARVE_ALIGN 16
+
+/* Pieces of one allocation; without memory they are only counted. */
+struct carve {
+    char *memory;
+    size_t used_bytes;
+};
+
+static void *carve_take(struct carve *carve, size_t size_bytes)
+{
+    size_t offset = carve->used_bytes;
+    carve->used_bytes += round_up(size_bytes, CARVE_ALIGN);
+    return carve->memory ? carve->memory + offset : NULL;
+}
+
+struct pieces {
+    struct sched *sched;
+    void *policy, *blocks, *deadlines;
+    sched_id *flight_rows[SCHED_STEPS_MAX];
+};
+
+/* The whole memory of a scheduler, in one place: footprint and open cannot disagree. */
+static struct pieces pieces_carve(struct carve *carve, const struct sched_limits *limits,
+                                  const struct sched_policy *policy)
+{
+    const size_t requests = limits->requests_max, slots = limits->slots_max;
+    struct pieces pieces = {.sched = carve_take(carve, sizeof(struct sched))};
+    struct sched counted, *sched = pieces.sched ? pieces.sched : &counted;
+    sched->seqs = carve_take(carve, requests * sizeof *sched->seqs);
+    sched->free_ids = carve_take(carve, requests * sizeof *sched->free_ids);
+    sched->ended = carve_take(carve, requests * sizeof *sched->ended);
+    sched->running = carve_take(carve, slots * sizeof *sched->running);
+    sched->slots = carve_take(carve, slots * sizeof *sched->slots);
+    sched->free_slots = carve_take(carve, slots * sizeof *sched->free_slots);
+    sched->owed = carve_take(carve, slots * sizeof *sched->owed);
+    sched->plan_closes = carve_take(carve, slots * sizeof *sched->plan_closes);
+    sched->opens = carve_take(carve, slots * sizeof *sched->opens);
+    sched->rows = carve_take(carve, slots * sizeof *sched->rows);
+    sched->plan_blocks = carve_take(carve, limits->blocks_count * sizeof *sched->plan_blocks);
+    sched->scratch = carve_take(carve, slots * sizeof *sched->scratch);
+    sched->candidates = carve_take(carve, slots * sizeof *sched->candidates);
+    for (uint32_t i = 0; i < SCHED_STEPS_MAX; i++)
+        pieces.flight_rows[i] = carve_take(carve, slots * sizeof(sched_id));
+    pieces.policy = carve_take(carve, policy->footprint(limits));
+    pieces.blocks = carve_take(carve, blocks_footprint(limits));
+    pieces.deadlines = carve_take(carve, deadlines_footprint(limits->requests_max));
+    return pieces;
+}
+
+static enum status limit_range(const char *name, uint32_t value, uint32_t max, struct error *error)
+{
+    if (value >= 1 && value <= max)
+        return STATUS_OK;
+    return error_set(error, STATUS_INVALID, "%s is %u; it must be from 1 to %u", name, value, max);
+}
+
+static enum status limit_order(const char *name, uint32_t value, const char *least_name,
+                               uint32_t least, struct error *error)
+{
+    if (value >= least)
+        return STATUS_OK;
+    return error_set(error, STATUS_INVALID, "%s is %u; it must be at least %s, which is %u", name,
+                     value, least_name, least);
+}
+
+static enum status limits_check(const struct sched_limits *l, struct error *error)
+{
+    const struct {
+        const char *name;
+        uint32_t value, max;
+    } ranges[] = {
+        {"requests_max", l->requests_max, REQUESTS_LIMIT},
+        {"waiting_max", l->waiting_max, REQUESTS_LIMIT},
+        {"slots_max", l->slots_max, SLOTS_LIMIT},
+        {"blocks_count", l->blocks_count, BLOCKS_LIMIT},
+        {"block_tokens", l->block_tokens, TOKENS_LIMIT},
+        {"context_tokens", l->context_tokens, TOKENS_LIMIT},
+        {"step_tokens_max", l->step_tokens_max, TOKENS_LIMIT},
+        {"step_rows_max", l->step_rows_max, TOKENS_LIMIT},
+        {"chunk_tokens_max", l->chunk_tokens_max, TOKENS_LIMIT},
+        {"open_tokens_max", l->open_tokens_max, TOKENS_LIMIT},
+    };
+    const struct {
+        const char *name, *least_name;
+        uint32_t value, least;
+    } orders[] = {
+        {"requests_max", "waiting_max", l->requests_max, l->waiting_max},
+        {"requests_max", "slots_max", l->requests_max, l->slots_max},
+        {"step_tokens_max", "slots_max", l->step_tokens_max, l->slots_max},
+        {"step_rows_max", "slots_max", l->step_rows_max, l->slots_max},
+        {"open_tokens_max", "context_tokens", l->open_tokens_max, l->context_tokens},
+    };
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < array_count(ranges) && status == STATUS_OK; i++)
+        status = limit_range(ranges[i].name, ranges[i].value, ranges[i].max, error);
+    for (size_t i = 0; i < array_count(orders) && status == STATUS_OK; i++)
+        status = limit_order(orders[i].name, orders[i].value, orders[i].least_name, orders[i].least,
+                             error);
+    return status;
+}
+
+size_t sched_footprint(const struct sched_limits *limits, const struct sched_policy *policy)
+{
+    if (limits_check(limits, NULL) != STATUS_OK)
+        return 0;
+    struct carve carve = {0};
+    pieces_carve(&carve, limits, policy);
+    return carve.used_bytes;
+}
+
+enum status sched_open(const struct sched_limits *limits, const struct sched_policy *policy,
+                       struct sched **ret_sched, struct error *error)
+{
+    enum status status = limits_check(limits, error);
+    if (status != STATUS_OK)
+        return status;
+    size_t size_bytes = sched_footprint(limits, policy);
+    struct carve carve = {.memory = calloc(1, size_bytes)};
+    if (!carve.memory)
+        return error_set(error, STATUS_EXHAUSTED,
+                         "the scheduler needs %zu bytes and there is no such memory; lower "
+                         "requests_max, slots_max or blocks_count",
+                         size_bytes);
+    struct pieces pieces = pieces_carve(&carve, limits, policy);
+    CHECK(carve.used_bytes == size_bytes);
+    struct sched *sched = pieces.sched;
+    sched->limits = *limits;
+    sched->policy = policy;
+    sched->policy_state = pieces.policy;
+    sched->n_free_ids = limits->requests_max;
+    for (uint32_t i = 0; i < limits->requests_max; i++) {
+        sched->free_ids[i] = limits->requests_max - 1 - i;
+        sched->seqs[i] = (struct seq){.id = i, .slot = SEQ_NO_SLOT};
+    }
+    for (uint32_t i = 0; i < SCHED_STEPS_MAX; i++)
+        sched->flights[i].rows = pieces.flight_rows[i];
+    blocks_init(&sched->blocks, limits, pieces.blocks);
+    deadlines_init(&sched->deadlines, limits->requests_max, pieces.deadlines);
+    policy->init(sched->policy_state, limits);
+    slots_reset(sched);
+    flights_reset(sched);
+    *ret_sched = sched;
+    return STATUS_OK;
+}
+
+void sched_close(struct sched *sched)
+{
+    free(sched);
+}
+
+/* Half of the line has moved on by then, at the rate at which requests ended lately. */
+static uint64_t retry_estimate_ns(const struct sched *sched)
+{
+    if (sched->end_interval_ns == 0)
+        return RETRY_UNKNOWN_NS;
+    uint64_t places = sched->n_waiting_new / 2 + 1;
+    if (sched->end_interval_ns >= RETRY_MAX_NS / places)
+        return RETRY_MAX_NS;
+    uint64_t wait_ns = sched->end_interval_ns * places;
+    return wait_ns < RETRY_MIN_NS ? RETRY_MIN_NS : wait_ns;
+}
+
+/* A mean over roughly the last eight reports of ends, weighed alike. */
+static void end_rate_learn(struct sched *sched)
+{
+    uint64_t ends = sched->ended_total - sched->end_seen_total;
+    if (ends == 0)
+        return;
+    uint64_t interval_ns = (sched->now_ns - sched->end_seen_ns) / ends;
+    if (interval_ns == 0)
+        interval_ns = 1;
+    sched->end_interval_ns = sched->end_interval_ns == 0
+                                 ? interval_ns
+                                 : (7 * sched->end_interval_ns + interval_ns + 7) / 8;
+    sched->end_seen_total = sched->ended_total;
+    sched->end_seen_ns = sched->now_ns;
+}
+
+static enum status fit_check(const struct sched *sched, const struct sched_submission *submission,
+                             struct error *error)
+{
+    const struct sched_limits *l = &sched->limits;
+    uint64_t prompt = submission->prompt_tokens, output = submission->output_tokens_max;
+    uint64_t pool = (uint64_t)l->blocks_count * l->block_tokens;
+    if (prompt == 0)
+        return error_field(error, "prompt", "the prompt has no tokens; at least 1 is needed");
+    if (output == 0)
+        return error_field(error, "max_tokens", "max_tokens is 0; at least 1 is needed");
+    if (prompt >= l->context_tokens)
+        return error_field(error, "prompt",
+                           "the prompt has %u tokens; with at least 1 token of output it must fit "
+                           "the context of %u tokens",
+                           submission->prompt_tokens, l->context_tokens);
+    if (prompt + output > l->context_tokens)
+        return error_field(error, "max_tokens",
+                           "the prompt has %u tokens and max_tokens is %u; together they must fit "
+                           "the context of %u tokens: lower max_tokens to %u",
+                           submission->prompt_tokens, submission->output_tokens_max,
+                           l->context_tokens, l->context_tokens - submission->prompt_tokens);
+    if (prompt + output > pool)
+        return error_field(error, prompt >= pool ? "prompt" : "max_tokens",
+                           "the prompt has %u tokens and max_tokens is %u; the KV pool has %u "
+                           "blocks of %u tokens, so this can never run: shorten it or give the "
+                           "model more KV memory",
+                           submission->prompt_tokens, submission->output_tokens_max,
+                           l->blocks_count, l->block_tokens);
+    if (submission->n_digests > submission->prompt_tokens / l->block_tokens)
+        return error_field(
+            error, "prompt",
+            "%u block digests came with a prompt of %u tokens, which fills %u blocks",
+            submission->n_digests, submission->prompt_tokens,
+            submission->prompt_tokens / l->block_tokens);
+    return STATUS_OK;
+}
+
+static enum status room_check(const struct sched *sched, struct error *error)
+{
+    if (sched->n_waiting_new < sched->limits.waiting_max && sched->n_free_ids > 0)
+        return STATUS_OK;
+    if (sched->n_waiting_new >= sched->limits.waiting_max)
+        error_set(error, STATUS_EXHAUSTED, "the queue is full: %u requests wait, %u may",
+                  sched->n_waiting_new, sched->limits.waiting_max);
+    else
+        error_set(error, STATUS_EXHAUSTED, "all places are taken: %u requests wait or run, %u may",
+                  sched->limits.requests_max, sched->limits.requests_max);
+    if (error)
+        error->retry_ns = retry_estimate_ns(sched);
+    return STATUS_EXHAUSTED;
+}
+
+enum status sched_submit(struct sched *sched, const struct sched_submission *submission,
+                         uint64_t now_ns, sched_id *ret_id, struct error *error)
+{
+    books_tick(sched, now_ns);
+    enum status status = fit_check(sched, submission, error);
+    if (status != STATUS_OK)
+        return status;
+    if (submission->deadline_ns <= sched->now_ns)
+        return error_set(error, STATUS_DEADLINE,
+                         "the deadline passed before the request was queued");
+    status = room_check(sched, error);
+    if (status != STATUS_OK)
+        return status;
+
+    /* Time in which there was nothing to do says nothing about how fast requests end. */
+    if (sched->n_waiting + sched->n_running == 0) {
+        sched->end_seen_ns = sched->now_ns;
+        sched->end_seen_total = sched->ended_total;
+    }
+    sched_id id = sched->free_ids[--sched->n_free_ids];
+    struct seq *seq = &sched->seqs[id];
+    CHECK(seq->state == SEQ_FREE);
+    *seq = (struct seq){.request_id = submission->request_id,
+                        .deadline_ns = submission->deadline_ns,
+                        .cache_domain = submission->cache_domain,
+                        .tenant = submission->tenant,
+                        .class = submission->class,
+                        .prompt_tokens = submission->prompt_tokens,
+                        .output_tokens_max = submission->output_tokens_max,
+                        .id = id,
+                        .slot = SEQ_NO_SLOT};
+    deadlines_add(&sched->deadlines, id, seq->deadline_ns);
+    seq_wait(sched, seq, false);
+    *ret_id = id;
+    return STATUS_OK;
+}
+
+/* An id that is not live is the caller's mistake, and would reach into another's request. */
+static struct seq *seq_live(struct sched *sched, sched_id id)
+{
+    CHECK(id < sched->limits.requests_max);
+    CHECK(sched->seqs[id].state != SEQ_FREE);
+    return &sched->seqs[id];
+}
+
+static bool seq_over(const struct seq *seq)
+{
+    return seq->state != SEQ_WAITING && seq->state != SEQ_RUNNING;
+}
+
+void sched_cancel(struct sched *sched, sched_id id)
+{
+    struct seq *seq = seq_live(sched, id);
+    if (!seq_over(seq))
+        seq_end(sched, seq);
+}
+
+void sched_pause(struct sched *sched, sched_id id, bool paused)
+{
+    struct seq *seq = seq_live(sched, id);
+    if (seq->paused == paused || seq_over(seq))
+        return;
+    seq->paused = paused;
+    seq->paused_since_ns = sched->now_ns;
+    if (!paused && seq->state == SEQ_WAITING && !seq->in_line)
+        seq_wait(sched, seq, true);
+}
+
+bool sched_sampled(struct sched *sched, uint64_t step, sched_id id, bool finished)
+{
+    struct seq *seq = id < sched->limits.requests_max ? &sched->seqs[id] : NULL;
+    if (!seq || seq->n_pending == 0 || seq->pending_steps[0] != step) {
+        sched->unexpected_total++;
+        return false;
+    }
+    seq->n_pending--;
+    memmove(seq->pending_steps, seq->pending_steps + 1,
+            seq->n_pending * sizeof *seq->pending_steps);
+    if (seq_over(seq)) {
+        sched->dropped_total++;
+        return false;
+    }
+    seq->sampled_tokens++;
+    sched->policy->charge(sched->policy_state, seq, 0, 1);
+    if (finished || seq->sampled_tokens == seq->output_tokens_max)
+        seq_end(sched, seq);
+    return true;
+}
+
+static void row_retired(struct sched *sched, struct seq *seq, uint64_t step)
+{
+    CHECK(seq->rows_in_flight > 0);
+    if (seq->n_pending > 0 && seq->pending_steps[0] == step) {
+        CHECK(seq_over(seq)); /* a live one would lose a token */
+        seq->n_pending--;
+        memmove(seq->pending_steps, seq->pending_steps + 1,
+                seq->n_pending * sizeof *seq->pending_steps);
+    }
+    if (--seq->rows_in_flight == 0 && seq->state != SEQ_RUNNING)
+        seq_release(sched, seq);
+}
+
+void sched_retired(struct sched *sched, uint64_t step, uint64_t now_ns)
+{
+    books_tick(sched, now_ns);
+    CHECK(sched->n_flights > 0 && sched->flights[0].step == step);
+    struct flight flight = sched->flights[0];
+    for (uint32_t i = 0; i < flight.n_rows; i++)
+        row_retired(sched, &sched->seqs[flight.rows[i]], step);
+    sched->n_flights--;
+    memmove(sched->flights, sched->flights + 1, sched->n_flights * sizeof *sched->flights);
+    sched->flights[sched->n_flights] = (struct flight){.rows = flight.rows};
+    end_rate_learn(sched);
+}
+
+void sched_block_filled(struct sched *sched, sched_id id, uint32_t block_index,
+                        const struct sched_digest *digest)
+{
+    seq_live(sched, id);
+}
+
+bool sched_next_ended(struct sched *sched, struct sched_ended *ret_ended)
+{
+    if (sched->n_ended == 0)
+        return false;
+    struct seq *seq = &sched->seqs[sched->ended[sched->ended_first]];
+    sched->ended_first = (sched->ended_first + 1) % sched->limits.requests_max;
+    sched->n_ended--;
+    CHECK(seq->state == SEQ_ENDED);
+    seq->state = SEQ_FREE;
+    sched->free_ids[sched->n_free_ids++] = seq->id;
+    *ret_ended = (struct sched_ended){.id = seq->id,
+                                      .request_id = seq->request_id,
+                                      .prompt_computed_tokens =
+                                          u32_min(seq->planned_high_tokens, seq->prompt_tokens),
+                                      .recomputed_tokens = seq->recomputed_tokens,
+                                      .preempted_count = seq->preempted_count};
+    return true;
+}
+
+bool sched_next_expired(struct sched *sched, uint64_t now_ns, sched_id *ret_id)
+{
+    books_tick(sched, now_ns);
+    const struct deadline *first = deadlines_first(&sched->deadlines);
+    if (!first || first->at_ns > sched->now_ns)
+        return false;
+    sched_id id = first->id;
+    seq_end(sched, &sched->seqs[id]);
+    *ret_id = id;
+    return true;
+}
+
+uint64_t sched_next_deadline_ns(const struct sched *sched)
+{
+    const struct deadline *first = deadlines_first(&sched->deadlines);
+    return first ? first->at_ns : UINT64_MAX;
+}
+
+void sched_replay(struct sched *sched)
+{
+    flights_reset(sched);
+    while (sched->n_running > 0)
+        seq_return(sched, sched->running[sched->n_running - 1]);
+    for (uint32_t slot = 0; slot < sched->limits.slots_max; slot++)
+        if (sched->slots[slot].held)
+            seq_release(sched, &sched->seqs[sched->slots[slot].holder]);
+    CHECK(sched->blocks.free_count == sched->blocks.count && sched->releasing_blocks == 0);
+    blocks_reset(&sched->blocks);
+    slots_reset(sched);
+}
+
+void sched_stats(const struct sched *sched, struct sched_stats *ret_stats)
+{
+    *ret_stats = (struct sched_stats){.waiting = sched->n_waiting,
+                                      .running = sched->n_running,
+                                      .steps_in_flight = sched->n_flights,
+                                      .blocks_free = sched->blocks.free_count,
+                                      .blocks_used = sched->blocks.count - sched->blocks.free_count,
+                                      .blocks_count = sched->blocks.count,
+                                      .preempted_total = sched->preempted_total,
+                                      .admitted_total = sched->admitted_total,
+                                      .ended_total = sched->ended_total,
+                                      .recomputed_tokens_total = sched->recomputed_tokens_total,
+                                      .dropped_total = sched->dropped_total,
+                                      .unexpected_total = sched->unexpected_total};
+}

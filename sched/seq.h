@@ -1,0 +1,90 @@
+/*
+ * seq: one request as the scheduler sees it, and the states that it walks through.
+ *
+ *                submit
+ *     FREE ────────────────▶ WAITING ◀───────────────────────────────┐
+ *      ▲                      │   │                                   │ preempted (sched_plan), or
+ *      │                      │   └─ admitted (sched_plan) ─▶ RUNNING ┤ worker lost (sched_replay)
+ *      │                      │                                  │    │
+ *      │              cancel, deadline, last token               │────┘
+ *      │                      ▼                                  │
+ *      │                    ENDING ◀── cancel, deadline, last token
+ *      │                      │ nothing in flight any more (at once, or sched_retired)
+ *      └── sched_next_ended ─ ENDED
+ *
+ *     WAITING   in the policy's line, or set aside because its turn came while it was paused.
+ *               One that was preempted may still hold its slot and blocks: until the steps that
+ * name it have retired. It is not admitted before that. Tokens sampled there still count, and the
+ * last one ends it from here. RUNNING   has a slot, open in the worker, and a block table; it is in
+ * `running`. ENDING    gets no rows and no tokens. Holds slot and blocks while steps name it. ENDED
+ * holds nothing but its id, until the owner has heard of the end.
+ *
+ * Each arrow is one function of books.h (seq_wait, seq_run, seq_return, seq_end, seq_release), and
+ * nothing else writes `state`.
+ *
+ * Tokens and positions. Token p sits at position p: the prompt first, then what was sampled. The
+ * first `prompt_tokens + sampled_tokens` are known. Positions below `planned_tokens` are computed,
+ * or will be by a step in flight. A row that reaches the last known token samples the next one.
+ * While n samples are pending, planned = known - 1 + n: a decoding sequence runs at most n tokens
+ * ahead of what is known, and a sequence in prefill has none pending.
+ *
+ * Owner: the scheduler. A policy reads all of it and writes none.
+ */
+#pragma once
+
+#include "sched/sched.h"
+
+#define SEQ_NO_SLOT UINT32_MAX
+
+enum seq_state { SEQ_FREE = 0, SEQ_WAITING, SEQ_RUNNING, SEQ_ENDING, SEQ_ENDED };
+
+struct seq {
+    /* What was submitted. */
+    uint64_t request_id;
+    uint64_t deadline_ns;
+    uint64_t cache_domain;
+    uint32_t tenant;
+    enum sched_class class;
+    uint32_t prompt_tokens;
+    uint32_t output_tokens_max;
+
+    /* Where it is. */
+    sched_id id;
+    enum seq_state state;
+    uint32_t slot;            /* its block table too; SEQ_NO_SLOT when it holds nothing */
+    bool in_line;             /* the policy has it */
+    bool admitted;            /* ran before: its place is not one of waiting_max */
+    bool paused;              /* its reader is slow */
+    uint64_t paused_since_ns; /* when `paused` */
+
+    /* How far it is. */
+    uint32_t sampled_tokens;      /* that count */
+    uint32_t planned_tokens;      /* since it was opened last */
+    uint32_t planned_high_tokens; /* the most that planned_tokens ever was */
+    uint32_t recomputed_tokens;   /* planned below the high mark */
+    uint32_t preempted_count;
+
+    /* What is in flight. */
+    uint32_t rows_in_flight;                 /* rows of steps that have not retired */
+    uint32_t n_pending;                      /* sampling rows whose token was not reported */
+    uint64_t pending_steps[SCHED_STEPS_MAX]; /* [n_pending] their steps, oldest first */
+    uint64_t row_step;                       /* the last step that was given a row of it */
+};
+
+static inline uint32_t seq_known_tokens(const struct seq *seq)
+{
+    return seq->prompt_tokens + seq->sampled_tokens;
+}
+
+/*
+ * Tokens that a running sequence could be given in the next step: none while it is paused or when
+ * the samples in flight are the last it may have; 1 while it decodes, where the input is a known
+ * token or the one that is being sampled; else all known tokens that are not planned yet.
+ */
+static inline uint32_t seq_ready_tokens(const struct seq *seq)
+{
+    if (seq->paused || seq->sampled_tokens + seq->n_pending >= seq->output_tokens_max)
+        return 0;
+    uint32_t known = seq_known_tokens(seq);
+    return seq->planned_tokens < known ? known - seq->planned_tokens : 1;
+}
