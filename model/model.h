@@ -69,6 +69,9 @@ enum status model_open(const char *path, const struct model_options *options,
                        struct error *error);
 void model_close(struct model *model);
 
+/* Closes every open sequence slot, as after model_open: another front begins. Weights stay. */
+void model_reset(struct model *model);
+
 const struct model_plan *model_info(const struct model *model);
 const struct step_limits *model_limits(const struct model *model);
 const char *model_device_text(const struct model *model);

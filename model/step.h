@@ -46,6 +46,10 @@ struct step_limits {
     uint32_t blocks_count;    /* KV blocks in the pool */
 };
 
+/* Every limit is in a sane range and a step message stays below 1 GiB. INVALID names the limit. The
+ * functions below expect limits that passed. */
+enum status step_limits_check(const struct step_limits *limits, struct error *error);
+
 /* ceil(context_tokens / block_tokens) */
 uint32_t step_slot_blocks_max(const struct step_limits *limits);
 

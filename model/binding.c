@@ -1,0 +1,281 @@
+#include "model/binding.h"
+
+#define DTYPES_FLOAT (1u << DTYPE_F32 | 1u << DTYPE_F16 | 1u << DTYPE_BF16)
+#define NAME_MAX_BYTES 128
+
+/* How a container names what a layer has; "%u" is not used, so that names stay plain data. */
+struct names {
+    const char *embed, *head, *final_norm;
+    const char *layer; /* before the layer's number */
+    const char *attention_norm, *q, *k, *v, *output, *mlp_norm;
+    const char *gate, *up, *down;                      /* dense */
+    const char *router;                                /* of a mixture */
+    const char *experts;                               /* before an expert's number, or NULL: */
+    const char *expert_gate, *expert_up, *expert_down; /* whole stacks, [n_experts] first */
+};
+
+static const struct names names_huggingface = {
+    .embed = "model.embed_tokens.weight",
+    .head = "lm_head.weight",
+    .final_norm = "model.norm.weight",
+    .layer = "model.layers.",
+    .attention_norm = ".input_layernorm.weight",
+    .q = ".self_attn.q_proj.weight",
+    .k = ".self_attn.k_proj.weight",
+    .v = ".self_attn.v_proj.weight",
+    .output = ".self_attn.o_proj.weight",
+    .mlp_norm = ".post_attention_layernorm.weight",
+    .gate = ".mlp.gate_proj.weight",
+    .up = ".mlp.up_proj.weight",
+    .down = ".mlp.down_proj.weight",
+    .router = ".block_sparse_moe.gate.weight",
+    .experts = ".block_sparse_moe.experts.",
+    .expert_gate = ".w1.weight",
+    .expert_up = ".w3.weight",
+    .expert_down = ".w2.weight",
+};
+
+static const struct names names_gguf = {
+    .embed = "token_embd.weight",
+    .head = "output.weight",
+    .final_norm = "output_norm.weight",
+    .layer = "blk.",
+    .attention_norm = ".attn_norm.weight",
+    .q = ".attn_q.weight",
+    .k = ".attn_k.weight",
+    .v = ".attn_v.weight",
+    .output = ".attn_output.weight",
+    .mlp_norm = ".ffn_norm.weight",
+    .gate = ".ffn_gate.weight",
+    .up = ".ffn_up.weight",
+    .down = ".ffn_down.weight",
+    .router = ".ffn_gate_inp.weight",
+    .experts = NULL,
+    .expert_gate = ".ffn_gate_exps.weight",
+    .expert_up = ".ffn_up_exps.weight",
+    .expert_down = ".ffn_down_exps.weight",
+};
+
+/* What binding carries along. `status` is the first error: later calls do nothing then, so that
+ * the roles below read as a list. */
+struct binder {
+    struct weights_file *file;
+    const struct names *names;
+    const struct arch *arch;
+    struct binding *binding;
+    struct error *error;
+    enum status status;
+};
+
+static const struct tensor *take(struct binder *b, const char *name, struct tensor_want want)
+{
+    const struct tensor *tensor = NULL;
+    if (!b->status)
+        b->status = weights_file_take(b->file, name, &want, &tensor, b->error);
+    return b->status ? NULL : tensor;
+}
+
+static void layer_name(const struct binder *b, uint32_t layer, const char *suffix,
+                       char ret_name[NAME_MAX_BYTES])
+{
+    snprintf(ret_name, NAME_MAX_BYTES, "%s%u%s", b->names->layer, layer, suffix);
+}
+
+static const struct tensor *take_norm(struct binder *b, const char *name)
+{
+    return take(
+        b, name,
+        (struct tensor_want){.dtypes = DTYPES_FLOAT, .n_dims = 1, .dims = {b->arch->hidden}});
+}
+
+static uint32_t matrix_dtypes(const struct binder *b)
+{
+    return b->file->is_gguf ? DTYPES_ALL : DTYPES_FLOAT;
+}
+
+/* An empty source of stack x parts, to be filled part by part. */
+static struct weight_part *parts_new(struct binder *b, struct matrix_binding *matrix,
+                                     uint32_t stack_count, uint32_t n_parts)
+{
+    struct weight_part *parts = NULL;
+    if (!b->status) {
+        parts = arena_alloc(&b->binding->arena, (size_t)stack_count * n_parts * sizeof *parts);
+        if (!parts)
+            b->status = error_set(b->error, STATUS_EXHAUSTED, "%s: out of memory", b->file->path);
+    }
+    matrix->source =
+        (struct weight_source){.stack_count = stack_count, .n_parts = n_parts, .parts = parts};
+    return parts;
+}
+
+static void part_take(struct binder *b, const char *name, uint32_t out_count, uint32_t in_count,
+                      struct weight_part *part)
+{
+    const struct tensor *tensor =
+        take(b, name,
+             (struct tensor_want){
+                 .dtypes = matrix_dtypes(b), .n_dims = 2, .dims = {out_count, in_count}});
+    if (tensor)
+        *part = (struct weight_part){
+            .dtype = tensor->dtype, .out_count = out_count, .data = tensor->data};
+}
+
+static void bind_matrix(struct binder *b, const char *name, uint32_t out_count, uint32_t in_count,
+                        struct matrix_binding *matrix)
+{
+    struct weight_part *part = parts_new(b, matrix, 1, 1);
+    matrix->source.out_count = out_count;
+    matrix->source.in_count = in_count;
+    part_take(b, name, out_count, in_count, part);
+}
+
+static void bind_qkv(struct binder *b, uint32_t layer, struct matrix_binding *matrix)
+{
+    const struct arch *a = b->arch;
+    const char *const suffixes[] = {b->names->q, b->names->k, b->names->v};
+    const uint32_t heads[] = {a->n_heads, a->n_kv_heads, a->n_kv_heads};
+    struct weight_part *parts = parts_new(b, matrix, 1, 3);
+    matrix->source.in_count = a->hidden;
+    for (uint32_t p = 0; p < 3 && !b->status; p++) {
+        char name[NAME_MAX_BYTES];
+        layer_name(b, layer, suffixes[p], name);
+        part_take(b, name, heads[p] * a->head_dim, a->hidden, &parts[p]);
+        matrix->source.out_count += heads[p] * a->head_dim;
+        matrix->interleaved_heads[p] = b->file->is_gguf && p < 2 ? heads[p] : 0;
+    }
+}
+
+static void bind_dense(struct binder *b, uint32_t layer, struct layer_binding *l)
+{
+    const struct arch *a = b->arch;
+    char name[NAME_MAX_BYTES];
+    struct weight_part *parts = parts_new(b, &l->gate_up, 1, 2);
+    l->gate_up.source.out_count = 2 * a->intermediate;
+    l->gate_up.source.in_count = a->hidden;
+    if (b->status)
+        return;
+    layer_name(b, layer, b->names->gate, name);
+    part_take(b, name, a->intermediate, a->hidden, &parts[0]);
+    layer_name(b, layer, b->names->up, name);
+    part_take(b, name, a->intermediate, a->hidden, &parts[1]);
+    layer_name(b, layer, b->names->down, name);
+    bind_matrix(b, name, a->hidden, a->intermediate, &l->down);
+}
+
+/* One matrix of every expert: parts[e * stride], e = 0.. */
+static void bind_experts(struct binder *b, uint32_t layer, const char *suffix,
+                         struct tensor_want shape, struct weight_part *parts, uint32_t stride)
+{
+    uint32_t n_experts = b->arch->n_experts;
+    uint32_t out_count = (uint32_t)shape.dims[1], in_count = (uint32_t)shape.dims[2];
+    char name[NAME_MAX_BYTES];
+    if (!b->names->experts) {
+        layer_name(b, layer, suffix, name);
+        const struct tensor *stack = take(b, name, shape);
+        for (uint32_t e = 0; stack && e < n_experts; e++)
+            parts[e * stride] =
+                (struct weight_part){.dtype = stack->dtype,
+                                     .out_count = out_count,
+                                     .data = stack->data + stack->size_bytes / n_experts * e};
+        return;
+    }
+    for (uint32_t e = 0; e < n_experts && !b->status; e++) {
+        snprintf(name, sizeof name, "%s%u%s%u%s", b->names->layer, layer, b->names->experts, e,
+                 suffix);
+        part_take(b, name, out_count, in_count, &parts[e * stride]);
+    }
+}
+
+static void bind_mixture(struct binder *b, uint32_t layer, struct layer_binding *l)
+{
+    const struct arch *a = b->arch;
+    char name[NAME_MAX_BYTES];
+    struct tensor_want into = {.dtypes = matrix_dtypes(b),
+                               .n_dims = 3,
+                               .dims = {a->n_experts, a->intermediate, a->hidden}};
+    struct tensor_want back = {.dtypes = matrix_dtypes(b),
+                               .n_dims = 3,
+                               .dims = {a->n_experts, a->hidden, a->intermediate}};
+    layer_name(b, layer, b->names->router, name);
+    bind_matrix(b, name, a->n_experts, a->hidden, &l->router);
+    struct weight_part *gate_up = parts_new(b, &l->gate_up, a->n_experts, 2);
+    struct weight_part *down = parts_new(b, &l->down, a->n_experts, 1);
+    if (b->status)
+        return;
+    l->gate_up.source.out_count = 2 * a->intermediate;
+    l->gate_up.source.in_count = a->hidden;
+    l->down.source.out_count = a->hidden;
+    l->down.source.in_count = a->intermediate;
+    bind_experts(b, layer, b->names->expert_gate, into, &gate_up[0], 2);
+    bind_experts(b, layer, b->names->expert_up, into, &gate_up[1], 2);
+    bind_experts(b, layer, b->names->expert_down, back, down, 1);
+}
+
+static void bind_layer(struct binder *b, uint32_t layer, struct layer_binding *l)
+{
+    const struct arch *a = b->arch;
+    char name[NAME_MAX_BYTES];
+    layer_name(b, layer, b->names->attention_norm, name);
+    l->attention_norm = take_norm(b, name);
+    bind_qkv(b, layer, &l->qkv);
+    layer_name(b, layer, b->names->output, name);
+    bind_matrix(b, name, a->hidden, a->n_heads * a->head_dim, &l->output);
+    layer_name(b, layer, b->names->mlp_norm, name);
+    l->mlp_norm = take_norm(b, name);
+    if (a->kind == MODEL_MIXTRAL)
+        bind_mixture(b, layer, l);
+    else
+        bind_dense(b, layer, l);
+}
+
+enum status binding_open(struct weights_file *file, struct binding *ret_binding,
+                         struct error *error)
+{
+    struct binding binding = {.n_layers = file->arch.n_layers};
+    struct binder b = {
+        .file = file,
+        .names = file->is_gguf ? &names_gguf : &names_huggingface,
+        .arch = &file->arch,
+        .binding = &binding,
+        .error = error,
+    };
+    arena_init(&binding.arena, SIZE_MAX);
+    binding.layers = arena_alloc(&binding.arena, binding.n_layers * sizeof *binding.layers);
+    if (!binding.layers)
+        b.status = error_set(error, STATUS_EXHAUSTED, "%s: out of memory", file->path);
+    bind_matrix(&b, b.names->embed, file->arch.vocab, file->arch.hidden, &binding.embed);
+    if (!file->arch.tied_embeddings)
+        bind_matrix(&b, b.names->head, file->arch.vocab, file->arch.hidden, &binding.head);
+    binding.final_norm = take_norm(&b, b.names->final_norm);
+    for (uint32_t layer = 0; layer < binding.n_layers && !b.status; layer++)
+        bind_layer(&b, layer, &binding.layers[layer]);
+    if (!b.status)
+        b.status = weights_file_all_taken(file, error);
+    if (b.status)
+        arena_free(&binding.arena);
+    else
+        *ret_binding = binding;
+    return b.status;
+}
+
+void binding_close(struct binding *binding)
+{
+    arena_free(&binding->arena);
+    *binding = (struct binding){0};
+}
+
+enum dtype binding_dtype(const struct weights_file *file)
+{
+    uint64_t values[DTYPE_COUNT] = {0};
+    enum dtype most = DTYPE_F32;
+    for (uint32_t i = 0; i < file->list.count; i++) {
+        const struct tensor *tensor = &file->list.tensors[i];
+        if (tensor->taken && tensor->n_dims > 1)
+            values[tensor->dtype] += tensor->size_bytes / dtype_block_bytes(tensor->dtype) *
+                                     dtype_block_count(tensor->dtype);
+    }
+    for (uint32_t t = 0; t < DTYPE_COUNT; t++)
+        if (values[t] > values[most])
+            most = (enum dtype)t;
+    return most;
+}

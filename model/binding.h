@@ -1,0 +1,51 @@
+/*
+ * binding: the tensors of a weight file bound to the roles of a network.
+ *
+ * For every matrix it makes the `struct weight_source` that a backend packs, without touching the
+ * data: q, k and v become one matrix of three parts, gate and up one of two, the experts of a layer
+ * a stack. The names of both containers, their shapes and their order of experts live here and
+ * nowhere else. All tensors are checked; one that is missing, extra, mis-shaped or mis-typed is an
+ * error. The binding points into the weights_file, which must outlive it.
+ *
+ * GGUF stores the rows of q and k interleaved for its own rotation (pairs side by side), we rotate
+ * halves: `interleaved_heads` says which parts have to be put back in order before they are packed.
+ */
+#pragma once
+
+#include "model/weights_file.h"
+
+#define BINDING_PARTS_MAX 3
+
+struct matrix_binding {
+    struct weight_source source;
+    uint32_t interleaved_heads[BINDING_PARTS_MAX]; /* [n_parts] heads of a part; 0: in order */
+};
+
+struct layer_binding {
+    const struct tensor *attention_norm; /* [hidden] */
+    struct matrix_binding qkv;           /* [(n_heads + 2 n_kv_heads) * head_dim][hidden] */
+    struct matrix_binding output;        /* [hidden][n_heads * head_dim] */
+    const struct tensor *mlp_norm;       /* [hidden] */
+    struct matrix_binding router;        /* [n_experts][hidden]; zeroed when dense */
+    struct matrix_binding gate_up;       /* (stack of) [2 * intermediate][hidden] */
+    struct matrix_binding down;          /* (stack of) [hidden][intermediate] */
+};
+
+struct binding {
+    struct matrix_binding embed; /* [vocab][hidden] */
+    struct matrix_binding head;  /* [vocab][hidden]; zeroed when tied to the embedding */
+    const struct tensor *final_norm;
+    struct layer_binding *layers; /* [n_layers] */
+    uint32_t n_layers;
+    struct arena arena;
+};
+
+/* Binds all roles of `file->arch`. INVALID, UNSUPPORTED, EXHAUSTED. */
+enum status binding_open(struct weights_file *file, struct binding *ret_binding,
+                         struct error *error);
+
+/* A closed binding (zeroed) may be closed again. */
+void binding_close(struct binding *binding);
+
+/* The type that most values of all matrices are stored in. */
+enum dtype binding_dtype(const struct weights_file *file);

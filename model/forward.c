@@ -1,0 +1,264 @@
+#include "model/forward.h"
+
+#include <math.h>
+
+enum status batch_open(const struct step_limits *limits, struct batch *ret_batch,
+                       struct error *error)
+{
+    struct batch b = {
+        .ids = calloc(limits->tokens_max, sizeof *b.ids),
+        .positions = calloc(limits->tokens_max, sizeof *b.positions),
+        .slots = calloc(limits->tokens_max, sizeof *b.slots),
+        .sampled_rows = calloc(limits->rows_max, sizeof *b.sampled_rows),
+        .sampled_positions = calloc(limits->rows_max, sizeof *b.sampled_positions),
+        .sampled_slots = calloc(limits->rows_max, sizeof *b.sampled_slots),
+        .sampled_places = calloc(limits->rows_max, sizeof *b.sampled_places),
+        .params = calloc(limits->rows_max, sizeof *b.params),
+    };
+    if (!b.ids || !b.positions || !b.slots || !b.sampled_rows || !b.sampled_positions ||
+        !b.sampled_slots || !b.sampled_places || !b.params) {
+        batch_close(&b);
+        return error_set(error, STATUS_EXHAUSTED, "out of memory for a batch of %u tokens",
+                         limits->tokens_max);
+    }
+    *ret_batch = b;
+    return STATUS_OK;
+}
+
+void batch_close(struct batch *batch)
+{
+    free(batch->ids);
+    free(batch->positions);
+    free(batch->slots);
+    free(batch->sampled_rows);
+    free(batch->sampled_positions);
+    free(batch->sampled_slots);
+    free(batch->sampled_places);
+    free(batch->params);
+    *batch = (struct batch){0};
+}
+
+/* Values of a row of each buffer. */
+struct widths {
+    size_t hidden, qkv, attended, gate_up, gated;
+};
+
+static struct widths widths_of(const struct arch *a)
+{
+    size_t dense = a->kind == MODEL_MIXTRAL ? 0 : a->intermediate;
+    return (struct widths){
+        .hidden = a->hidden,
+        .qkv = (size_t)(a->n_heads + 2 * a->n_kv_heads) * a->head_dim,
+        .attended = (size_t)a->n_heads * a->head_dim,
+        .gate_up = 2 * dense,
+        .gated = dense,
+    };
+}
+
+uint64_t forward_bytes(const struct arch *arch, const struct step_limits *limits)
+{
+    struct widths w = widths_of(arch);
+    uint64_t token_values = 1 + 2 * w.hidden + w.qkv + w.attended + w.gate_up + w.gated;
+    uint64_t sampled_values = w.hidden + arch->vocab + 1;
+    return limits->tokens_max * token_values * sizeof(float) +
+           limits->rows_max * (sampled_values * sizeof(float) + sizeof(struct sample_result)) +
+           limits->slots_max * sizeof(uint32_t) + arch->head_dim / 2 * sizeof(float);
+}
+
+static enum status buffer_new(const struct forward *f, size_t count, size_t item_bytes,
+                              void **ret_buffer, struct error *error)
+{
+    if (count == 0)
+        return STATUS_OK;
+    *ret_buffer = f->ops->buffer_alloc(f->device, count * item_bytes);
+    if (!*ret_buffer)
+        return error_set(error, STATUS_EXHAUSTED,
+                         "out of memory for a buffer of %zu bytes: lower the tokens or rows of a "
+                         "step",
+                         count * item_bytes);
+    return STATUS_OK;
+}
+
+enum status forward_open(struct forward *f, const struct step_limits *limits, struct error *error)
+{
+    struct widths w = widths_of(f->arch);
+    size_t tokens = limits->tokens_max, rows = limits->rows_max;
+    const struct {
+        size_t count, item_bytes;
+        void **buffer;
+    } table[] = {
+        {f->arch->head_dim / 2, sizeof(float), (void **)&f->inv_freq},
+        {tokens, sizeof(uint32_t), (void **)&f->ids},
+        {tokens * w.hidden, sizeof(float), (void **)&f->x},
+        {tokens * w.hidden, sizeof(float), (void **)&f->normed},
+        {tokens * w.qkv, sizeof(float), (void **)&f->qkv},
+        {tokens * w.attended, sizeof(float), (void **)&f->attended},
+        {tokens * w.gate_up, sizeof(float), (void **)&f->gate_up},
+        {tokens * w.gated, sizeof(float), (void **)&f->gated},
+        {rows * w.hidden, sizeof(float), (void **)&f->sampled},
+        {rows * f->arch->vocab, sizeof(float), (void **)&f->logits},
+        {rows, sizeof(struct sample_result), (void **)&f->results},
+        {limits->slots_max + rows, sizeof(uint32_t), (void **)&f->last_sampled},
+    };
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < array_count(table) && !status; i++)
+        status = buffer_new(f, table[i].count, table[i].item_bytes, table[i].buffer, error);
+    if (!status) {
+        float inv_freq[ARCH_HEAD_DIM_MAX / 2];
+        arch_inv_freq(f->arch, inv_freq);
+        f->ops->buffer_write(f->device, f->inv_freq, inv_freq,
+                             f->arch->head_dim / 2 * sizeof *inv_freq);
+    }
+    return status;
+}
+
+void forward_close(struct forward *f)
+{
+    void *const buffers[] = {
+        f->inv_freq, f->ids,   f->x,       f->normed, f->qkv,     f->attended,
+        f->gate_up,  f->gated, f->sampled, f->logits, f->results, f->last_sampled,
+    };
+    for (size_t i = 0; i < array_count(buffers); i++)
+        if (buffers[i])
+            f->ops->buffer_free(f->device, buffers[i]);
+    *f = (struct forward){0};
+}
+
+static void norm(const struct forward *f, uint32_t n_rows, const float *in, const float *weight,
+                 float *out)
+{
+    f->ops->rmsnorm(f->device, &(struct rmsnorm_args){.n_rows = n_rows,
+                                                      .n = f->arch->hidden,
+                                                      .eps = f->arch->rms_eps,
+                                                      .in = in,
+                                                      .weight = weight,
+                                                      .out = out});
+}
+
+/* out = W in (+ residual) */
+static void linear(const struct forward *f, uint32_t n_rows, const struct weight *weight,
+                   const float *in, const float *residual, float *out)
+{
+    f->ops->linear(
+        f->device,
+        &(struct linear_args){
+            .weight = weight, .n_rows = n_rows, .in = in, .residual = residual, .out = out});
+}
+
+/* x += W_o attention(W_qkv norm(x)) */
+static void attention(const struct forward *f, const struct batch *b, uint32_t layer)
+{
+    const struct arch *a = f->arch;
+    const struct layer_weights *w = &f->weights->layers[layer];
+    struct rope_kv_args rope = {
+        .n_rows = b->n_rows,
+        .n_heads = a->n_heads,
+        .n_kv_heads = a->n_kv_heads,
+        .head_dim = a->head_dim,
+        .qkv = f->qkv,
+        .inv_freq = f->inv_freq,
+        .attention_factor = 1.0f,
+        .host_positions = b->positions,
+        .host_slots = b->slots,
+        .kv = f->kv,
+        .layer = layer,
+    };
+    struct attention_args attend = {
+        .n_rows = b->n_rows,
+        .n_heads = a->n_heads,
+        .n_kv_heads = a->n_kv_heads,
+        .head_dim = a->head_dim,
+        .scale = (float)(1.0 / sqrt(a->head_dim)),
+        .qkv = f->qkv,
+        .host_positions = b->positions,
+        .host_slots = b->slots,
+        .kv = f->kv,
+        .layer = layer,
+        .out = f->attended,
+    };
+    norm(f, b->n_rows, f->x, w->attention_norm, f->normed);
+    linear(f, b->n_rows, w->qkv, f->normed, NULL, f->qkv);
+    f->ops->rope_kv(f->device, &rope);
+    f->ops->attention(f->device, &attend);
+    linear(f, b->n_rows, w->output, f->attended, f->x, f->x);
+}
+
+/* x += W_down (silu(W_gate norm(x)) * W_up norm(x)) */
+static void dense(const struct forward *f, const struct batch *b, const struct layer_weights *w)
+{
+    norm(f, b->n_rows, f->x, w->mlp_norm, f->normed);
+    linear(f, b->n_rows, w->gate_up, f->normed, NULL, f->gate_up);
+    f->ops->silu_mul(f->device, &(struct silu_mul_args){.n_rows = b->n_rows,
+                                                        .n = f->arch->intermediate,
+                                                        .gate_up = f->gate_up,
+                                                        .out = f->gated});
+    linear(f, b->n_rows, w->down, f->gated, f->x, f->x);
+}
+
+/* x += sum over the experts chosen by the router */
+static void mixture(const struct forward *f, const struct batch *b, const struct layer_weights *w)
+{
+    norm(f, b->n_rows, f->x, w->mlp_norm, f->normed);
+    f->ops->moe(f->device, &(struct moe_args){.n_rows = b->n_rows,
+                                              .hidden = f->arch->hidden,
+                                              .intermediate = f->arch->intermediate,
+                                              .n_experts = f->arch->n_experts,
+                                              .top_k = f->arch->top_k,
+                                              .normalise = true,
+                                              .router = w->router,
+                                              .gate_up = w->gate_up,
+                                              .down = w->down,
+                                              .in = f->normed,
+                                              .residual = f->x,
+                                              .out = f->x});
+}
+
+static void embed(const struct forward *f, const struct batch *b)
+{
+    f->ops->tokens_gather(f->device, &(struct tokens_gather_args){.n_rows = b->n_rows,
+                                                                  .host_ids = b->ids,
+                                                                  .host_slots = b->slots,
+                                                                  .last_sampled = f->last_sampled,
+                                                                  .ids = f->ids});
+    f->ops->embed(f->device, &(struct embed_args){.weight = f->weights->embed,
+                                                  .n_rows = b->n_rows,
+                                                  .ids = f->ids,
+                                                  .out = f->x});
+}
+
+/* Only the rows that are sampled reach the head. */
+static void choose(const struct forward *f, const struct batch *b)
+{
+    f->ops->rows_gather(f->device, &(struct rows_gather_args){.n_out = b->n_sampled,
+                                                              .n = f->arch->hidden,
+                                                              .host_rows = b->sampled_rows,
+                                                              .in = f->x,
+                                                              .out = f->sampled});
+    norm(f, b->n_sampled, f->sampled, f->weights->final_norm, f->sampled);
+    linear(f, b->n_sampled, f->weights->head, f->sampled, NULL, f->logits);
+    f->ops->sample(f->device, &(struct sample_args){.n_rows = b->n_sampled,
+                                                    .vocab = f->arch->vocab,
+                                                    .logits = f->logits,
+                                                    .host_params = b->params,
+                                                    .host_positions = b->sampled_positions,
+                                                    .host_slots = b->sampled_places,
+                                                    .last_sampled = f->last_sampled,
+                                                    .results = f->results});
+}
+
+void forward_run(const struct forward *f, const struct batch *b)
+{
+    if (b->n_rows == 0)
+        return;
+    embed(f, b);
+    for (uint32_t layer = 0; layer < f->arch->n_layers; layer++) {
+        const struct layer_weights *w = &f->weights->layers[layer];
+        attention(f, b, layer);
+        if (f->arch->kind == MODEL_MIXTRAL)
+            mixture(f, b, w);
+        else
+            dense(f, b, w);
+    }
+    if (b->n_sampled)
+        choose(f, b);
+}

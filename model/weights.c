@@ -1,0 +1,198 @@
+#include "model/weights.h"
+
+#define PAGE_BYTES 4096
+
+/* What packing carries along; `status` is the first error, and later calls do nothing then. */
+struct packer {
+    struct weights *weights;
+    const struct model_progress *progress;
+    uint64_t done_bytes, all_bytes;
+    uint32_t percent; /* last one told */
+    struct error *error;
+    enum status status;
+};
+
+static uint64_t matrix_bytes(const struct matrix_binding *matrix)
+{
+    const struct weight_source *s = &matrix->source;
+    bool is_bf16 = s->stack_count > 0;
+    for (uint32_t p = 0; p < s->stack_count * s->n_parts; p++)
+        is_bf16 = is_bf16 && s->parts[p].dtype == DTYPE_BF16;
+    uint64_t bytes = (uint64_t)s->stack_count * s->out_count * s->in_count * (is_bf16 ? 2 : 4);
+    return round_up(bytes, PAGE_BYTES);
+}
+
+uint64_t weights_plan_bytes(const struct arch *arch, const struct binding *binding)
+{
+    uint64_t norm_bytes = round_up((size_t)arch->hidden * sizeof(float), PAGE_BYTES);
+    uint64_t bytes = matrix_bytes(&binding->embed) + matrix_bytes(&binding->head) + norm_bytes;
+    for (uint32_t i = 0; i < binding->n_layers; i++) {
+        const struct layer_binding *l = &binding->layers[i];
+        bytes += 2 * norm_bytes + matrix_bytes(&l->qkv) + matrix_bytes(&l->output) +
+                 matrix_bytes(&l->router) + matrix_bytes(&l->gate_up) + matrix_bytes(&l->down);
+    }
+    return bytes;
+}
+
+static void advance(struct packer *p, uint64_t bytes)
+{
+    p->done_bytes += bytes;
+    uint32_t percent = (uint32_t)(p->done_bytes * 100 / p->all_bytes);
+    if (p->progress && p->progress->report && percent > p->percent)
+        p->progress->report(p->progress->context, percent);
+    p->percent = u32_max(p->percent, percent);
+}
+
+/*
+ * Puts the rows of one part back in the order of halves: within a head, the file has rows
+ * 0, h, 1, h+1, ... where h is half of head_dim. Whole rows move, so block types stay as they are.
+ */
+static void *rows_ordered(const struct weight_part *part, uint32_t in_count, uint32_t n_heads)
+{
+    size_t row_bytes =
+        (size_t)in_count / dtype_block_count(part->dtype) * dtype_block_bytes(part->dtype);
+    uint32_t head_dim = part->out_count / n_heads, half = head_dim / 2;
+    uint8_t *ordered = malloc(part->out_count * row_bytes);
+    for (uint32_t row = 0; ordered && row < part->out_count; row++) {
+        uint32_t head = row / head_dim, in_head = row % head_dim;
+        uint32_t from = head * head_dim + in_head % half * 2 + in_head / half;
+        memcpy(ordered + row * row_bytes, (const uint8_t *)part->data + from * row_bytes,
+               row_bytes);
+    }
+    return ordered;
+}
+
+static void pack(struct packer *p, const struct matrix_binding *matrix, struct weight **ret_weight)
+{
+    struct weight_source source = matrix->source;
+    struct weight_part parts[BINDING_PARTS_MAX];
+    void *ordered[BINDING_PARTS_MAX] = {0};
+    if (p->status || source.stack_count == 0)
+        return;
+    if (matrix->interleaved_heads[0]) {
+        CHECK(source.stack_count == 1 && source.n_parts <= BINDING_PARTS_MAX);
+        memcpy(parts, source.parts, source.n_parts * sizeof *parts);
+        source.parts = parts;
+    }
+    for (uint32_t i = 0; i < BINDING_PARTS_MAX && !p->status; i++) {
+        if (!matrix->interleaved_heads[i])
+            continue;
+        ordered[i] = rows_ordered(&parts[i], source.in_count, matrix->interleaved_heads[i]);
+        parts[i].data = ordered[i];
+        if (!ordered[i])
+            p->status = error_set(p->error, STATUS_EXHAUSTED, "weights: out of memory");
+    }
+    if (!p->status)
+        p->status = p->weights->ops->weight_pack(p->weights->device, &source, ret_weight, p->error);
+    for (uint32_t i = 0; i < BINDING_PARTS_MAX; i++)
+        free(ordered[i]);
+    advance(p, matrix_bytes(matrix));
+}
+
+static void load_norm(struct packer *p, const struct tensor *tensor, float **ret_norm)
+{
+    size_t count = (size_t)tensor->dims[0];
+    if (p->status)
+        return;
+    float *wide = malloc(count * sizeof *wide);
+    float *norm = p->weights->ops->buffer_alloc(p->weights->device, count * sizeof *norm);
+    if (wide && norm) {
+        dtype_widen(tensor->dtype, tensor->data, count, wide);
+        p->weights->ops->buffer_write(p->weights->device, norm, wide, count * sizeof *wide);
+        *ret_norm = norm;
+    } else {
+        p->status = error_set(p->error, STATUS_EXHAUSTED, "weights: out of memory");
+        if (norm)
+            p->weights->ops->buffer_free(p->weights->device, norm);
+    }
+    free(wide);
+    advance(p, round_up(count * sizeof *norm, PAGE_BYTES));
+}
+
+static void pack_layer(struct packer *p, const struct layer_binding *from, struct layer_weights *to)
+{
+    load_norm(p, from->attention_norm, &to->attention_norm);
+    pack(p, &from->qkv, &to->qkv);
+    pack(p, &from->output, &to->output);
+    load_norm(p, from->mlp_norm, &to->mlp_norm);
+    pack(p, &from->router, &to->router);
+    pack(p, &from->gate_up, &to->gate_up);
+    pack(p, &from->down, &to->down);
+}
+
+enum status weights_open(const struct ops *ops, struct device *device,
+                         const struct binding *binding, const struct model_progress *progress,
+                         struct weights *ret_weights, struct error *error)
+{
+    struct weights weights = {.ops = ops, .device = device, .n_layers = binding->n_layers};
+    struct arch shape = {.hidden = (uint32_t)binding->final_norm->dims[0]};
+    struct packer p = {.weights = &weights,
+                       .progress = progress,
+                       .all_bytes = weights_plan_bytes(&shape, binding),
+                       .error = error};
+    weights.layers = calloc(weights.n_layers, sizeof *weights.layers);
+    if (!weights.layers)
+        p.status = error_set(error, STATUS_EXHAUSTED, "weights: out of memory");
+    pack(&p, &binding->embed, &weights.embed);
+    if (binding->head.source.stack_count)
+        pack(&p, &binding->head, &weights.head);
+    else
+        weights.head = weights.embed;
+    load_norm(&p, binding->final_norm, &weights.final_norm);
+    for (uint32_t i = 0; i < weights.n_layers && !p.status; i++)
+        pack_layer(&p, &binding->layers[i], &weights.layers[i]);
+    if (p.status)
+        weights_close(&weights);
+    else
+        *ret_weights = weights;
+    return p.status;
+}
+
+static void weight_drop(struct weights *w, struct weight *weight)
+{
+    if (weight)
+        w->ops->weight_free(w->device, weight);
+}
+
+static void buffer_drop(struct weights *w, void *buffer)
+{
+    if (buffer)
+        w->ops->buffer_free(w->device, buffer);
+}
+
+void weights_close(struct weights *weights)
+{
+    for (uint32_t i = 0; weights->layers && i < weights->n_layers; i++) {
+        struct layer_weights *l = &weights->layers[i];
+        buffer_drop(weights, l->attention_norm);
+        buffer_drop(weights, l->mlp_norm);
+        weight_drop(weights, l->qkv);
+        weight_drop(weights, l->output);
+        weight_drop(weights, l->router);
+        weight_drop(weights, l->gate_up);
+        weight_drop(weights, l->down);
+    }
+    free(weights->layers);
+    buffer_drop(weights, weights->final_norm);
+    if (weights->head != weights->embed)
+        weight_drop(weights, weights->head);
+    weight_drop(weights, weights->embed);
+    *weights = (struct weights){0};
+}
+
+uint64_t weights_decode_bytes(const struct weights *weights, const struct arch *arch)
+{
+    const struct ops *ops = weights->ops;
+    uint64_t bytes = ops->weight_bytes(weights->head);
+    if (weights->head != weights->embed)
+        bytes += ops->weight_bytes(weights->embed) / arch->vocab;
+    bytes += (uint64_t)(2 * arch->n_layers + 1) * arch->hidden * sizeof(float);
+    for (uint32_t i = 0; i < weights->n_layers; i++) {
+        const struct layer_weights *l = &weights->layers[i];
+        uint64_t mlp = ops->weight_bytes(l->gate_up) + ops->weight_bytes(l->down);
+        if (l->router)
+            mlp = mlp / arch->n_experts * arch->top_k + ops->weight_bytes(l->router);
+        bytes += ops->weight_bytes(l->qkv) + ops->weight_bytes(l->output) + mlp;
+    }
+    return bytes;
+}

@@ -1,0 +1,44 @@
+/*
+ * weights: the matrices and norms of a network, packed on a device.
+ *
+ * Made once from a binding, layer by layer, read-only afterwards; the weight file may be closed
+ * then. One thread (the owner of the device).
+ */
+#pragma once
+
+#include "model/binding.h"
+
+struct layer_weights {
+    float *attention_norm;  /* device [hidden] */
+    struct weight *qkv;     /* [(n_heads + 2 n_kv_heads) * head_dim][hidden] */
+    struct weight *output;  /* [hidden][n_heads * head_dim] */
+    float *mlp_norm;        /* device [hidden] */
+    struct weight *router;  /* [n_experts][hidden], NULL when dense */
+    struct weight *gate_up; /* (stack of) [2 * intermediate][hidden] */
+    struct weight *down;    /* (stack of) [hidden][intermediate] */
+};
+
+struct weights {
+    const struct ops *ops;
+    struct device *device;
+    struct weight *embed;         /* [vocab][hidden] */
+    struct weight *head;          /* the same object when tied */
+    float *final_norm;            /* device [hidden] */
+    struct layer_weights *layers; /* [n_layers] */
+    uint32_t n_layers;
+};
+
+/* Packs everything. EXHAUSTED when memory is out, or what the backend says. `progress` may be NULL:
+ * it hears 0..100, each value at most once, rising. */
+enum status weights_open(const struct ops *ops, struct device *device,
+                         const struct binding *binding, const struct model_progress *progress,
+                         struct weights *ret_weights, struct error *error);
+
+/* A closed object (zeroed) may be closed again. */
+void weights_close(struct weights *weights);
+
+/* What packing will take, by the rule of ops.h (BF16 stays, the rest becomes F32), page-rounded. */
+uint64_t weights_plan_bytes(const struct arch *arch, const struct binding *binding);
+
+/* Bytes that one decode step of one row reads. */
+uint64_t weights_decode_bytes(const struct weights *weights, const struct arch *arch);
