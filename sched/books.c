@@ -36,7 +36,7 @@ void slot_closed(struct sched *sched, uint32_t slot)
         slot_free(sched, slot);
 }
 
-void slots_reset(struct sched *sched)
+void sched_slots_reset(struct sched *sched)
 {
     uint32_t n = sched->limits.slots_max;
     memset(sched->slots, 0, n * sizeof *sched->slots);

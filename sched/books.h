@@ -101,7 +101,7 @@ void seq_release(struct sched *sched, struct seq *seq);
 void slot_closed(struct sched *sched, uint32_t slot);
 
 /* All slots free, no close owed: at the start and when the worker was lost. */
-void slots_reset(struct sched *sched);
+void sched_slots_reset(struct sched *sched);
 
 /* Steps in flight that will never retire are forgotten; nobody has anything in flight. */
 void flights_reset(struct sched *sched);

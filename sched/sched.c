@@ -151,7 +151,7 @@ enum status sched_open(const struct sched_limits *limits, const struct sched_pol
     blocks_init(&sched->blocks, limits, pieces.blocks);
     deadlines_init(&sched->deadlines, limits->requests_max, pieces.deadlines);
     policy->init(sched->policy_state, limits);
-    slots_reset(sched);
+    sched_slots_reset(sched);
     flights_reset(sched);
     *ret_sched = sched;
     return STATUS_OK;
@@ -410,7 +410,7 @@ void sched_replay(struct sched *sched)
             seq_release(sched, &sched->seqs[sched->slots[slot].holder]);
     CHECK(sched->blocks.free_count == sched->blocks.count && sched->releasing_blocks == 0);
     blocks_reset(&sched->blocks);
-    slots_reset(sched);
+    sched_slots_reset(sched);
 }
 
 void sched_stats(const struct sched *sched, struct sched_stats *ret_stats)
