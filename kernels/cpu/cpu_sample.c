@@ -92,15 +92,16 @@ static struct candidate candidate_find(const struct sample_work *work, bool ones
         prefix = prefix << bits | bucket;
         prefix_bits += bits;
     }
-    for (uint32_t i = 0; i < work->n; i++) {
-        if (work->candidates[i].order != prefix)
+    uint32_t at = 0; /* of equal logits, the lower id comes first, as they lie here */
+    for (; at < work->n; at++) {
+        if (work->candidates[at].order != prefix)
             continue;
-        before += ones ? 1 : work->candidates[i].weight;
+        before += ones ? 1 : work->candidates[at].weight;
         if (before > target)
-            return work->candidates[i];
+            break;
     }
-    CHECK(!"a candidate at which the sum exceeds the target");
-    return (struct candidate){0};
+    CHECK(at < work->n);
+    return work->candidates[at];
 }
 
 /* Drops all candidates that come after `last`. */

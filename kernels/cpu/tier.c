@@ -2,6 +2,9 @@
 
 /* Best first. */
 static const struct tier *const tiers[] = {
+#if defined(__x86_64__)
+    &tier_avx512,
+#endif
     &tier_scalar,
 };
 

@@ -24,9 +24,10 @@
 #define PANEL_OUTPUTS 32
 
 /* Rows of a large product are regrouped in tiles, [in_count][rows of the tile], so that the rows of
- * a tile lie side by side. Fewer rows than TILE_FROM_ROWS are read as they are. */
+ * a tile lie side by side. Fewer rows than TILE_FROM_ROWS are read as they are. Cut as evenly as
+ * they are, no tile has fewer than TILE_FROM_ROWS rows. */
 #define TILE_ROWS_MAX 12
-#define TILE_FROM_ROWS 7
+#define TILE_FROM_ROWS 6
 
 static inline uint32_t tiles_count(uint32_t n_rows)
 {
