@@ -120,8 +120,8 @@ static enum status fixed_check(const struct memory_row *rows, uint32_t n_rows, u
 enum status memory_share(struct memory_row *rows, uint32_t n_rows, uint64_t free_bytes,
                          uint32_t percent, struct error *error)
 {
-    uint64_t fixed_bytes;
-    uint32_t sharing;
+    uint64_t fixed_bytes = 0;
+    uint32_t sharing = 0;
     enum status status = fixed_check(rows, n_rows, free_bytes, &fixed_bytes, &sharing, error);
     if (status != STATUS_OK)
         return status;

@@ -53,7 +53,7 @@ static bool is_inline(const struct worker_link *link)
 
 static void text_set(struct worker_link *link, const char *text)
 {
-    snprintf(link->text, sizeof link->text, "%s", text);
+    snprintf(link->text, sizeof link->text, "%.*s", (int)sizeof link->text - 1, text);
 }
 
 /* ---- ending ---- */

@@ -1,0 +1,162 @@
+/*
+ * Bit-exactness through the whole engine: what 32 concurrent requests get is, token for token and
+ * log-probability for log-probability, what each gets alone, whatever the chunk size, the number of
+ * threads, and however often they are preempted. Greedy and sampled, f32 and bf16.
+ *
+ * usage: exact_test MODEL_DIRECTORY...
+ */
+#include "base/clock.h"
+#include "tests/engine/harness.h"
+
+#define STREAMS 32
+#define OUTPUT_TOKENS 24
+#define PROMPT_TOKENS_MAX 90
+#define MINUTE (60 * NS_PER_S)
+
+struct prompt_set {
+    uint32_t n_ids[STREAMS];
+    uint32_t ids[STREAMS][PROMPT_TOKENS_MAX];
+    struct sample_params sampling[STREAMS];
+};
+
+struct answer {
+    uint32_t n_tokens;
+    struct request_token tokens[OUTPUT_TOKENS];
+};
+
+static uint64_t random_next(uint64_t *state)
+{
+    *state = *state * 6364136223846793005ull + 1442695040888963407ull;
+    return *state >> 33;
+}
+
+static void prompts_make(struct prompt_set *set, uint32_t vocab)
+{
+    uint64_t state = 20261124;
+    for (uint32_t i = 0; i < STREAMS; i++) {
+        set->n_ids[i] = 1 + (uint32_t)random_next(&state) % PROMPT_TOKENS_MAX;
+        for (uint32_t k = 0; k < set->n_ids[i]; k++)
+            set->ids[i][k] = (uint32_t)random_next(&state) % vocab;
+        set->sampling[i] = (struct sample_params){.n_logprobs = i % 6};
+        if (i % 2)
+            set->sampling[i] = (struct sample_params){.temperature = 0.8f,
+                                                      .top_k = i % 4 == 1 ? 20 : 0,
+                                                      .top_p = i % 8 < 4 ? 0.9f : 1.0f,
+                                                      .seed = i * 7919,
+                                                      .n_logprobs = 3};
+    }
+}
+
+static struct stream *prompt_start(struct harness *h, const struct prompt_set *set, uint32_t i)
+{
+    struct stream_options options = {.ids = set->ids[i],
+                                     .n_ids = set->n_ids[i],
+                                     .output_tokens_max = OUTPUT_TOKENS,
+                                     .sampling = set->sampling[i]};
+    return stream_start(h, &options);
+}
+
+static void answer_take(struct stream *stream, struct answer *ret_answer)
+{
+    CHECK(stream->ended && stream->finish == FINISH_LENGTH);
+    memset(ret_answer, 0, sizeof *ret_answer);
+    ret_answer->n_tokens = stream->n_tokens;
+    memcpy(ret_answer->tokens, stream->tokens, stream->n_tokens * sizeof *stream->tokens);
+    stream_free(stream);
+}
+
+/* Bits, not values: a NaN that differs is a difference too. */
+static bool sample_equal(const struct sample_result *a, const struct sample_result *b)
+{
+    return a->id == b->id && memcmp(&a->logprob, &b->logprob, sizeof a->logprob) == 0 &&
+           a->n_top == b->n_top &&
+           memcmp(a->top_id, b->top_id, a->n_top * sizeof a->top_id[0]) == 0 &&
+           memcmp(a->top_logprob, b->top_logprob, a->n_top * sizeof a->top_logprob[0]) == 0;
+}
+
+static uint32_t differences(const struct answer *expected, const struct answer *got,
+                            const char *what)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < STREAMS; i++) {
+        bool same = expected[i].n_tokens == got[i].n_tokens;
+        for (uint32_t k = 0; same && k < got[i].n_tokens; k++)
+            same = sample_equal(&expected[i].tokens[k].sample, &got[i].tokens[k].sample);
+        if (!same && n++ == 0)
+            printf("  %s: stream %u differs (%u and %u tokens)\n", what, i, expected[i].n_tokens,
+                   got[i].n_tokens);
+    }
+    return n;
+}
+
+static uint32_t together(const struct harness_options *options, const struct prompt_set *set,
+                         const struct answer *expected, const char *what)
+{
+    static struct answer got[STREAMS];
+    struct stream *streams[STREAMS];
+    struct harness h;
+    struct engine_status status;
+    harness_open(&h, options);
+    for (uint32_t i = 0; i < STREAMS; i++)
+        streams[i] = prompt_start(&h, set, i);
+    CHECK(harness_drain(&h, 5 * MINUTE));
+    for (uint32_t i = 0; i < STREAMS; i++)
+        answer_take(streams[i], &got[i]);
+    harness_turn(&h, 50 * NS_PER_MS);
+    engine_status(h.engine, &status);
+    harness_close(&h);
+    uint32_t n = differences(expected, got, what);
+    printf("  %-44s %s, %llu preemptions\n", what, n ? "DIFFERS" : "equal",
+           (unsigned long long)status.sched.preempted_total);
+    if (options->blocks_count && status.sched.preempted_total == 0) {
+        printf("  %s: nothing was preempted: the case tests nothing\n", what);
+        n++;
+    }
+    return n;
+}
+
+static uint32_t model_test(const char *path)
+{
+    static struct prompt_set set;
+    static struct answer alone[STREAMS];
+    struct harness h;
+    uint32_t failures = 0;
+    struct harness_options options = {.path = path, .threads_count = 1, .context_tokens = 128};
+    printf("%s\n", path);
+    harness_open(&h, &options);
+    prompts_make(&set, h.plan.arch.vocab);
+    for (uint32_t i = 0; i < STREAMS; i++) {
+        struct stream *stream = prompt_start(&h, &set, i);
+        CHECK(harness_drain(&h, 5 * MINUTE));
+        answer_take(stream, &alone[i]);
+    }
+    harness_close(&h);
+
+    options.chunk_tokens = 64;
+    failures += together(&options, &set, alone, "32 at once, chunks of 64, 1 thread");
+    options.chunk_tokens = 7;
+    failures += together(&options, &set, alone, "32 at once, chunks of 7, 1 thread");
+    options.threads_count = 2;
+    options.chunk_tokens = 33;
+    options.step_tokens = 100;
+    failures += together(&options, &set, alone, "32 at once, chunks of 33, 2 threads");
+    options.chunk_tokens = 1;
+    failures += together(&options, &set, alone, "32 at once, chunks of 1, 2 threads");
+    options.chunk_tokens = 19;
+    options.blocks_count = 30; /* 32 streams want up to 8 blocks each */
+    failures += together(&options, &set, alone, "32 at once, preempted, 2 threads");
+    options.threads_count = 1;
+    options.blocks_count = 12;
+    failures += together(&options, &set, alone, "32 at once, preempted often, 1 thread");
+    return failures;
+}
+
+int main(int argc, char **argv)
+{
+    uint32_t failures = 0;
+    CHECK(argc > 1);
+    for (int i = 1; i < argc; i++)
+        failures += model_test(argv[i]);
+    printf("%u differences\n", failures);
+    return failures ? 1 : 0;
+}

@@ -1,0 +1,215 @@
+#include "tests/engine/harness.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "daemon/front.h"
+
+#define REQUESTS_MAX 128
+
+static void must(enum status status, const struct error *error, const char *what)
+{
+    if (status == STATUS_OK)
+        return;
+    fprintf(stderr, "harness: %s: %s\n", what, error->text);
+    abort();
+}
+
+static void outlet_wake(void *context)
+{
+    wake_signal(&((struct harness *)context)->wake);
+}
+
+static void config_fill(struct harness *h, const struct harness_options *o)
+{
+    struct config_model *m = &h->config.models[0];
+    snprintf(h->runtime_dir, sizeof h->runtime_dir, "/tmp/galerne-test-XXXXXX");
+    CHECK(mkdtemp(h->runtime_dir));
+    snprintf(h->config.runtime_dir, sizeof h->config.runtime_dir, "%s", h->runtime_dir);
+    if (o->worker_binary)
+        snprintf(h->config.worker_binary, sizeof h->config.worker_binary, "%s", o->worker_binary);
+    h->config.text_threads_count = 1;
+    h->config.requests_max = REQUESTS_MAX;
+    h->config.worker_start_limit_ns = 60 * NS_PER_S;
+    h->config.step_limit_ns = o->step_limit_ns ? o->step_limit_ns : 60 * NS_PER_S;
+    h->config.n_models = 1;
+    snprintf(m->name, sizeof m->name, "test");
+    snprintf(m->path, sizeof m->path, "%s", o->path);
+    snprintf(m->backend, sizeof m->backend, "%s", o->backend ? o->backend : "cpu");
+    snprintf(m->tier, sizeof m->tier, "%s", o->tier ? o->tier : "");
+    m->worker = o->worker_binary ? CONFIG_WORKER_PROCESS : CONFIG_WORKER_INLINE;
+    m->threads_count = o->threads_count ? o->threads_count : 1;
+    m->block_tokens = 16;
+    m->running_max = o->running_max ? o->running_max : 32;
+    m->waiting_max = o->waiting_max ? o->waiting_max : 64;
+    m->step_tokens_max = o->step_tokens ? o->step_tokens : 256;
+    m->chunk_tokens_max = o->chunk_tokens ? o->chunk_tokens : 64;
+}
+
+void harness_open_only(struct harness *h, const struct harness_options *o)
+{
+    struct error error;
+    memset(h, 0, sizeof *h);
+    config_fill(h, o);
+    const struct config_model *m = &h->config.models[0];
+    struct model_options model = {.ops = ops_find(m->backend)};
+    must(model_plan(o->path, &model, &h->plan, &error), &error, "model_plan");
+    uint32_t context = o->context_tokens ? o->context_tokens
+                                         : u32_min(h->plan.arch.context_tokens, 512);
+    model.limits = (struct step_limits){
+        .slots_max = m->running_max,
+        .rows_max = m->running_max,
+        .tokens_max = u32_max(m->step_tokens_max, m->running_max),
+        .open_tokens_max = u32_max(context, 4 * m->step_tokens_max),
+        .context_tokens = context,
+        .block_tokens = m->block_tokens,
+        .blocks_count = o->blocks_count ? o->blocks_count : 32 * div_up_u32(context, 16),
+    };
+    must(model_plan(o->path, &model, &h->plan, &error), &error, "model_plan");
+    must(request_pool_open(REQUESTS_MAX, &h->pool, &error), &error, "request_pool_open");
+    must(wake_open(&h->wake, &error), &error, "wake_open");
+    must(outlet_open(&h->outlet, 2, REQUESTS_MAX, outlet_wake, h, &error), &error, "outlet_open");
+    struct engine_options options = {.config = &h->config,
+                                     .model = m,
+                                     .plan = &h->plan,
+                                     .limits = model.limits,
+                                     .inlets_count = 1,
+                                     .producer = 1};
+    must(engine_open(&options, &h->engine, &error), &error, "engine_open");
+    h->model = calloc(1, sizeof *h->model);
+    h->model->config = m;
+    h->model->plan = h->plan;
+    h->model->engine = h->engine;
+    must(engine_start(h->engine, &error), &error, "engine_start");
+}
+
+bool harness_wait_state(struct harness *h, enum engine_state state, uint64_t timeout_ns)
+{
+    uint64_t until_ns = clock_now_ns() + timeout_ns;
+    struct engine_status status;
+    do {
+        engine_status(h->engine, &status);
+        if (status.state == state)
+            return true;
+        usleep(2000);
+    } while (clock_now_ns() < until_ns);
+    fprintf(stderr, "harness: the engine is in state %d, not %d: %s\n", (int)status.state,
+            (int)state, status.text);
+    return false;
+}
+
+void harness_open(struct harness *h, const struct harness_options *o)
+{
+    harness_open_only(h, o);
+    CHECK(harness_wait_state(h, ENGINE_SERVING, 60 * NS_PER_S));
+}
+
+void harness_close(struct harness *h)
+{
+    engine_stop(h->engine);
+    harness_turn(h, 0);
+    CHECK(h->n_open == 0);
+    engine_close(h->engine);
+    outlet_close(&h->outlet);
+    request_pool_close(h->pool);
+    wake_close(&h->wake);
+    free(h->model);
+    char path[128];
+    snprintf(path, sizeof path, "%s/worker-test.sock", h->runtime_dir);
+    unlink(path);
+    rmdir(h->runtime_dir);
+}
+
+struct stream *stream_start(struct harness *h, const struct stream_options *o)
+{
+    struct stream *stream = calloc(1, sizeof *stream);
+    struct request *request = request_new(h->pool, 1 << 20);
+    CHECK(stream && request);
+    stream->tokens = calloc(o->output_tokens_max, sizeof *stream->tokens);
+    stream->harness = h;
+    stream->request = request;
+    stream->reads = !o->does_not_read;
+    request->id = ++h->next_id;
+    request->model = h->model;
+    request->outlet = &h->outlet;
+    request->call = stream;
+    uint32_t *ids = arena_alloc(&request->arena, o->n_ids * sizeof *ids);
+    memcpy(ids, o->ids, o->n_ids * sizeof *ids);
+    request->ids = ids;
+    request->n_ids = o->n_ids;
+    request->output_tokens_max = o->output_tokens_max;
+    request->sampling = o->sampling;
+    request->n_stop_ids = o->n_stop_ids;
+    for (uint32_t i = 0; i < o->n_stop_ids; i++)
+        request->stop_ids[i] = o->stop_ids[i];
+    if (o->deadline_ns)
+        request->deadline_ns = o->deadline_ns;
+    h->n_open++;
+    CHECK(engine_submit(h->engine, 0, request));
+    return stream;
+}
+
+void stream_cancel(struct stream *stream)
+{
+    atomic_store(&stream->request->cancelled, true);
+    engine_wake(stream->harness->engine);
+}
+
+void stream_free(struct stream *stream)
+{
+    CHECK(stream->ended);
+    free(stream->tokens);
+    free(stream);
+}
+
+static void stream_drain(struct stream *stream)
+{
+    struct request *request = stream->request;
+    const struct request_token *token;
+    while ((token = ring_peek(request->tokens))) {
+        stream->tokens[stream->n_tokens++] = *token;
+        ring_release(request->tokens);
+    }
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_exchange(&request->stalled, false))
+        engine_wake(stream->harness->engine);
+}
+
+static void stream_end(struct stream *stream)
+{
+    struct request *request = stream->request;
+    stream_drain(stream);
+    stream->ended = true;
+    stream->finish = request->finish;
+    stream->status = request->error.status;
+    stream->retry_ns = request->error.retry_ns;
+    memcpy(stream->text, request->error.text, sizeof stream->text);
+    stream->output_tokens = request->output_tokens;
+    stream->harness->n_open--;
+    request_free(stream->harness->pool, request);
+    stream->request = NULL;
+}
+
+void harness_turn(struct harness *h, uint64_t timeout_ns)
+{
+    struct outlet_item item;
+    if (timeout_ns)
+        wake_wait(&h->wake, timeout_ns);
+    wake_clear(&h->wake);
+    while (outlet_take(&h->outlet, &item)) {
+        struct stream *stream = item.request->call;
+        if (item.end)
+            stream_end(stream);
+        else if (stream->reads)
+            stream_drain(stream);
+    }
+}
+
+bool harness_drain(struct harness *h, uint64_t timeout_ns)
+{
+    uint64_t until_ns = clock_now_ns() + timeout_ns;
+    while (h->n_open && clock_now_ns() < until_ns)
+        harness_turn(h, 50 * NS_PER_MS);
+    return h->n_open == 0;
+}
