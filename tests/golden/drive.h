@@ -1,0 +1,56 @@
+/*
+ * drive: a model under test, and the records of a step written by hand.
+ *
+ * It stands where the engine stands: it owns the pool of KV blocks, hands them out in a scattered
+ * order, fills a step record by record and runs it. A step that the model refuses fails the test.
+ * One thread.
+ */
+#pragma once
+
+#include "model/model.h"
+
+#define DRIVE_SLOTS_MAX 64
+
+struct drive_slot {
+    uint32_t blocks[512];
+    uint32_t n_blocks;        /* in the block table */
+    uint32_t computed_tokens; /* positions given to rows so far */
+};
+
+struct drive {
+    struct model *model;
+    struct step_limits limits;
+    struct step *step;
+    size_t step_bytes;
+    struct step_result *result;
+    uint64_t steps_count;
+    uint32_t *free_blocks;
+    uint32_t free_count;
+    struct drive_slot slots[DRIVE_SLOTS_MAX];
+    uint64_t run_ns; /* sum over the steps */
+};
+
+struct drive_backend {
+    const struct ops *ops;
+    const char *tier; /* NULL: the best */
+    uint32_t threads_count;
+};
+
+/* What model_open returns; `limits` as given to it. */
+enum status drive_open(struct drive *drive, const char *path, const struct drive_backend *backend,
+                       const struct step_limits *limits, struct error *error);
+void drive_close(struct drive *drive);
+
+/* Records of the step to come. */
+void drive_slot_open(struct drive *drive, uint32_t slot, const uint32_t *tokens, uint32_t n_tokens,
+                     const struct sample_params *sampling);
+void drive_slot_close(struct drive *drive, uint32_t slot);
+/* The next n_tokens positions of a slot. */
+void drive_row(struct drive *drive, uint32_t slot, uint32_t n_tokens, enum step_source source,
+               bool samples);
+
+/* Runs the records and starts the next step. The result, with a row per sampling row. */
+const struct step_result *drive_run(struct drive *drive);
+
+/* Logits of sampling row `row` of the last step: [vocab]. */
+const float *drive_logits(struct drive *drive, uint32_t row);

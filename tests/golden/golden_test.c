@@ -1,0 +1,217 @@
+/*
+ * golden: what we compute for a checkpoint against what `transformers` computed.
+ *
+ * Each folder holds a checkpoint, golden.json (prompt, greedy continuation) and logits.f32 (float32
+ * logits of every position). On every backend and tier that this CPU has, the logits must agree to
+ * 1e-3 however the prompt is cut, and the greedy continuation must be the same.
+ *
+ *     golden_test FOLDER
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/json_read.h"
+#include "base/map_file.h"
+#include "tests/golden/drive.h"
+
+#define TOLERANCE 1e-3f
+#define TOKENS_MAX 512
+
+static struct {
+    const char *folder;
+    uint32_t tokens[TOKENS_MAX]; /* prompt, then the greedy continuation */
+    uint32_t n_prompt, n_tokens;
+    uint32_t vocab;
+    struct map_file logits; /* float [n_tokens][vocab] */
+} golden;
+
+/* One tier of a backend: the model stays open for all of its tests. */
+struct under_test {
+    struct drive_backend backend;
+    const char *name;
+    struct drive drive;
+    bool is_open;
+    float worst; /* largest difference seen */
+};
+
+static const struct step_limits limits = {
+    .slots_max = 4,
+    .rows_max = 160,
+    .tokens_max = 160,
+    .open_tokens_max = 512,
+    .context_tokens = 256,
+    .block_tokens = 16,
+    .blocks_count = 40,
+};
+
+static void ids_read(const struct json_at *at, const char *field)
+{
+    const json_t *list = NULL, *item;
+    size_t i;
+    struct error error = {0};
+    if (json_get_array(at, field, &list, &error))
+        fail_msg("%s", error.text);
+    json_array_foreach (list, i, item) {
+        assert_true(json_is_integer(item) && golden.n_tokens < TOKENS_MAX);
+        golden.tokens[golden.n_tokens++] = (uint32_t)json_integer_value(item);
+    }
+}
+
+static int golden_read(void **state)
+{
+    const struct json_limits json_limits = {.max_bytes = 1 << 20, .values_max = 100000};
+    struct error error = {0};
+    char path[1024];
+    json_t *root = NULL;
+    snprintf(path, sizeof path, "%s/golden.json", golden.folder);
+    if (json_read_file(path, &json_limits, &root, &error))
+        fail_msg("%s", error.text);
+    struct json_at at = {.file = path, .parent = "", .object = root};
+    ids_read(&at, "prompt");
+    golden.n_prompt = golden.n_tokens;
+    ids_read(&at, "greedy");
+    json_decref(root);
+    snprintf(path, sizeof path, "%s/logits.f32", golden.folder);
+    if (map_file_open(path, SIZE_MAX, &golden.logits, &error))
+        fail_msg("%s", error.text);
+    golden.vocab = (uint32_t)(golden.logits.size_bytes / sizeof(float) / golden.n_tokens);
+    assert_int_equal(golden.logits.size_bytes,
+                     (size_t)golden.n_tokens * golden.vocab * sizeof(float));
+    assert_true(golden.n_tokens - golden.n_prompt >= 64);
+    return 0;
+}
+
+static struct under_test *open_or_skip(void **state)
+{
+    struct under_test *t = *state;
+    struct error error = {0};
+    if (!t->is_open) {
+        enum status status = drive_open(&t->drive, golden.folder, &t->backend, &limits, &error);
+        if (status == STATUS_UNSUPPORTED && strstr(error.text, "not supported by this CPU")) {
+            print_message("skipped: %s\n", error.text);
+            skip();
+        }
+        if (status)
+            fail_msg("%s", error.text);
+        t->is_open = true;
+        assert_int_equal(model_info(t->drive.model)->arch.vocab, golden.vocab);
+    }
+    return t;
+}
+
+static int under_test_close(void **state)
+{
+    struct under_test *t = *state;
+    if (t->is_open) {
+        print_message("%s, %s: largest difference %.2e\n", golden.folder,
+                      model_device_text(t->drive.model), (double)t->worst);
+        drive_close(&t->drive);
+        t->is_open = false;
+    }
+    return 0;
+}
+
+/* Sampling row `row` of the last step stands at `position`. */
+static void logits_compare(struct under_test *t, uint32_t row, uint32_t position)
+{
+    const float *ours = drive_logits(&t->drive, row);
+    const float *theirs =
+        (const float *)(const void *)golden.logits.data + (size_t)position * golden.vocab;
+    for (uint32_t i = 0; i < golden.vocab; i++) {
+        float difference = fabsf(ours[i] - theirs[i]);
+        if (!(difference <= TOLERANCE))
+            fail_msg("position %u, token %u: logit %.6f, expected %.6f", position, i,
+                     (double)ours[i], (double)theirs[i]);
+        t->worst = fmaxf(t->worst, difference);
+    }
+}
+
+/* The whole sequence as one row, of which the last position is seen. */
+static void prefill_whole(void **state)
+{
+    struct under_test *t = open_or_skip(state);
+    drive_slot_open(&t->drive, 0, golden.tokens, golden.n_tokens, NULL);
+    drive_row(&t->drive, 0, golden.n_tokens, STEP_HISTORY, true);
+    assert_int_equal(drive_run(&t->drive)->n_rows, 1);
+    logits_compare(t, 0, golden.n_tokens - 1);
+    drive_slot_close(&t->drive, 0);
+    drive_run(&t->drive);
+}
+
+/* The whole sequence in one step, every position seen. */
+static void prefill_every_position(void **state)
+{
+    struct under_test *t = open_or_skip(state);
+    drive_slot_open(&t->drive, 1, golden.tokens, golden.n_tokens, NULL);
+    for (uint32_t i = 0; i < golden.n_tokens; i++)
+        drive_row(&t->drive, 1, 1, STEP_HISTORY, true);
+    assert_int_equal(drive_run(&t->drive)->n_rows, golden.n_tokens);
+    for (uint32_t i = 0; i < golden.n_tokens; i++)
+        logits_compare(t, i, i);
+    drive_slot_close(&t->drive, 1);
+    drive_run(&t->drive);
+}
+
+/* The prompt in chunks, then one token at a time over the pages, fed with what we sampled. */
+static void generate(struct under_test *t, uint32_t chunk_tokens, enum step_source source)
+{
+    drive_slot_open(&t->drive, 2, golden.tokens, golden.n_prompt, NULL);
+    for (uint32_t done = 0; done < golden.n_prompt;) {
+        uint32_t n = u32_min(chunk_tokens, golden.n_prompt - done);
+        done += n;
+        drive_row(&t->drive, 2, n, STEP_HISTORY, done == golden.n_prompt);
+        if (done < golden.n_prompt)
+            assert_int_equal(drive_run(&t->drive)->n_rows, 0);
+    }
+    for (uint32_t i = golden.n_prompt; i < golden.n_tokens; i++) {
+        const struct step_result *result = drive_run(&t->drive);
+        assert_int_equal(result->n_rows, 1);
+        assert_int_equal(result->rows[0].position, i);
+        logits_compare(t, 0, i - 1);
+        if (result->rows[0].sample.id != golden.tokens[i])
+            fail_msg("token %u: %u, expected %u", i, result->rows[0].sample.id, golden.tokens[i]);
+        drive_row(&t->drive, 2, 1, source, true);
+    }
+    drive_run(&t->drive);
+    logits_compare(t, 0, golden.n_tokens - 1);
+    drive_slot_close(&t->drive, 2);
+    drive_run(&t->drive);
+}
+
+static void generate_in_chunks(void **state)
+{
+    static const uint32_t chunks[] = {TOKENS_MAX, 1, 3, 7, 16, 31};
+    struct under_test *t = open_or_skip(state);
+    for (size_t i = 0; i < array_count(chunks); i++)
+        generate(t, chunks[i], i % 2 ? STEP_HISTORY : STEP_LAST_SAMPLED);
+}
+
+int main(int argc, char **argv)
+{
+    static struct under_test ref = {.backend = {.ops = &ops_ref, .threads_count = 1}};
+    static struct under_test scalar = {
+        .backend = {.ops = &ops_cpu, .tier = "scalar", .threads_count = 2}};
+    static struct under_test avx512 = {
+        .backend = {.ops = &ops_cpu, .tier = "avx512", .threads_count = 2}};
+    if (argc != 2) {
+        fprintf(stderr, "usage: golden_test FOLDER\n");
+        return 2;
+    }
+    golden.folder = argv[1];
+#define TIER(t)                                                                                    \
+    {.name = #t ": prefill_whole", .test_func = prefill_whole, .initial_state = &t},               \
+        {.name = #t ": prefill_every_position",                                                    \
+         .test_func = prefill_every_position,                                                      \
+         .initial_state = &t},                                                                     \
+    {                                                                                              \
+        .name = #t ": generate_in_chunks", .test_func = generate_in_chunks,                        \
+        .teardown_func = under_test_close, .initial_state = &t                                     \
+    }
+    const struct CMUnitTest tests[] = {TIER(ref), TIER(scalar), TIER(avx512)};
+    return cmocka_run_group_tests(tests, golden_read, NULL);
+}
