@@ -77,6 +77,8 @@ static void thread_end(struct worker_link *link)
 /* A pidfd, so that a signal never meets another process that got the number since. */
 static void peer_signal(const struct worker_link *link, int number)
 {
+    if (number == 0)
+        return;
     if (link->peer_pidfd >= 0)
         pidfd_send_signal(link->peer_pidfd, number, NULL, 0);
     else if (link->child)
@@ -382,7 +384,8 @@ void link_hung(struct worker_link *link, const char *why)
 
 void link_stop(struct worker_link *link)
 {
-    worker_drop(link, SIGTERM);
+    /* A worker that we did not start belongs to the service manager, and to the next front. */
+    worker_drop(link, link->child ? SIGTERM : 0);
     link->state = LINK_ABSENT;
     link->retry_ns = UINT64_MAX;
     uint64_t until_ns = clock_now_ns() + STOP_WAIT_NS;

@@ -85,5 +85,6 @@ uint64_t link_next_ns(const struct worker_link *link, uint64_t now_ns);
  */
 void link_hung(struct worker_link *link, const char *why);
 
-/* Ends the worker: closes the socket, asks, waits up to 3 s, kills. */
+/* Lets the worker go. One that we spawned is asked to end, waited for up to 3 s, then killed; one
+ * that was adopted stays for the next front. */
 void link_stop(struct worker_link *link);

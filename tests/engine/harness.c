@@ -24,8 +24,11 @@ static void outlet_wake(void *context)
 static void config_fill(struct harness *h, const struct harness_options *o)
 {
     struct config_model *m = &h->config.models[0];
-    snprintf(h->runtime_dir, sizeof h->runtime_dir, "/tmp/galerne-test-XXXXXX");
-    CHECK(mkdtemp(h->runtime_dir));
+    h->owns_runtime_dir = !o->runtime_dir;
+    snprintf(h->runtime_dir, sizeof h->runtime_dir, "%s",
+             o->runtime_dir ? o->runtime_dir : "/tmp/galerne-test-XXXXXX");
+    if (h->owns_runtime_dir)
+        CHECK(mkdtemp(h->runtime_dir));
     snprintf(h->config.runtime_dir, sizeof h->config.runtime_dir, "%s", h->runtime_dir);
     if (o->worker_binary)
         snprintf(h->config.worker_binary, sizeof h->config.worker_binary, "%s", o->worker_binary);
@@ -55,8 +58,8 @@ void harness_open_only(struct harness *h, const struct harness_options *o)
     const struct config_model *m = &h->config.models[0];
     struct model_options model = {.ops = ops_find(m->backend)};
     must(model_plan(o->path, &model, &h->plan, &error), &error, "model_plan");
-    uint32_t context = o->context_tokens ? o->context_tokens
-                                         : u32_min(h->plan.arch.context_tokens, 512);
+    uint32_t context =
+        o->context_tokens ? o->context_tokens : u32_min(h->plan.arch.context_tokens, 512);
     model.limits = (struct step_limits){
         .slots_max = m->running_max,
         .rows_max = m->running_max,
@@ -115,6 +118,8 @@ void harness_close(struct harness *h)
     request_pool_close(h->pool);
     wake_close(&h->wake);
     free(h->model);
+    if (!h->owns_runtime_dir)
+        return;
     char path[128];
     snprintf(path, sizeof path, "%s/worker-test.sock", h->runtime_dir);
     unlink(path);

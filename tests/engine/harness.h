@@ -29,9 +29,10 @@ struct harness_options {
     const char *path;           /* model */
     const char *backend, *tier; /* NULL: cpu, best */
     uint32_t threads_count, chunk_tokens, step_tokens, running_max, waiting_max, blocks_count;
-    uint32_t context_tokens;    /* 0: the model's, at most 512 */
-    const char *worker_binary;  /* NULL: inline */
-    uint64_t step_limit_ns;     /* 0: a minute */
+    uint32_t context_tokens;   /* 0: the model's, at most 512 */
+    const char *worker_binary; /* NULL: inline */
+    const char *runtime_dir;   /* NULL: a new one, removed at the end */
+    uint64_t step_limit_ns;    /* 0: a minute */
 };
 
 struct harness {
@@ -45,6 +46,7 @@ struct harness {
     uint64_t next_id;
     uint32_t n_open;
     char runtime_dir[64];
+    bool owns_runtime_dir;
 };
 
 /* Aborts the test with a message when it cannot. Waits until the engine serves. */
