@@ -5,6 +5,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
+# No fused attention and no grouped expert products: the library's plainest arithmetic.
+PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
+
 GGUF_CONTROL, GGUF_USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
@@ -67,25 +70,29 @@ def read_strings() -> list[str]:
     return json.loads((HERE / "tokens" / "strings.json").read_text())["strings"]
 
 
-def float32_reference(model, prompt: list[int], n_steps: int, stop: set[int] = frozenset()):
+def float32_reference(model, prompt: list[int], n_steps: int, stop: frozenset[int] = frozenset()):
     """Greedy continuation of `prompt`, and the logits of every position.
 
-    The continuation is found by whole-sequence passes without a cache, then one last pass over
-    prompt + continuation gives logits [n_prompt + n_greedy][vocab]; both must tell the same story.
+    The continuation is found token by token over the library's cache; then one pass without a
+    cache over prompt + continuation gives logits [n_prompt + n_greedy][vocab]. Both must choose
+    the same tokens.
     """
     import torch
 
-    ids = list(prompt)
+    torch.set_num_threads(1)  # the last bits of a sum depend on how it is shared out
+    greedy: list[int] = []
     with torch.no_grad():
-        for _ in range(n_steps):
-            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-            if ids[-1] in stop:
-                break
-        logits = model(torch.tensor([ids]), use_cache=False).logits[0]
+        fed, cache = prompt, None
+        while len(greedy) < n_steps and not (greedy and greedy[-1] in stop):
+            out = model(torch.tensor([fed]), cache=cache, use_cache=True, logits_to_keep=1)
+            cache = out.cache
+            fed = [int(out.logits[0, -1].argmax())]
+            greedy += fed
+        logits = model(torch.tensor([prompt + greedy]), use_cache=False).logits[0]
     assert logits.dtype == torch.float32
-    n = len(prompt)
-    assert logits[n - 1:-1].argmax(-1).tolist() == ids[n:], "greedy choice is not stable"
-    return ids[n:], logits
+    chosen = logits[len(prompt) - 1:-1].argmax(-1).tolist()
+    assert chosen == greedy, "the greedy choice is not stable"
+    return greedy, logits
 
 
 def least_gap(logits) -> float:
