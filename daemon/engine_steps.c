@@ -138,9 +138,11 @@ static void token_emit(struct engine *engine, sched_id id, const struct sample_r
     engine_mark_dirty(engine, request->outlet);
 
     if (!live->paused && ring_free_count(request->tokens) <= 2 * SCHED_STEPS_MAX) {
-        /* First the flag, then one more look: the reader drains, then looks at the flag. */
-        atomic_store(&request->stalled, true);
-        atomic_thread_fence(memory_order_seq_cst);
+        /*
+         * First the flag, then one more look; the reader drains, then takes the flag. Both exchange
+         * it, so one comes second: the reader and wakes us, or we and see what it has drained.
+         */
+        atomic_exchange_explicit(&request->stalled, true, memory_order_acq_rel);
         if (ring_free_count(request->tokens) <= 2 * SCHED_STEPS_MAX) {
             live->paused = true;
             sched_pause(engine->sched, id, true);

@@ -236,8 +236,7 @@ void request_cancel(struct request *request, bool met_stop)
 
 void request_drained(struct request *request)
 {
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_exchange(&request->stalled, false))
+    if (atomic_exchange_explicit(&request->stalled, false, memory_order_acq_rel))
         engine_wake(request->model->engine);
 }
 

@@ -176,8 +176,7 @@ static void stream_drain(struct stream *stream)
         stream->tokens[stream->n_tokens++] = *token;
         ring_release(request->tokens);
     }
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_exchange(&request->stalled, false))
+    if (atomic_exchange_explicit(&request->stalled, false, memory_order_acq_rel))
         engine_wake(stream->harness->engine);
 }
 
