@@ -8,8 +8,10 @@
  *     detokenizer_finish no more tokens               -> the rest, a cut character as U+FFFD
  *
  * Once a stop string has been seen, the text ends before it, `stopped` is set, and everything
- * after it is dropped. Bytes that can never become valid UTF-8 turn into one U+FFFD for each
- * maximal invalid part (Unicode 15, 3.9, "substitution of maximal subparts").
+ * after it is dropped. The string that is complete first counts; of several complete at the same
+ * byte the longest. So the text is the same wherever the tokens were cut. Bytes that can never
+ * become valid UTF-8 turn into one U+FFFD for each maximal invalid part (Unicode 15, 3.9,
+ * "substitution of maximal subparts").
  *
  * One per choice of a request, one thread at a time. No allocation: the hold-back is bounded by
  * the longest stop string plus 3 bytes.
@@ -27,6 +29,9 @@ struct stop_set {
     uint32_t longest_bytes;
     uint16_t size_bytes[STOP_STRINGS_MAX];
     char text[STOP_STRINGS_MAX][STOP_STRING_MAX_BYTES];
+    /* Length of the longest proper border (prefix that is also a suffix) of the first i + 1 bytes.
+     */
+    uint16_t border[STOP_STRINGS_MAX][STOP_STRING_MAX_BYTES];
 };
 
 /* INVALID for more than STOP_STRINGS_MAX, an empty, too long or not UTF-8 string. */
@@ -36,10 +41,12 @@ enum status stop_set_compile(const struct span *strings, size_t n, struct stop_s
 #define DETOKENIZER_HELD_MAX_BYTES (STOP_STRING_MAX_BYTES + 4)
 
 struct detokenizer {
-    const struct stop_set *stops; /* NULL: none */
-    bool stopped;                 /* a stop string was met */
-    uint32_t stop_index;          /* which, when stopped */
-    uint32_t held_bytes;          /* valid text held back for a stop string, then a cut character */
+    const struct stop_set *stops;       /* NULL: none */
+    bool stopped;                       /* a stop string was met */
+    uint32_t stop_index;                /* which, when stopped */
+    uint16_t matched[STOP_STRINGS_MAX]; /* how much of each stop string the held text ends with */
+    uint32_t held_bytes;                /* valid text held back for a stop string */
+    uint32_t cut_bytes;                 /* of a cut character, behind it */
     char held[DETOKENIZER_HELD_MAX_BYTES];
 };
 

@@ -9,12 +9,17 @@
  * A tokenizer is immutable after tokenizer_open and may be used by many threads at once; each
  * thread brings its own `struct tokenizer_scratch`.
  *
- * Limits: text up to 16 MiB a call. Encoding is linear in practice: a piece (pre-token) of n bytes
- * costs at most O(n log n).
+ * Limits: text up to 16 MiB a call, and a piece (pre-token: a word, a run of spaces) up to 1 MiB of
+ * it. Encoding is linear in practice: a piece of n bytes costs at most O(n log n).
+ *
+ * A byte that the vocabulary has no token for is dropped (or becomes the file's unknown token), as
+ * the library does that made the vocabulary; few vocabularies lack any.
  */
 #pragma once
 
 #include "base/status.h"
+
+#define TOKENIZER_TEXT_MAX_BYTES (16u << 20)
 
 struct tokenizer;
 struct tokenizer_scratch;
@@ -31,12 +36,12 @@ void tokenizer_scratch_free(struct tokenizer_scratch *scratch);
 #define TOKENIZER_EOS_MAX 8
 
 struct tokenizer_info {
-    uint32_t vocab_count; /* ids are 0..vocab_count-1; some may have no bytes */
-    uint32_t bos_id;      /* TOKEN_NONE if there is none */
-    uint32_t n_eos;       /* ids that end a generation, from the model's files
-                             (generation_config.json, config.json, tokenizer_config.json; GGUF:
-                             eos, eot) */
-    uint32_t eos_ids[TOKENIZER_EOS_MAX];
+    uint32_t vocab_count;                /* ids are 0..vocab_count-1; some may have no bytes */
+    uint32_t bos_id;                     /* TOKEN_NONE if there is none */
+    uint32_t n_eos;                      /* ids that end a generation, from the model's files
+                                            (tokenizer_config.json, generation_config.json, config.json; GGUF:
+                                            eos, eot, eom) */
+    uint32_t eos_ids[TOKENIZER_EOS_MAX]; /* [n_eos], the one that templates call eos_token first */
     bool adds_bos; /* encoding a plain prompt puts bos_id first, as the files say */
 };
 const struct tokenizer_info *tokenizer_info(const struct tokenizer *tokenizer);
