@@ -136,7 +136,7 @@ static uint32_t token_draw(const struct sample_params *params, uint32_t position
 }
 
 /* The n best of a row by insertion: few of its tokens get past the first comparison. */
-static void best_report(const float *logits, uint32_t vocab, double log_sum,
+static void best_report(const float *logits, uint32_t vocab, double most, double log_sum,
                         struct sample_result *result)
 {
     float best[TOP_LOGPROBS_MAX];
@@ -154,7 +154,7 @@ static void best_report(const float *logits, uint32_t vocab, double log_sum,
         result->top_id[at] = id;
     }
     for (uint32_t i = 0; i < n; i++)
-        result->top_logprob[i] = (float)((double)best[i] - log_sum);
+        result->top_logprob[i] = (float)((double)best[i] - most - log_sum);
 }
 
 static void sample_item(void *context, uint32_t thread, uint32_t item)
@@ -168,17 +168,17 @@ static void sample_item(void *context, uint32_t thread, uint32_t item)
     work.candidates = (struct candidate *)(work.buckets + BUCKETS);
 
     struct sample_result result = {.n_top = u32_min(params->n_logprobs, args->vocab)};
-    float most = tier->logits_best(logits, args->vocab, &result.id);
-    bool nothing = isinf(most); /* every logit is minus infinity */
-    double log_sum = 0;
+    float best = tier->logits_best(logits, args->vocab, &result.id);
+    bool nothing = isinf(best); /* every logit is minus infinity */
+    double most = nothing ? 0 : (double)best, log_sum = 0;
     if (!nothing)
-        log_sum = (double)most + log(tier->logits_exp_sum(logits, args->vocab, most));
+        log_sum = log(tier->logits_exp_sum(logits, args->vocab, best));
     if (params->temperature > 0 && !nothing) {
         candidates_collect(run->device, logits, args->vocab, params, &work);
         result.id = token_draw(params, args->host_positions[item], &work);
     }
-    result.logprob = (float)((double)logit_clean(logits[result.id]) - log_sum);
-    best_report(logits, args->vocab, log_sum, &result);
+    result.logprob = (float)((double)logit_clean(logits[result.id]) - most - log_sum);
+    best_report(logits, args->vocab, most, log_sum, &result);
     args->results[item] = result;
     args->last_sampled[args->host_slots[item]] = result.id;
 }

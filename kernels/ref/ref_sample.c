@@ -98,7 +98,8 @@ static void row_sample(const struct sample_args *args, uint32_t row, const struc
     bool nothing = isinf(most); /* every logit is minus infinity: there is nothing to compare */
     for (uint32_t id = 0; id < args->vocab && !nothing; id++)
         sum += exp((double)work->logits[id] - most);
-    double log_sum = nothing ? 0 : most + log(sum);
+    double log_sum = nothing ? 0 : log(sum);
+    most = nothing ? 0 : most;
 
     uint32_t rank = 0;
     if (params->temperature > 0 && !nothing) {
@@ -109,11 +110,11 @@ static void row_sample(const struct sample_args *args, uint32_t row, const struc
         rank = rank_draw(params, args->vocab, args->host_positions[row], work->weights);
     }
     result.id = work->order[rank];
-    result.logprob = (float)((double)work->logits[result.id] - log_sum);
+    result.logprob = (float)((double)work->logits[result.id] - most - log_sum);
     result.n_top = u32_min(params->n_logprobs, args->vocab);
     for (uint32_t i = 0; i < result.n_top; i++) {
         result.top_id[i] = work->order[i];
-        result.top_logprob[i] = (float)((double)work->logits[work->order[i]] - log_sum);
+        result.top_logprob[i] = (float)((double)work->logits[work->order[i]] - most - log_sum);
     }
     args->results[row] = result;
     args->last_sampled[args->host_slots[row]] = result.id;

@@ -1,0 +1,271 @@
+/*
+ * rope_kv, attention, kv_copy and kv_table_set on the CPU backend against `ref`; bounds as stated
+ * in rows_test.c. The pool is full of NaN before each case, and the block tables are scattered, so
+ * that a score or a value outside of a sequence shows.
+ */
+#include "tests/oracle/rig.h"
+
+#include <math.h>
+
+struct shape {
+    uint32_t n_heads, n_kv_heads, head_dim, block_tokens, window_tokens;
+};
+
+/* Some sequences of random lengths, laid in random blocks. */
+enum { SEQUENCES = 3, LAYERS = 2, CONTEXT = 150 };
+
+struct scene {
+    struct shape shape;
+    struct kv_shape kv_shape;
+    uint32_t lengths[SEQUENCES];
+    uint32_t *tables[SEQUENCES]; /* [slot_blocks_max] */
+    uint32_t n_rows;             /* all positions of all sequences */
+    uint32_t *positions, *slots; /* [n_rows] */
+    size_t row_values;
+    float *qkv;      /* [n_rows][row_values] */
+    float *inv_freq; /* [head_dim / 2] */
+};
+
+static struct scene scene_make(struct dice *dice, const struct shape *shape)
+{
+    struct scene s = {.shape = *shape};
+    uint32_t slot_blocks = div_up_u32(CONTEXT, shape->block_tokens);
+    s.kv_shape = (struct kv_shape){.n_layers = LAYERS,
+                                   .n_kv_heads = shape->n_kv_heads,
+                                   .head_dim = shape->head_dim,
+                                   .block_tokens = shape->block_tokens,
+                                   .blocks_count = SEQUENCES * slot_blocks + 3,
+                                   .slots_count = SEQUENCES,
+                                   .slot_blocks_max = slot_blocks};
+    uint32_t *blocks = malloc(s.kv_shape.blocks_count * sizeof *blocks);
+    dice_shuffle(dice, blocks, s.kv_shape.blocks_count);
+    for (uint32_t i = 0; i < SEQUENCES; i++) {
+        s.lengths[i] = dice_between(dice, 1, CONTEXT);
+        s.n_rows += s.lengths[i];
+        s.tables[i] = malloc(slot_blocks * sizeof(uint32_t));
+        memcpy(s.tables[i], blocks + i * slot_blocks, slot_blocks * sizeof(uint32_t));
+    }
+    free(blocks);
+    s.positions = malloc(s.n_rows * sizeof(uint32_t));
+    s.slots = malloc(s.n_rows * sizeof(uint32_t));
+    for (uint32_t i = 0, row = 0; i < SEQUENCES; i++)
+        for (uint32_t t = 0; t < s.lengths[i]; t++, row++) {
+            s.positions[row] = t;
+            s.slots[row] = i;
+        }
+    s.row_values = (size_t)(shape->n_heads + 2 * shape->n_kv_heads) * shape->head_dim;
+    s.qkv = dice_floats(dice, s.n_rows * s.row_values, 2);
+    s.inv_freq = dice_floats(dice, shape->head_dim / 2, 1);
+    for (uint32_t i = 0; i < shape->head_dim / 2; i++)
+        s.inv_freq[i] = (float)pow(10000, -2.0 * i / shape->head_dim);
+    return s;
+}
+
+static void scene_free(struct scene *s)
+{
+    for (uint32_t i = 0; i < SEQUENCES; i++)
+        free(s->tables[i]);
+    free(s->positions);
+    free(s->slots);
+    free(s->qkv);
+    free(s->inv_freq);
+}
+
+/* Runs both ops for all rows on layer 1 (and other values on layer 0). */
+static void scene_run(const struct scene *s, struct rig *rig, float *ret_qkv, float *ret_out)
+{
+    size_t qkv_bytes = s->n_rows * s->row_values * sizeof(float);
+    size_t out_bytes = (size_t)s->n_rows * s->shape.n_heads * s->shape.head_dim * sizeof(float);
+    struct kv *kv = rig_kv(rig, &s->kv_shape);
+    rig_kv_poison(rig, kv, &s->kv_shape);
+    for (uint32_t i = 0; i < SEQUENCES; i++) /* in two pieces, as a sequence grows */
+        for (uint32_t first = 0, n = 1; first < s->kv_shape.slot_blocks_max; first += n) {
+            n = first ? s->kv_shape.slot_blocks_max - first : 1;
+            rig->ops->kv_table_set(rig->device, kv, i, first, s->tables[i] + first, n);
+        }
+    float *qkv = rig_put(rig, s->qkv, qkv_bytes);
+    struct rope_kv_args rope = {
+        .n_rows = s->n_rows,
+        .n_heads = s->shape.n_heads,
+        .n_kv_heads = s->shape.n_kv_heads,
+        .head_dim = s->shape.head_dim,
+        .qkv = qkv,
+        .inv_freq = rig_put(rig, s->inv_freq, s->shape.head_dim / 2 * sizeof(float)),
+        .attention_factor = 1.25f,
+        .host_positions = s->positions,
+        .host_slots = s->slots,
+        .kv = kv,
+        .layer = 1};
+    rig->ops->rope_kv(rig->device, &rope);
+    rig_get(rig, qkv, ret_qkv, qkv_bytes);
+    float *out = rig_poison(rig, out_bytes);
+    struct attention_args attention = {.n_rows = s->n_rows,
+                                       .n_heads = s->shape.n_heads,
+                                       .n_kv_heads = s->shape.n_kv_heads,
+                                       .head_dim = s->shape.head_dim,
+                                       .scale = 1 / sqrtf((float)s->shape.head_dim),
+                                       .window_tokens = s->shape.window_tokens,
+                                       .qkv = qkv,
+                                       .host_positions = s->positions,
+                                       .host_slots = s->slots,
+                                       .kv = kv,
+                                       .layer = 1,
+                                       .out = out};
+    rig->ops->attention(rig->device, &attention);
+    rig_get(rig, out, ret_out, out_bytes);
+}
+
+static void close_to(const char *what, size_t index, float got, float expected, double bound)
+{
+    double difference = fabs((double)got - (double)expected);
+    if (!(difference <= bound))
+        fail_msg("%s[%zu]: %.9g, reference %.9g, off by %.3g, bound %.3g", what, index, (double)got,
+                 (double)expected, difference, bound);
+}
+
+static void scene_check(void **state, struct dice *dice, const struct shape *shape)
+{
+    struct scene s = scene_make(dice, shape);
+    size_t n_qkv = s.n_rows * s.row_values, n = shape->head_dim, half = n / 2;
+    size_t n_out = (size_t)s.n_rows * shape->n_heads * n;
+    float *qkv[2], *out[2];
+    for (int b = 0; b < 2; b++) {
+        struct rig rig = b ? rig_open("ref", NULL, 1) : rig_cpu(state);
+        qkv[b] = malloc(n_qkv * sizeof(float));
+        out[b] = malloc(n_out * sizeof(float));
+        scene_run(&s, &rig, qkv[b], out[b]);
+        rig_close(&rig);
+    }
+    for (size_t i = 0; i < n_qkv; i++) {
+        size_t head = i % s.row_values / n, feature = i % n;
+        if (head >= shape->n_heads + shape->n_kv_heads) {
+            assert_true(qkv[0][i] == s.qkv[i]); /* v is left alone */
+            continue;
+        }
+        size_t other = feature < half ? i + half : i - half;
+        double size = fabs((double)s.qkv[i]) + fabs((double)s.qkv[other]);
+        close_to("rope", i, qkv[0][i], qkv[1][i], 4 * UNIT * 1.25 * size);
+    }
+    for (size_t i = 0; i < n_out; i++)
+        close_to("attention", i, out[0][i], out[1][i], 2e-5 * 2);
+    for (int b = 0; b < 2; b++) {
+        free(qkv[b]);
+        free(out[b]);
+    }
+    scene_free(&s);
+}
+
+static void attention_shapes(void **state)
+{
+    static const struct shape shapes[] = {
+        {9, 3, 64, 16, 0}, {9, 3, 64, 32, 0},  {6, 2, 32, 16, 0},  {1, 1, 24, 16, 0},
+        {4, 1, 24, 32, 0}, {8, 1, 16, 16, 0},  {5, 5, 2, 32, 0},   {2, 1, 128, 16, 0},
+        {7, 1, 80, 32, 0}, {12, 2, 96, 16, 0}, {9, 3, 64, 16, 40}, {6, 2, 32, 32, 1},
+        {4, 1, 24, 16, 7}, {2, 2, 48, 32, 33}, {2, 1, 112, 32, 64}};
+    struct dice dice = {20};
+    for (size_t i = 0; i < array_count(shapes); i++)
+        scene_check(state, &dice, &shapes[i]);
+}
+
+/* A copied block serves in another sequence; the source may be overwritten afterwards. */
+static void copy_on_write(void **state)
+{
+    struct dice dice = {21};
+    const struct shape shape = {4, 2, 24, 16, 0};
+    struct scene s = scene_make(&dice, &shape);
+    size_t n_out = (size_t)shape.n_heads * shape.head_dim;
+    float *inv_freq = calloc(shape.head_dim / 2, sizeof(float)), *before, *after;
+    float *rows = dice_floats(&dice, 17 * s.row_values, 1);
+    before = malloc(n_out * sizeof(float));
+    after = malloc(n_out * sizeof(float));
+    struct rig rig = rig_cpu(state);
+    struct kv *kv = rig_kv(&rig, &s.kv_shape);
+    rig_kv_poison(&rig, kv, &s.kv_shape);
+    const uint32_t blocks[2] = {3, 4}, copies[2] = {5, 6}, slots[17] = {0};
+    uint32_t positions[17], last = 16, one = 1;
+    for (uint32_t i = 0; i < 17; i++)
+        positions[i] = i;
+    rig.ops->kv_table_set(rig.device, kv, 0, 0, blocks, 2);
+    rig.ops->kv_table_set(rig.device, kv, 1, 0, copies, 2);
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        struct rope_kv_args rope = {.n_rows = 17,
+                                    .n_heads = shape.n_heads,
+                                    .n_kv_heads = shape.n_kv_heads,
+                                    .head_dim = shape.head_dim,
+                                    .qkv = rig_put(&rig, rows, 17 * s.row_values * sizeof(float)),
+                                    .inv_freq =
+                                        rig_put(&rig, inv_freq, shape.head_dim / 2 * sizeof(float)),
+                                    .attention_factor = 1,
+                                    .host_positions = positions,
+                                    .host_slots = slots,
+                                    .kv = kv,
+                                    .layer = layer};
+        rig.ops->rope_kv(rig.device, &rope);
+    }
+    float *out = rig_poison(&rig, n_out * sizeof(float));
+    struct attention_args args = {
+        .n_rows = 1,
+        .n_heads = shape.n_heads,
+        .n_kv_heads = shape.n_kv_heads,
+        .head_dim = shape.head_dim,
+        .scale = 0.2f,
+        .qkv = rig_put(&rig, rows + 16 * s.row_values, s.row_values * sizeof(float)),
+        .host_positions = &last,
+        .host_slots = slots,
+        .kv = kv,
+        .layer = 1,
+        .out = out};
+    rig.ops->attention(rig.device, &args);
+    rig_get(&rig, out, before, n_out * sizeof(float));
+    rig.ops->kv_copy(rig.device, kv, blocks, copies, 2);
+    rig_kv_poison(&rig, kv,
+                  &(struct kv_shape){.n_layers = LAYERS,
+                                     .n_kv_heads = shape.n_kv_heads,
+                                     .head_dim = shape.head_dim,
+                                     .block_tokens = 16,
+                                     .blocks_count = 5,
+                                     .slots_count = SEQUENCES,
+                                     .slot_blocks_max = 2});
+    args.host_slots = &one;
+    rig.ops->attention(rig.device, &args);
+    rig_get(&rig, out, after, n_out * sizeof(float));
+    assert_memory_equal(before, after, n_out * sizeof(float));
+    rig_close(&rig);
+    scene_free(&s);
+    free(inv_freq);
+    free(rows);
+    free(before);
+    free(after);
+}
+
+static void block_bytes(void **state)
+{
+    struct rig rig = rig_cpu(state);
+    const struct kv_shape shape = {.n_layers = 30,
+                                   .n_kv_heads = 3,
+                                   .head_dim = 64,
+                                   .block_tokens = 16,
+                                   .blocks_count = 1,
+                                   .slots_count = 1,
+                                   .slot_blocks_max = 1};
+    assert_int_equal(rig.ops->kv_block_bytes(&shape), 30 * 2 * 3 * 64 * 16 * 4);
+    struct kv_shape absurd = shape;
+    absurd.blocks_count = UINT32_MAX;
+    absurd.n_layers = absurd.n_kv_heads = UINT32_MAX / 2;
+    struct kv *kv = NULL;
+    struct error error = {0};
+    assert_int_equal(rig.ops->kv_open(rig.device, &absurd, &kv, &error), STATUS_EXHAUSTED);
+    assert_null(kv);
+    assert_non_null(strstr(error.text, "blocks"));
+    rig_close(&rig);
+}
+
+int main(void)
+{
+    static const struct rig_test tests[] = {
+        {"rope_kv and attention", attention_shapes},
+        {"kv_copy", copy_on_write},
+        {"kv_block_bytes, a pool that is too large", block_bytes},
+    };
+    return rig_main("attention", tests, array_count(tests));
+}

@@ -1,0 +1,190 @@
+/* dtype_widen against values worked out by hand from the formats' definitions, and the draw's
+ * generator against the published answers of Philox. */
+#include "tests/oracle/rig.h"
+
+#include <math.h>
+
+#include "kernels/philox.h"
+
+static float widen_one(enum dtype dtype, uint16_t bits)
+{
+    float value = NAN;
+    dtype_widen(dtype, &bits, 1, &value);
+    return value;
+}
+
+static void names_and_blocks(void **state)
+{
+    static const struct {
+        enum dtype dtype;
+        const char *name;
+        uint32_t count, bytes;
+    } rows[] = {{DTYPE_F32, "F32", 1, 4},     {DTYPE_F16, "F16", 1, 2},
+                {DTYPE_BF16, "BF16", 1, 2},   {DTYPE_Q8_0, "Q8_0", 32, 34},
+                {DTYPE_Q4_0, "Q4_0", 32, 18}, {DTYPE_Q4_1, "Q4_1", 32, 20}};
+    assert_int_equal(array_count(rows), DTYPE_COUNT);
+    for (size_t i = 0; i < array_count(rows); i++) {
+        assert_string_equal(dtype_name(rows[i].dtype), rows[i].name);
+        assert_int_equal(dtype_block_count(rows[i].dtype), rows[i].count);
+        assert_int_equal(dtype_block_bytes(rows[i].dtype), rows[i].bytes);
+    }
+    assert_string_equal(dtype_name(DTYPE_COUNT), "?");
+}
+
+static void widen_f16(void **state)
+{
+    assert_true(widen_one(DTYPE_F16, 0x3c00) == 1.0f);
+    assert_true(widen_one(DTYPE_F16, 0xc000) == -2.0f);
+    assert_true(widen_one(DTYPE_F16, 0x3555) == 0x1.554p-2f); /* 0.33325195 */
+    assert_true(widen_one(DTYPE_F16, 0x7bff) == 65504.0f);
+    assert_true(widen_one(DTYPE_F16, 0x0400) == 0x1p-14f); /* smallest normal */
+    assert_true(widen_one(DTYPE_F16, 0x03ff) == 0x3ffp-24f);
+    assert_true(widen_one(DTYPE_F16, 0x8001) == -0x1p-24f); /* smallest subnormal */
+    assert_true(widen_one(DTYPE_F16, 0x0000) == 0.0f && !signbit(widen_one(DTYPE_F16, 0x0000)));
+    assert_true(widen_one(DTYPE_F16, 0x8000) == 0.0f && signbit(widen_one(DTYPE_F16, 0x8000)));
+    assert_true(widen_one(DTYPE_F16, 0x7c00) == INFINITY);
+    assert_true(widen_one(DTYPE_F16, 0xfc00) == -INFINITY);
+    assert_true(isnan(widen_one(DTYPE_F16, 0x7e01)));
+}
+
+/* The definition of the format, for all finite values. */
+static void widen_f16_all(void **state)
+{
+    for (uint32_t bits = 0; bits < 0x10000; bits++) {
+        int exponent = (int)(bits >> 10 & 31);
+        double fraction = bits & 1023;
+        if (exponent == 31)
+            continue;
+        double value = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+        value = bits & 0x8000 ? -value : value;
+        assert_true((double)widen_one(DTYPE_F16, (uint16_t)bits) == value);
+    }
+}
+
+static void widen_bf16(void **state)
+{
+    assert_true(widen_one(DTYPE_BF16, 0x3f80) == 1.0f);
+    assert_true(widen_one(DTYPE_BF16, 0xc049) == -3.140625f);
+    assert_true(widen_one(DTYPE_BF16, 0x0001) == 0x1p-133f);
+    assert_true(widen_one(DTYPE_BF16, 0x7f80) == INFINITY);
+    assert_true(isnan(widen_one(DTYPE_BF16, 0x7fc0)));
+}
+
+/* At an odd address, as a file may have it. */
+static void widen_blocks(enum dtype dtype, const uint8_t *block, float *values)
+{
+    uint8_t odd[1 + 34 * 2] = {0};
+    size_t bytes = dtype_block_bytes(dtype);
+    memcpy(odd + 1, block, bytes);
+    memcpy(odd + 1 + bytes, block, bytes);
+    float both[65];
+    both[64] = 12345;
+    dtype_widen(dtype, odd + 1, 64, both);
+    assert_memory_equal(both, both + 32, 32 * sizeof(float));
+    assert_true(both[64] == 12345);
+    memcpy(values, both, 32 * sizeof(float));
+}
+
+static void widen_q8_0(void **state)
+{
+    uint8_t block[34] = {0x00, 0xb8}; /* scale -0.5 */
+    for (int i = 0; i < 32; i++)
+        block[2 + i] = (uint8_t)(int8_t)(8 * i - 128);
+    float values[32];
+    widen_blocks(DTYPE_Q8_0, block, values);
+    for (int i = 0; i < 32; i++)
+        assert_true(values[i] == -0.5f * (float)(8 * i - 128));
+}
+
+static void widen_q4_0(void **state)
+{
+    uint8_t block[18] = {0x00, 0x40}; /* scale 2 */
+    for (int i = 0; i < 16; i++)
+        block[2 + i] = (uint8_t)(i | (15 - i) << 4);
+    float values[32];
+    widen_blocks(DTYPE_Q4_0, block, values);
+    for (int i = 0; i < 16; i++) {
+        assert_true(values[i] == 2.0f * (float)(i - 8));
+        assert_true(values[16 + i] == 2.0f * (float)(7 - i));
+    }
+}
+
+static void widen_q4_1(void **state)
+{
+    uint8_t block[20] = {0x00, 0x38, 0x00, 0xc2}; /* scale 0.5, minimum -3 */
+    for (int i = 0; i < 16; i++)
+        block[4 + i] = (uint8_t)(i | (15 - i) << 4);
+    float values[32];
+    widen_blocks(DTYPE_Q4_1, block, values);
+    for (int i = 0; i < 16; i++) {
+        assert_true(values[i] == 0.5f * (float)i - 3);
+        assert_true(values[16 + i] == 0.5f * (float)(15 - i) - 3);
+    }
+    /* One rounding only: 0x1.554p-2 * 3 + 65504 in exact arithmetic, then to f32. */
+    uint8_t wide[20] = {0x55, 0x35, 0xff, 0x7b, 3};
+    widen_blocks(DTYPE_Q4_1, wide, values);
+    assert_true(values[0] == (float)(0x1.554p-2 * 3 + 65504.0));
+}
+
+static void widen_f32(void **state)
+{
+    const float source[3] = {1.5f, -0.0f, 0x1p-149f};
+    char odd[1 + sizeof source];
+    memcpy(odd + 1, source, sizeof source);
+    float values[3];
+    dtype_widen(DTYPE_F32, odd + 1, 3, values);
+    assert_memory_equal(values, source, sizeof source);
+}
+
+/* The known answers of the generator's authors (Random123, kat_vectors, philox4x32 10). */
+static void philox_known_answers(void **state)
+{
+    static const struct {
+        uint32_t counter[4], key[2], answer[4];
+    } rows[] = {
+        {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff},
+         {0xffffffff, 0xffffffff},
+         {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         {0xa4093822, 0x299f31d0},
+         {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+    };
+    for (size_t i = 0; i < array_count(rows); i++) {
+        uint32_t words[4];
+        memcpy(words, rows[i].counter, sizeof words);
+        philox_4x32_10(words, rows[i].key);
+        assert_memory_equal(words, rows[i].answer, sizeof words);
+    }
+    assert_true(sample_uniform(0, 0) == (double)(0x6627e8d5e169c58du >> 11) / 0x1p53);
+}
+
+static void uniform_is_uniform(void **state)
+{
+    enum { CELLS = 64, DRAWS = 64 * 4000 };
+    uint32_t cells[CELLS] = {0};
+    for (uint32_t i = 0; i < DRAWS; i++) {
+        double u = sample_uniform(i / 512 * 0x9e3779b97f4a7c15u, i % 512);
+        assert_true(u >= 0 && u < 1);
+        cells[(int)(u * CELLS)]++;
+    }
+    double chi = 0;
+    for (int i = 0; i < CELLS; i++)
+        chi += ((double)cells[i] - 4000) * ((double)cells[i] - 4000) / 4000;
+    assert_true(chi < 112); /* 63 degrees of freedom: beyond it with probability 1e-4 */
+    /* Both halves of the seed and the position count. */
+    assert_true(sample_uniform(1, 7) != sample_uniform(1ul << 32, 7));
+    assert_true(sample_uniform(1, 7) != sample_uniform(1, 8));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names_and_blocks),     cmocka_unit_test(widen_f16),
+        cmocka_unit_test(widen_f16_all),        cmocka_unit_test(widen_bf16),
+        cmocka_unit_test(widen_q8_0),           cmocka_unit_test(widen_q4_0),
+        cmocka_unit_test(widen_q4_1),           cmocka_unit_test(widen_f32),
+        cmocka_unit_test(philox_known_answers), cmocka_unit_test(uniform_is_uniform),
+    };
+    return cmocka_run_group_tests_name("dtype", tests, NULL, NULL);
+}

@@ -1,0 +1,403 @@
+/*
+ * The bits of a row depend on that row alone. Each op first computes every row by itself on one
+ * thread; then any sub-batch, in any order, on one to three threads, must give the same bits.
+ * Attention also: a sequence that was written in chunks of any size, in any blocks, in any slot.
+ */
+#include "tests/oracle/rig.h"
+
+#include <math.h>
+
+enum { ROWS = 40, TRIALS = 30 };
+
+/* An op with its weights: computes rows `rows[0..n)` of a fixed set, out: [n][out_values]. */
+struct subject {
+    size_t out_values;
+    void (*run)(const struct subject *subject, struct rig *rig, const uint32_t *rows, uint32_t n,
+                float *out);
+    const void *data;
+};
+
+static void subject_check(void **state, const struct subject *subject)
+{
+    const struct config *config = *state;
+    struct dice dice = {70};
+    size_t n_out = subject->out_values, row_bytes = n_out * sizeof(float);
+    float *alone = malloc(ROWS * row_bytes), *together = malloc(ROWS * row_bytes);
+    struct rig rig = rig_open("cpu", config->tier, 1);
+    for (uint32_t r = 0; r < ROWS; r++)
+        subject->run(subject, &rig, &r, 1, alone + r * n_out);
+    rig_close(&rig);
+    rig = rig_cpu(state);
+    for (uint32_t trial = 0; trial < TRIALS; trial++) {
+        uint32_t rows[ROWS], n = trial < 14 ? trial + 1 : dice_between(&dice, 1, ROWS);
+        dice_shuffle(&dice, rows, ROWS);
+        subject->run(subject, &rig, rows, n, together);
+        for (uint32_t i = 0; i < n; i++)
+            if (memcmp(together + i * n_out, alone + rows[i] * n_out, row_bytes) != 0)
+                fail_msg("row %u differs in a call of %u rows", rows[i], n);
+        rig_close(&rig);
+        rig = rig_cpu(state);
+    }
+    rig_close(&rig);
+    free(alone);
+    free(together);
+}
+
+/* Rows of a host table, in this order, on the device. */
+static float *rows_put(struct rig *rig, const float *table, size_t n_values, const uint32_t *rows,
+                       uint32_t n)
+{
+    float *picked = malloc(n * n_values * sizeof *picked);
+    assert_non_null(picked);
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(picked + i * n_values, table + rows[i] * n_values, n_values * sizeof *picked);
+    float *buffer = rig_put(rig, picked, n * n_values * sizeof *picked);
+    free(picked);
+    return buffer;
+}
+
+/* ---- linear ---- */
+
+struct linear_data {
+    enum dtype dtype;
+    uint32_t out_count, in_count;
+    const void *weight;
+    const float *in, *residual, *bias;
+};
+
+static void linear_run(const struct subject *subject, struct rig *rig, const uint32_t *rows,
+                       uint32_t n, float *out)
+{
+    const struct linear_data *d = subject->data;
+    rig->n_weights = 0;
+    struct weight *weight = rig_weight(rig, d->dtype, d->out_count, d->in_count, d->weight);
+    size_t out_bytes = (size_t)n * d->out_count * sizeof(float);
+    float *buffer = rig_poison(rig, out_bytes);
+    struct linear_args args = {.weight = weight,
+                               .n_rows = n,
+                               .in = rows_put(rig, d->in, d->in_count, rows, n),
+                               .bias = rig_put(rig, d->bias, d->out_count * sizeof(float)),
+                               .residual = rows_put(rig, d->residual, d->out_count, rows, n),
+                               .out = buffer};
+    rig->ops->linear(rig->device, &args);
+    rig_get(rig, buffer, out, out_bytes);
+    rig->ops->weight_free(rig->device, weight);
+    rig->n_weights = 0;
+    while (rig->n_buffers > 0)
+        rig->ops->buffer_free(rig->device, rig->buffers[--rig->n_buffers]);
+}
+
+static void linear_check(void **state, enum dtype dtype, uint32_t out_count, uint32_t in_count)
+{
+    struct dice dice = {71 + out_count};
+    size_t n_weights = (size_t)out_count * in_count;
+    float *weight = dice_floats(&dice, n_weights, 1);
+    uint16_t *halves = malloc(n_weights * sizeof *halves);
+    for (size_t i = 0; i < n_weights; i++)
+        halves[i] = bf16_of(weight[i]);
+    float *in = dice_floats(&dice, (size_t)ROWS * in_count, 1);
+    float *residual = dice_floats(&dice, (size_t)ROWS * out_count, 1);
+    float *bias = dice_floats(&dice, out_count, 1);
+    struct linear_data data = {.dtype = dtype,
+                               .out_count = out_count,
+                               .in_count = in_count,
+                               .weight = dtype == DTYPE_F32 ? (void *)weight : halves,
+                               .in = in,
+                               .residual = residual,
+                               .bias = bias};
+    struct subject subject = {.out_values = out_count, .run = linear_run, .data = &data};
+    subject_check(state, &subject);
+    free(weight);
+    free(halves);
+    free(in);
+    free(residual);
+    free(bias);
+}
+
+static void linear_exact(void **state)
+{
+    linear_check(state, DTYPE_F32, 200, 77);
+    linear_check(state, DTYPE_BF16, 200, 77);
+    linear_check(state, DTYPE_F32, 31, 300);
+    linear_check(state, DTYPE_BF16, 420, 64);
+}
+
+/* ---- rmsnorm, silu_mul ---- */
+
+static void rmsnorm_run(const struct subject *subject, struct rig *rig, const uint32_t *rows,
+                        uint32_t n, float *out)
+{
+    const float *in = subject->data;
+    uint32_t width = (uint32_t)subject->out_values;
+    float *buffer = rig_poison(rig, n * width * sizeof(float));
+    struct rmsnorm_args args = {.n_rows = n,
+                                .n = width,
+                                .eps = 1e-6f,
+                                .in = rows_put(rig, in, width, rows, n),
+                                .weight = rig_put(rig, in, width * sizeof(float)),
+                                .out = buffer};
+    rig->ops->rmsnorm(rig->device, &args);
+    rig_get(rig, buffer, out, n * width * sizeof(float));
+    while (rig->n_buffers > 0)
+        rig->ops->buffer_free(rig->device, rig->buffers[--rig->n_buffers]);
+}
+
+static void silu_mul_run(const struct subject *subject, struct rig *rig, const uint32_t *rows,
+                         uint32_t n, float *out)
+{
+    uint32_t width = (uint32_t)subject->out_values;
+    float *buffer = rig_poison(rig, n * width * sizeof(float));
+    struct silu_mul_args args = {.n_rows = n,
+                                 .n = width,
+                                 .gate_up = rows_put(rig, subject->data, 2ul * width, rows, n),
+                                 .out = buffer};
+    rig->ops->silu_mul(rig->device, &args);
+    rig_get(rig, buffer, out, n * width * sizeof(float));
+    while (rig->n_buffers > 0)
+        rig->ops->buffer_free(rig->device, rig->buffers[--rig->n_buffers]);
+}
+
+static void rows_exact(void **state)
+{
+    struct dice dice = {72};
+    static const uint32_t widths[] = {24, 577, 1000};
+    for (size_t i = 0; i < array_count(widths); i++) {
+        float *data = dice_floats(&dice, 2ul * ROWS * widths[i], 3);
+        struct subject norm = {.out_values = widths[i], .run = rmsnorm_run, .data = data};
+        struct subject gate = {.out_values = widths[i], .run = silu_mul_run, .data = data};
+        subject_check(state, &norm);
+        subject_check(state, &gate);
+        free(data);
+    }
+}
+
+/* ---- moe ---- */
+
+struct moe_data {
+    uint32_t hidden, intermediate, n_experts, top_k;
+    const float *in, *residual, *router, *gate_up, *down;
+};
+
+static struct weight *stack_pack(struct rig *rig, const float *data, uint32_t n, uint32_t out_count,
+                                 uint32_t in_count)
+{
+    struct weight_part parts[8];
+    for (uint32_t i = 0; i < n; i++)
+        parts[i] = (struct weight_part){.dtype = DTYPE_F32,
+                                        .out_count = out_count,
+                                        .data = data + (size_t)i * out_count * in_count};
+    struct weight_source source = {.stack_count = n,
+                                   .n_parts = 1,
+                                   .out_count = out_count,
+                                   .in_count = in_count,
+                                   .parts = parts};
+    return rig_weight_source(rig, &source);
+}
+
+static void moe_run(const struct subject *subject, struct rig *rig, const uint32_t *rows,
+                    uint32_t n, float *out)
+{
+    const struct moe_data *d = subject->data;
+    size_t bytes = (size_t)n * d->hidden * sizeof(float);
+    float *buffer = rig_poison(rig, bytes);
+    struct moe_args args = {
+        .n_rows = n,
+        .hidden = d->hidden,
+        .intermediate = d->intermediate,
+        .n_experts = d->n_experts,
+        .top_k = d->top_k,
+        .normalise = true,
+        .router = rig_weight(rig, DTYPE_F32, d->n_experts, d->hidden, d->router),
+        .gate_up = stack_pack(rig, d->gate_up, d->n_experts, 2 * d->intermediate, d->hidden),
+        .down = stack_pack(rig, d->down, d->n_experts, d->hidden, d->intermediate),
+        .in = rows_put(rig, d->in, d->hidden, rows, n),
+        .residual = rows_put(rig, d->residual, d->hidden, rows, n),
+        .out = buffer};
+    rig->ops->moe(rig->device, &args);
+    rig_get(rig, buffer, out, bytes);
+    while (rig->n_buffers > 0)
+        rig->ops->buffer_free(rig->device, rig->buffers[--rig->n_buffers]);
+    while (rig->n_weights > 0)
+        rig->ops->weight_free(rig->device, rig->weights[--rig->n_weights]);
+}
+
+static void moe_exact(void **state)
+{
+    struct dice dice = {73};
+    enum { H = 48, I = 40, E = 8 };
+    float *in = dice_floats(&dice, ROWS * H, 1), *residual = dice_floats(&dice, ROWS * H, 1);
+    float *router = dice_floats(&dice, E * H, 0.5f);
+    float *gate_up = dice_floats(&dice, 2 * E * I * H, 0.3f);
+    float *down = dice_floats(&dice, E * H * I, 0.3f);
+    struct moe_data data = {H, I, E, 2, in, residual, router, gate_up, down};
+    struct subject subject = {.out_values = H, .run = moe_run, .data = &data};
+    subject_check(state, &subject);
+    free(in);
+    free(residual);
+    free(router);
+    free(gate_up);
+    free(down);
+}
+
+/* ---- rope_kv and attention ---- */
+
+enum { LENGTH = 130 };
+
+struct sequence {
+    uint32_t n_heads, n_kv_heads, head_dim, block_tokens, window_tokens;
+    const float *qkv, *inv_freq;
+};
+
+/* Writes and attends positions of one sequence in chunks of the given sizes, after the pool was
+ * filled with NaN; the blocks and the slot are drawn. out: [LENGTH][n_heads * head_dim]. */
+static void sequence_run(const struct sequence *s, struct rig *rig, struct dice *dice,
+                         uint32_t chunk_max, float *out)
+{
+    size_t row_values = (size_t)(s->n_heads + 2 * s->n_kv_heads) * s->head_dim;
+    size_t out_values = (size_t)s->n_heads * s->head_dim;
+    uint32_t n_blocks = div_up_u32(LENGTH, s->block_tokens), table[16], slot = dice_below(dice, 4);
+    struct kv_shape shape = {.n_layers = 1,
+                             .n_kv_heads = s->n_kv_heads,
+                             .head_dim = s->head_dim,
+                             .block_tokens = s->block_tokens,
+                             .blocks_count = 16,
+                             .slots_count = 4,
+                             .slot_blocks_max = n_blocks};
+    struct kv *kv = rig_kv(rig, &shape);
+    rig_kv_poison(rig, kv, &shape);
+    dice_shuffle(dice, table, 16);
+    rig->ops->kv_table_set(rig->device, kv, slot, 0, table, n_blocks);
+    float *inv_freq = rig_put(rig, s->inv_freq, s->head_dim / 2 * sizeof(float));
+    float *qkv = rig_put(rig, s->qkv, LENGTH * row_values * sizeof(float));
+    float *buffer = rig_poison(rig, LENGTH * out_values * sizeof(float));
+    uint32_t positions[LENGTH], slots[LENGTH];
+    for (uint32_t first = 0, n; first < LENGTH; first += n) {
+        n = u32_min(dice_between(dice, 1, chunk_max), LENGTH - first);
+        for (uint32_t i = 0; i < n; i++) {
+            positions[i] = first + i;
+            slots[i] = slot;
+        }
+        struct rope_kv_args rope = {.n_rows = n,
+                                    .n_heads = s->n_heads,
+                                    .n_kv_heads = s->n_kv_heads,
+                                    .head_dim = s->head_dim,
+                                    .qkv = qkv + first * row_values,
+                                    .inv_freq = inv_freq,
+                                    .attention_factor = 1,
+                                    .host_positions = positions,
+                                    .host_slots = slots,
+                                    .kv = kv};
+        rig->ops->rope_kv(rig->device, &rope);
+        struct attention_args attention = {.n_rows = n,
+                                           .n_heads = s->n_heads,
+                                           .n_kv_heads = s->n_kv_heads,
+                                           .head_dim = s->head_dim,
+                                           .scale = 0.3f,
+                                           .window_tokens = s->window_tokens,
+                                           .qkv = rope.qkv,
+                                           .host_positions = positions,
+                                           .host_slots = slots,
+                                           .kv = kv,
+                                           .out = buffer + first * out_values};
+        rig->ops->attention(rig->device, &attention);
+    }
+    rig_get(rig, buffer, out, LENGTH * out_values * sizeof(float));
+}
+
+static void sequence_check(void **state, const struct sequence *s)
+{
+    const struct config *config = *state;
+    struct dice dice = {74};
+    size_t bytes = LENGTH * (size_t)s->n_heads * s->head_dim * sizeof(float);
+    float *alone = malloc(bytes), *chunked = malloc(bytes);
+    struct rig rig = rig_open("cpu", config->tier, 1);
+    sequence_run(s, &rig, &dice, 1, alone);
+    rig_close(&rig);
+    static const uint32_t chunks[] = {1, 2, 7, 16, 33, LENGTH, LENGTH};
+    for (size_t i = 0; i < array_count(chunks); i++) {
+        rig = rig_cpu(state);
+        sequence_run(s, &rig, &dice, chunks[i], chunked);
+        assert_memory_equal(alone, chunked, bytes);
+        rig_close(&rig);
+    }
+    free(alone);
+    free(chunked);
+}
+
+static void attention_exact(void **state)
+{
+    struct dice dice = {75};
+    float *qkv = dice_floats(&dice, LENGTH * 1024, 1), inv_freq[64];
+    for (int i = 0; i < 64; i++)
+        inv_freq[i] = 1 / (1 + (float)i);
+    struct sequence shapes[] = {{9, 3, 64, 16, 0, qkv, inv_freq},
+                                {6, 2, 32, 32, 0, qkv, inv_freq},
+                                {4, 1, 24, 16, 0, qkv, inv_freq},
+                                {5, 1, 24, 32, 50, qkv, inv_freq},
+                                {2, 2, 80, 16, 16, qkv, inv_freq}};
+    for (size_t i = 0; i < array_count(shapes); i++)
+        sequence_check(state, &shapes[i]);
+    free(qkv);
+}
+
+/* ---- sample ---- */
+
+struct row_result {
+    float id, logprob, top_id, top_logprob;
+};
+
+static void sample_run(const struct subject *subject, struct rig *rig, const uint32_t *rows,
+                       uint32_t n, float *out)
+{
+    enum { VOCAB = 1500 };
+    struct sample_params params[ROWS];
+    uint32_t positions[ROWS], slots[ROWS];
+    struct sample_result results[ROWS];
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t r = rows[i];
+        params[i] = (struct sample_params){.temperature = (float)(r % 4) * 0.5f,
+                                           .top_p = r % 3 ? 0.9f : 0,
+                                           .top_k = r % 5 ? 0 : 30,
+                                           .n_logprobs = 7,
+                                           .seed = r * 77};
+        positions[i] = 100 + r;
+        slots[i] = i;
+    }
+    void *device_results = rig_poison(rig, sizeof results);
+    struct sample_args args = {.n_rows = n,
+                               .vocab = VOCAB,
+                               .logits = rows_put(rig, subject->data, VOCAB, rows, n),
+                               .host_params = params,
+                               .host_positions = positions,
+                               .host_slots = slots,
+                               .last_sampled = rig_poison(rig, sizeof slots),
+                               .results = device_results};
+    rig->ops->sample(rig->device, &args);
+    rig_get(rig, device_results, results, n * sizeof results[0]);
+    for (uint32_t i = 0; i < n; i++) {
+        struct row_result row = {(float)results[i].id, results[i].logprob,
+                                 (float)results[i].top_id[6], results[i].top_logprob[6]};
+        memcpy(out + 4 * i, &row, sizeof row);
+    }
+    while (rig->n_buffers > 0)
+        rig->ops->buffer_free(rig->device, rig->buffers[--rig->n_buffers]);
+}
+
+static void sample_exact(void **state)
+{
+    struct dice dice = {76};
+    float *logits = dice_floats(&dice, ROWS * 1500, 6);
+    struct subject subject = {.out_values = 4, .run = sample_run, .data = logits};
+    subject_check(state, &subject);
+    free(logits);
+}
+
+int main(void)
+{
+    static const struct rig_test tests[] = {
+        {"exact: linear", linear_exact}, {"exact: rmsnorm, silu_mul", rows_exact},
+        {"exact: moe", moe_exact},       {"exact: rope_kv, attention", attention_exact},
+        {"exact: sample", sample_exact},
+    };
+    return rig_main("exact", tests, array_count(tests));
+}

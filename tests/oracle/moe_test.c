@@ -1,0 +1,171 @@
+/*
+ * The mixture op on the CPU backend against `ref`: |difference| <= 1e-5 (1 + |out|) for values of
+ * order 1. A wrong expert or a wrong share is off by far more.
+ */
+#include "tests/oracle/rig.h"
+
+#include <math.h>
+
+struct moe_case {
+    uint32_t n_rows, hidden, intermediate, n_experts, top_k;
+    bool normalise, bf16, ties, one_expert;
+};
+
+struct moe_data {
+    float *in, *residual, *router, *gate_up, *down;
+    uint16_t *gate_up_bf16, *down_bf16;
+};
+
+static uint16_t *halves_of(const float *values, size_t n)
+{
+    uint16_t *halves = malloc(n * sizeof *halves);
+    assert_non_null(halves);
+    for (size_t i = 0; i < n; i++)
+        halves[i] = bf16_of(values[i]);
+    return halves;
+}
+
+static struct moe_data data_make(struct dice *dice, const struct moe_case *c)
+{
+    size_t n_in = (size_t)c->n_rows * c->hidden, n_router = (size_t)c->n_experts * c->hidden;
+    size_t n_up = 2ul * c->n_experts * c->intermediate * c->hidden, n_down = n_up / 2;
+    struct moe_data d = {
+        .in = dice_floats(dice, n_in, 1),
+        .residual = dice_floats(dice, n_in, 1),
+        .router = dice_floats(dice, n_router, 3 / sqrtf((float)c->hidden)),
+        .gate_up = dice_floats(dice, n_up, 2 / sqrtf((float)c->hidden)),
+        .down = dice_floats(dice, n_down, 2 / sqrtf((float)c->intermediate)),
+    };
+    /* Experts 1, 3, 5 ... have the router rows of 0, 2, 4 ...: every choice is a tie. */
+    for (uint32_t e = 1; c->ties && e < c->n_experts; e += 2)
+        memcpy(d.router + (size_t)e * c->hidden, d.router + (size_t)(e - 1) * c->hidden,
+               c->hidden * sizeof(float));
+    /* All rows go to the same experts. */
+    for (uint32_t r = 1; c->one_expert && r < c->n_rows; r++)
+        memcpy(d.in + (size_t)r * c->hidden, d.in, c->hidden * sizeof(float));
+    d.gate_up_bf16 = halves_of(d.gate_up, n_up);
+    d.down_bf16 = halves_of(d.down, n_down);
+    return d;
+}
+
+static void data_free(struct moe_data *d)
+{
+    free(d->in);
+    free(d->residual);
+    free(d->router);
+    free(d->gate_up);
+    free(d->down);
+    free(d->gate_up_bf16);
+    free(d->down_bf16);
+}
+
+/* Gate and up are parts of their own, as in the files. */
+static struct weight *experts_pack(struct rig *rig, const struct moe_case *c, const void *data,
+                                   uint32_t n_parts, uint32_t out_count, uint32_t in_count)
+{
+    struct weight_part *parts = calloc((size_t)c->n_experts * n_parts, sizeof *parts);
+    size_t value_bytes = c->bf16 ? 2 : 4, part_out = out_count / n_parts;
+    assert_non_null(parts);
+    for (size_t i = 0; i < (size_t)c->n_experts * n_parts; i++)
+        parts[i] = (struct weight_part){.dtype = c->bf16 ? DTYPE_BF16 : DTYPE_F32,
+                                        .out_count = (uint32_t)part_out,
+                                        .data = (const char *)data +
+                                                i * part_out * in_count * value_bytes};
+    struct weight_source source = {.stack_count = c->n_experts,
+                                   .n_parts = n_parts,
+                                   .out_count = out_count,
+                                   .in_count = in_count,
+                                   .parts = parts};
+    struct weight *weight = rig_weight_source(rig, &source);
+    free(parts);
+    return weight;
+}
+
+static void moe_run(struct rig *rig, const struct moe_case *c, const struct moe_data *d, float *out)
+{
+    size_t bytes = (size_t)c->n_rows * c->hidden * sizeof(float);
+    const void *gate_up = c->bf16 ? (const void *)d->gate_up_bf16 : d->gate_up;
+    const void *down = c->bf16 ? (const void *)d->down_bf16 : d->down;
+    float *residual = rig_put(rig, d->residual, bytes), *device_out = residual;
+    if (c->n_rows % 2) /* out may equal residual */
+        device_out = rig_poison(rig, bytes);
+    struct moe_args args = {
+        .n_rows = c->n_rows,
+        .hidden = c->hidden,
+        .intermediate = c->intermediate,
+        .n_experts = c->n_experts,
+        .top_k = c->top_k,
+        .normalise = c->normalise,
+        .router = rig_weight(rig, DTYPE_F32, c->n_experts, c->hidden, d->router),
+        .gate_up = experts_pack(rig, c, gate_up, 2, 2 * c->intermediate, c->hidden),
+        .down = experts_pack(rig, c, down, 1, c->hidden, c->intermediate),
+        .in = rig_put(rig, d->in, bytes),
+        .residual = residual,
+        .out = device_out};
+    rig->ops->moe(rig->device, &args);
+    rig_get(rig, device_out, out, bytes);
+}
+
+static void moe_check(void **state, struct dice *dice, const struct moe_case *c)
+{
+    size_t n = (size_t)c->n_rows * c->hidden;
+    struct moe_data data = data_make(dice, c);
+    float *got = malloc(n * sizeof *got), *expected = malloc(n * sizeof *expected);
+    struct rig cpu = rig_cpu(state), ref = rig_open("ref", NULL, 1);
+    moe_run(&cpu, c, &data, got);
+    moe_run(&ref, c, &data, expected);
+    for (size_t i = 0; i < n; i++) {
+        double difference = fabs((double)got[i] - (double)expected[i]);
+        if (!(difference <= 1e-5 * (1 + fabs((double)expected[i]))))
+            fail_msg("%u rows, %u of %u experts: out[%zu] is %.9g, reference %.9g", c->n_rows,
+                     c->top_k, c->n_experts, i, (double)got[i], (double)expected[i]);
+    }
+    rig_close(&cpu);
+    rig_close(&ref);
+    data_free(&data);
+    free(got);
+    free(expected);
+}
+
+static void moe_shapes(void **state)
+{
+    static const struct moe_case cases[] = {{1, 48, 40, 8, 2, true, false, false, false},
+                                            {2, 48, 40, 8, 2, true, true, false, false},
+                                            {13, 24, 33, 5, 3, false, false, false, false},
+                                            {40, 96, 64, 8, 2, true, false, false, false},
+                                            {40, 96, 64, 8, 2, true, true, false, false},
+                                            {7, 16, 8, 1, 1, true, false, false, false},
+                                            {9, 40, 24, 4, 4, true, false, false, false},
+                                            {30, 20, 12, 33, 8, true, true, false, false},
+                                            {300, 32, 16, 8, 2, true, false, false, false},
+                                            {257, 32, 16, 4, 1, false, true, false, false}};
+    struct dice dice = {30};
+    for (size_t i = 0; i < array_count(cases); i++)
+        moe_check(state, &dice, &cases[i]);
+}
+
+static void moe_ties(void **state)
+{
+    struct dice dice = {31};
+    for (uint32_t top_k = 1; top_k <= 5; top_k++) {
+        struct moe_case c = {11, 32, 24, 8, top_k, true, false, .ties = true, .one_expert = false};
+        moe_check(state, &dice, &c);
+    }
+}
+
+static void moe_all_rows_to_the_same(void **state)
+{
+    struct dice dice = {32};
+    struct moe_case c = {37, 32, 24, 8, 2, true, false, .ties = false, .one_expert = true};
+    moe_check(state, &dice, &c);
+}
+
+int main(void)
+{
+    static const struct rig_test tests[] = {
+        {"moe: shapes", moe_shapes},
+        {"moe: ties go to the lower expert", moe_ties},
+        {"moe: all rows to the same experts", moe_all_rows_to_the_same},
+    };
+    return rig_main("moe", tests, array_count(tests));
+}

@@ -1,0 +1,222 @@
+#include "tests/oracle/rig.h"
+
+#include <math.h>
+
+struct rig rig_open(const char *backend, const char *tier, uint32_t threads_count)
+{
+    struct rig rig = {.ops = ops_find(backend)};
+    struct device_options options = {.threads_count = threads_count, .tier = tier};
+    struct error error = {0};
+    assert_non_null(rig.ops);
+    if (rig.ops->device_open(&options, &rig.device, &error) != STATUS_OK)
+        fail_msg("device_open: %s", error.text);
+    return rig;
+}
+
+void rig_close(struct rig *rig)
+{
+    for (uint32_t i = 0; i < rig->n_buffers; i++)
+        rig->ops->buffer_free(rig->device, rig->buffers[i]);
+    for (uint32_t i = 0; i < rig->n_weights; i++)
+        rig->ops->weight_free(rig->device, rig->weights[i]);
+    for (uint32_t i = 0; i < rig->n_kvs; i++)
+        rig->ops->kv_close(rig->device, rig->kvs[i]);
+    rig->ops->device_close(rig->device);
+    *rig = (struct rig){0};
+}
+
+void *rig_put(struct rig *rig, const void *host, size_t size_bytes)
+{
+    assert_true(rig->n_buffers < array_count(rig->buffers));
+    void *buffer = rig->ops->buffer_alloc(rig->device, size_bytes);
+    assert_non_null(buffer);
+    assert_int_equal((uintptr_t)buffer % 64, 0);
+    if (host)
+        rig->ops->buffer_write(rig->device, buffer, host, size_bytes);
+    rig->buffers[rig->n_buffers++] = buffer;
+    return buffer;
+}
+
+void *rig_poison(struct rig *rig, size_t size_bytes)
+{
+    void *host = malloc(size_bytes + 1);
+    assert_non_null(host);
+    memset(host, 0xff, size_bytes);
+    void *buffer = rig_put(rig, host, size_bytes);
+    free(host);
+    return buffer;
+}
+
+void rig_get(struct rig *rig, const void *buffer, void *host, size_t size_bytes)
+{
+    struct error error = {0};
+    if (rig->ops->sync(rig->device, &error) != STATUS_OK)
+        fail_msg("sync: %s", error.text);
+    rig->ops->buffer_read(rig->device, buffer, host, size_bytes);
+}
+
+struct weight *rig_weight_source(struct rig *rig, const struct weight_source *source)
+{
+    struct error error = {0};
+    assert_true(rig->n_weights < array_count(rig->weights));
+    struct weight **weight = &rig->weights[rig->n_weights++];
+    if (rig->ops->weight_pack(rig->device, source, weight, &error) != STATUS_OK)
+        fail_msg("weight_pack: %s", error.text);
+    return *weight;
+}
+
+struct weight *rig_weight(struct rig *rig, enum dtype dtype, uint32_t out_count, uint32_t in_count,
+                          const void *data)
+{
+    struct weight_part part = {.dtype = dtype, .out_count = out_count, .data = data};
+    struct weight_source source = {.stack_count = 1,
+                                   .n_parts = 1,
+                                   .out_count = out_count,
+                                   .in_count = in_count,
+                                   .parts = &part};
+    return rig_weight_source(rig, &source);
+}
+
+struct kv *rig_kv(struct rig *rig, const struct kv_shape *shape)
+{
+    struct error error = {0};
+    assert_true(rig->n_kvs < array_count(rig->kvs));
+    struct kv **kv = &rig->kvs[rig->n_kvs++];
+    if (rig->ops->kv_open(rig->device, shape, kv, &error) != STATUS_OK)
+        fail_msg("kv_open: %s", error.text);
+    return *kv;
+}
+
+void rig_kv_poison(struct rig *rig, struct kv *kv, const struct kv_shape *shape)
+{
+    size_t row = (size_t)(1 + 2 * shape->n_kv_heads) * shape->head_dim;
+    float *nan_row = malloc(row * sizeof(float));
+    float *inv_freq = calloc(shape->head_dim / 2, sizeof(float));
+    assert_true(nan_row && inv_freq);
+    memset(nan_row, 0xff, row * sizeof(float));
+    void *qkv = rig_put(rig, nan_row, row * sizeof(float));
+    void *frequencies = rig_put(rig, inv_freq, shape->head_dim / 2 * sizeof(float));
+    uint32_t zero = 0;
+    for (uint32_t block = 0; block < shape->blocks_count; block++) {
+        rig->ops->kv_table_set(rig->device, kv, 0, 0, &block, 1);
+        for (uint32_t i = 0; i < shape->block_tokens * shape->n_layers; i++) {
+            uint32_t position = i % shape->block_tokens;
+            struct rope_kv_args args = {.n_rows = 1,
+                                        .n_heads = 1,
+                                        .n_kv_heads = shape->n_kv_heads,
+                                        .head_dim = shape->head_dim,
+                                        .qkv = qkv,
+                                        .inv_freq = frequencies,
+                                        .attention_factor = 1,
+                                        .host_positions = &position,
+                                        .host_slots = &zero,
+                                        .kv = kv,
+                                        .layer = i / shape->block_tokens};
+            rig->ops->rope_kv(rig->device, &args);
+        }
+    }
+    free(nan_row);
+    free(inv_freq);
+}
+
+static struct config configs[] = {
+    {"scalar", 1}, {"scalar", 2}, {"avx512", 1}, {"avx512", 2}, {"avx512", 3}};
+
+struct rig rig_cpu(void **state)
+{
+    const struct config *config = *state;
+    return rig_open("cpu", config->tier, config->threads_count);
+}
+
+/* A tier that this CPU lacks is skipped by name; one that is not known at all is a failure. */
+static int config_setup(void **state)
+{
+    const struct config *config = *state;
+    struct device_options options = {.threads_count = 1, .tier = config->tier};
+    struct device *device;
+    struct error error = {0};
+    if (ops_cpu.device_open(&options, &device, &error) == STATUS_OK) {
+        ops_cpu.device_close(device);
+        return 0;
+    }
+    if (error.status == STATUS_UNSUPPORTED && strstr(error.text, "not supported by this CPU")) {
+        print_message("skipped: %s\n", error.text);
+        skip();
+    }
+    print_error("%s\n", error.text);
+    return -1;
+}
+
+int rig_main(const char *group, const struct rig_test *tests, size_t n_tests)
+{
+    size_t n = n_tests * array_count(configs);
+    struct CMUnitTest *all = calloc(n, sizeof *all);
+    char(*names)[96] = calloc(n, sizeof *names);
+    if (!all || !names)
+        return 1;
+    for (size_t i = 0; i < n; i++) {
+        struct config *config = &configs[i / n_tests];
+        const struct rig_test *test = &tests[i % n_tests];
+        snprintf(names[i], sizeof names[i], "%s (%s, %u threads)", test->name, config->tier,
+                 config->threads_count);
+        all[i] = (struct CMUnitTest){.name = names[i],
+                                     .test_func = test->run,
+                                     .setup_func = config_setup,
+                                     .initial_state = config};
+    }
+    int failed = _cmocka_run_group_tests(group, all, n, NULL, NULL);
+    free(all);
+    free(names);
+    return failed;
+}
+
+/* SplitMix64. */
+static uint64_t dice_next(struct dice *dice)
+{
+    uint64_t z = dice->state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+uint32_t dice_below(struct dice *dice, uint32_t n)
+{
+    return (uint32_t)(dice_next(dice) % n);
+}
+
+uint32_t dice_between(struct dice *dice, uint32_t low, uint32_t high)
+{
+    return low + dice_below(dice, high - low + 1);
+}
+
+float dice_float(struct dice *dice)
+{
+    return (float)((double)(dice_next(dice) >> 11) * 0x1p-52 - 1);
+}
+
+float *dice_floats(struct dice *dice, size_t n, float scale)
+{
+    float *values = malloc(n * sizeof *values + 1);
+    assert_non_null(values);
+    for (size_t i = 0; i < n; i++)
+        values[i] = dice_float(dice) * scale;
+    return values;
+}
+
+void dice_shuffle(struct dice *dice, uint32_t *items, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        items[i] = i;
+    for (uint32_t i = n; i > 1; i--) {
+        uint32_t j = dice_below(dice, i), item = items[i - 1];
+        items[i - 1] = items[j];
+        items[j] = item;
+    }
+}
+
+uint16_t bf16_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}

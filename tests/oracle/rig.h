@@ -1,0 +1,76 @@
+/*
+ * rig: a backend under test, and the small tools of the oracle tests.
+ *
+ * A rig opens one device and owns every buffer that it gives out. Outputs are poisoned: they are
+ * filled with NaN before an op writes them, so that a value that was not written shows. Each test
+ * of a program runs once per configuration of the CPU backend (tier and threads); a tier that this
+ * CPU lacks is reported as skipped, with its reason. One thread.
+ */
+#pragma once
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "kernels/ops.h"
+
+#define UNIT 0x1p-24 /* half a unit in the last place of 1.0f */
+
+struct rig {
+    const struct ops *ops;
+    struct device *device;
+    void *buffers[64];
+    struct weight *weights[16];
+    struct kv *kvs[4];
+    uint32_t n_buffers, n_weights, n_kvs;
+};
+
+struct rig rig_open(const char *backend, const char *tier, uint32_t threads_count);
+void rig_close(struct rig *rig);
+
+/* Device memory with these bytes; zeroed bytes when `host` is NULL. */
+void *rig_put(struct rig *rig, const void *host, size_t size_bytes);
+/* Device memory filled with NaN (0xff). */
+void *rig_poison(struct rig *rig, size_t size_bytes);
+/* Copies back; fails the test when the device failed. */
+void rig_get(struct rig *rig, const void *buffer, void *host, size_t size_bytes);
+
+/* One matrix in one part. */
+struct weight *rig_weight(struct rig *rig, enum dtype dtype, uint32_t out_count, uint32_t in_count,
+                          const void *data);
+struct weight *rig_weight_source(struct rig *rig, const struct weight_source *source);
+struct kv *rig_kv(struct rig *rig, const struct kv_shape *shape);
+
+/* Every block of the pool is filled with NaN, through a table entry of slot 0. */
+void rig_kv_poison(struct rig *rig, struct kv *kv, const struct kv_shape *shape);
+
+/* Which configuration a test runs under: the cmocka state points to one of these. */
+struct config {
+    const char *tier;
+    uint32_t threads_count;
+};
+struct rig rig_cpu(void **state);
+
+struct rig_test {
+    const char *name;
+    void (*run)(void **state);
+};
+/* Runs every test under every configuration; main returns its value. */
+int rig_main(const char *group, const struct rig_test *tests, size_t n_tests);
+
+/* Pseudo-random numbers with a fixed start: a failure repeats. */
+struct dice {
+    uint64_t state;
+};
+uint32_t dice_below(struct dice *dice, uint32_t n);
+uint32_t dice_between(struct dice *dice, uint32_t low, uint32_t high); /* both included */
+float dice_float(struct dice *dice);                                   /* in (-1, 1) */
+/* malloc'ed, each value in (-scale, scale). */
+float *dice_floats(struct dice *dice, size_t n, float scale);
+/* 0..n-1 in random order. */
+void dice_shuffle(struct dice *dice, uint32_t *items, uint32_t n);
+
+uint16_t bf16_of(float value); /* truncated */
