@@ -1,6 +1,7 @@
 """What the generators share: the GGUF tokenizer rebuilt, and how golden numbers are written."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -46,15 +47,23 @@ def gguf_tokenizer(path: Path):
     merges = [tuple(m.split(" ")) for m in value("merges")]
     assert all(len(m) == 2 for m in merges)
     tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    special = [AddedToken(t, special=True, normalized=False)
-               for t, k in zip(tokens, types) if k == GGUF_CONTROL]
-    user = [AddedToken(t, special=False, normalized=False)
-            for t, k in zip(tokens, types) if k == GGUF_USER_DEFINED]
+    special = [
+        AddedToken(t, special=True, normalized=False)
+        for t, k in zip(tokens, types)
+        if k == GGUF_CONTROL
+    ]
+    user = [
+        AddedToken(t, special=False, normalized=False)
+        for t, k in zip(tokens, types)
+        if k == GGUF_USER_DEFINED
+    ]
     tokenizer.add_special_tokens(special)
     tokenizer.add_tokens(user)
     assert tokenizer.get_vocab_size(with_added_tokens=True) == len(tokens)
@@ -90,7 +99,7 @@ def float32_reference(model, prompt: list[int], n_steps: int, stop: frozenset[in
             greedy += fed
         logits = model(torch.tensor([prompt + greedy]), use_cache=False).logits[0]
     assert logits.dtype == torch.float32
-    chosen = logits[len(prompt) - 1:-1].argmax(-1).tolist()
+    chosen = logits[len(prompt) - 1 : -1].argmax(-1).tolist()
     assert chosen == greedy, "the greedy choice is not stable"
     return greedy, logits
 
@@ -101,7 +110,52 @@ def least_gap(logits) -> float:
     return float((best[:, 0] - best[:, 1]).min())
 
 
-def write_f32(path: Path, logits) -> list[int]:
-    """Raw little-endian float32, row after row; returns the shape."""
-    path.write_bytes(logits.detach().contiguous().numpy().astype("<f4").tobytes())
-    return list(logits.shape)
+def router_gap(model, ids: list[int]) -> float:
+    """The smallest distance between the last expert chosen and the first one that is not."""
+    import torch
+
+    top = model.config.num_experts_per_tok
+    gaps: list[float] = []
+
+    def watch(gate, inputs):
+        logits = torch.nn.functional.linear(
+            inputs[0].reshape(-1, gate.weight.shape[1]), gate.weight
+        )
+        best = logits.topk(top + 1).values
+        gaps.append(float((best[:, -2] - best[:, -1]).min()))
+
+    hooks = [layer.mlp.gate.register_forward_pre_hook(watch) for layer in model.model.layers]
+    with torch.no_grad():
+        model(torch.tensor([ids]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    assert len(gaps) == model.config.num_hidden_layers
+    return min(gaps)
+
+
+def measure(model, prompt: list[int], n_greedy: int):
+    """Greedy ids, logits, and how clear the choices were."""
+    greedy, logits = float32_reference(model, prompt, n_greedy)
+    facts = {"min_logit_gap": least_gap(logits[len(prompt) - 1 : -1])}
+    if model.config.model_type == "mixtral":
+        facts["min_router_gap"] = router_gap(model, prompt + greedy)
+    facts |= {"max_abs_logit": float(logits.abs().max()), "n_distinct": len(set(greedy))}
+    return greedy, logits, facts
+
+
+def golden_write(
+    folder: Path, head: dict, prompt: list[int], greedy: list[int], logits, facts: dict
+) -> None:
+    """golden.json and logits.f32: raw little-endian float32 [n_prompt + n_greedy][vocab]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "logits.f32").write_bytes(logits.contiguous().numpy().astype("<f4").tobytes())
+    lines = head | {"transformers": version("transformers"), "torch": version("torch")} | facts
+    lines |= {
+        "logits": {"file": "logits.f32", "shape": list(logits.shape)},
+        "prompt": prompt,
+        "greedy": greedy,
+    }
+    text = ",\n".join(
+        f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in lines.items()
+    )
+    (folder / "golden.json").write_text("{" + text + "}\n")

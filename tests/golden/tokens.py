@@ -1,7 +1,7 @@
 """Token ids of tokens/strings.json from the `tokenizers` library.
 
-    tokens.py smollm2 FILE.gguf     writes tokens/smollm2.json
-    tokens.py demo [MODEL_DIR]      writes tokens/demo.json
+tokens.py smollm2 FILE.gguf     writes tokens/smollm2.json
+tokens.py demo [MODEL_DIR]      writes tokens/demo.json
 """
 
 import argparse
@@ -60,14 +60,22 @@ def write(name: str, tokenizer: Tokenizer, source: str) -> None:
         "source": source,
         "tokenizers": version("tokenizers"),
         "vocab_size": tokenizer.get_vocab_size(with_added_tokens=True),
-        "added": [{"id": i, "text": t.content, "special": t.special} for i, t in sorted(added.items())],
+        "added": [
+            {"id": i, "text": t.content, "special": t.special} for i, t in sorted(added.items())
+        ],
     }
     path = HERE / "tokens" / f"{name}.json"
-    path.write_text(
-        "{" + "\n".join(f"{json.dumps(k)}: {json.dumps(v)}," for k, v in head.items())
-        + f'\n"ids": {rows_json(ids)},\n"plain": {rows_json(plain)},\n"inexact": {rows_json(inexact)}}}\n')
-    print(f"{path.relative_to(HERE)}: {len(ids)} strings, {sum(map(len, ids))} ids, {len(plain)} plain,"
-          f" {len(inexact)} inexact, {path.stat().st_size} bytes")
+    members = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in head.items()]
+    members += [
+        f'"ids": {rows_json(ids)}',
+        f'"plain": {rows_json(plain)}',
+        f'"inexact": {rows_json(inexact)}',
+    ]
+    path.write_text("{" + ",\n".join(members) + "}\n")
+    print(
+        f"{path.relative_to(HERE)}: {len(ids)} strings, {sum(map(len, ids))} ids,"
+        f" {len(plain)} plain, {len(inexact)} inexact, {path.stat().st_size} bytes"
+    )
 
 
 def main() -> None:
