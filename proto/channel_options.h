@@ -14,6 +14,7 @@
 
 #include <grpc/compression.h>
 #include <grpc/grpc.h>
+#include <stdint.h>
 
 #define CHANNEL_METADATA_MAX_BYTES (16 * 1024)
 #define CHANNEL_KEEPALIVE_TIME_MS 30000
@@ -25,6 +26,14 @@ struct channel_option {
     const char *key;
     int value;
 };
+
+/* As the library wants it; the key is borrowed. */
+static inline grpc_arg channel_arg(struct channel_option option)
+{
+    grpc_arg arg = {.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)option.key};
+    arg.value.integer = option.value;
+    return arg;
+}
 
 static const struct channel_option channel_options_server[] = {
     {GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1}, /* identity only */

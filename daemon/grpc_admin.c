@@ -1,0 +1,129 @@
+/*
+ * galerne.admin.v1.Admin: what an operator sees. Only the operator's socket offers it.
+ */
+#include <inttypes.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "daemon/grpc_calls.h"
+#include "proto/admin.pb-c.h"
+
+/* Resident bytes of a process; 0 when the kernel does not say. */
+static uint64_t resident_bytes(int32_t pid)
+{
+    char path[48];
+    unsigned long long size_pages, resident_pages = 0;
+    snprintf(path, sizeof path, "/proc/%" PRId32 "/statm", pid);
+    FILE *file = pid > 0 ? fopen(path, "re") : NULL;
+    if (!file)
+        return 0;
+    if (fscanf(file, "%llu %llu", &size_pages, &resident_pages) != 2)
+        resident_pages = 0;
+    fclose(file);
+    return (uint64_t)resident_pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static Galerne__Admin__V1__DaemonState daemon_state_of(enum front_state state)
+{
+    switch (state) {
+    case FRONT_READY:
+        return GALERNE__ADMIN__V1__DAEMON_STATE__DAEMON_STATE_READY;
+    case FRONT_DEGRADED:
+    case FRONT_FAILED: /* "some model does not serve": the models' rows say which */
+        return GALERNE__ADMIN__V1__DAEMON_STATE__DAEMON_STATE_DEGRADED;
+    case FRONT_DRAINING:
+        return GALERNE__ADMIN__V1__DAEMON_STATE__DAEMON_STATE_DRAINING;
+    case FRONT_STARTING:
+        break;
+    }
+    return GALERNE__ADMIN__V1__DAEMON_STATE__DAEMON_STATE_STARTING;
+}
+
+static Galerne__Admin__V1__WorkerState worker_state_of(enum engine_state state)
+{
+    switch (state) {
+    case ENGINE_STARTING:
+        return GALERNE__ADMIN__V1__WORKER_STATE__WORKER_STATE_STARTING;
+    case ENGINE_LOADING:
+        return GALERNE__ADMIN__V1__WORKER_STATE__WORKER_STATE_LOADING;
+    case ENGINE_SERVING:
+        return GALERNE__ADMIN__V1__WORKER_STATE__WORKER_STATE_SERVING;
+    case ENGINE_LOST:
+        return GALERNE__ADMIN__V1__WORKER_STATE__WORKER_STATE_LOST;
+    case ENGINE_FAILED:
+        break;
+    }
+    return GALERNE__ADMIN__V1__WORKER_STATE__WORKER_STATE_FAILED;
+}
+
+struct model_row {
+    Galerne__Admin__V1__ModelStatus row;
+    char name[CONFIG_NAME_MAX_BYTES + 8];
+    struct engine_status status;
+};
+
+static void model_show(const struct served_model *served, struct model_row *ret)
+{
+    struct engine_status *status = &ret->status;
+    Galerne__Admin__V1__ModelStatus *row = &ret->row;
+    engine_status(served->engine, status);
+    galerne__admin__v1__model_status__init(row);
+    snprintf(ret->name, sizeof ret->name, "models/%s", served->config->name);
+    row->name = ret->name;
+    row->worker_state = worker_state_of(status->state);
+    row->state_text = status->text;
+    row->load_percent = status->load_percent;
+    row->worker_pid = (uint32_t)status->worker_pid;
+    row->epoch = status->epoch;
+    row->restarts_total = status->restarts_total;
+    row->device = status->device;
+    row->worker_resident_bytes = resident_bytes(status->worker_pid);
+    row->weights_bytes = status->weights_bytes;
+    row->requests_waiting = status->sched.waiting;
+    row->requests_running = status->sched.running;
+    row->steps_in_flight = status->sched.steps_in_flight;
+    row->steps_total = status->steps_total;
+    row->kv_blocks_count = status->sched.blocks_count;
+    row->kv_blocks_used = status->sched.blocks_used;
+    row->kv_blocks_free = status->sched.blocks_free;
+    row->kv_block_tokens = status->kv_block_tokens;
+    row->kv_block_bytes = status->kv_block_bytes;
+    row->requests_total = status->requests_total;
+    row->requests_cancelled_total = status->requests_cancelled_total;
+    row->requests_refused_total = status->requests_refused_total;
+    row->prompt_tokens_total = status->prompt_tokens_total;
+    row->output_tokens_total = status->output_tokens_total;
+    row->preempted_total = status->sched.preempted_total;
+}
+
+static void status_start(struct call *call)
+{
+    struct front *front = call->front;
+    Galerne__Admin__V1__StatusResponse output = GALERNE__ADMIN__V1__STATUS_RESPONSE__INIT;
+    Galerne__Admin__V1__ModelStatus *models[CONFIG_MODELS_MAX];
+    struct model_row *rows = call_alloc(call, front->n_models * sizeof *rows);
+    if (!rows) {
+        struct error error;
+        error_set(&error, STATUS_EXHAUSTED, "no memory for the status");
+        call_fail(call, &error);
+        return;
+    }
+    for (uint32_t i = 0; i < front->n_models; i++) {
+        model_show(&front->models[i], &rows[i]);
+        models[i] = &rows[i].row;
+    }
+    output.version = (char *)(uintptr_t)GALERNE_VERSION;
+    output.state = daemon_state_of(front_state(front));
+    output.uptime_ms = (clock_now_ns() - front->started_ns) / NS_PER_MS;
+    output.pid = (uint32_t)getpid();
+    output.resident_bytes = resident_bytes(getpid());
+    output.models = models;
+    output.n_models = front->n_models;
+    output.calls_open = atomic_load(&front->calls_open);
+    output.calls_total = atomic_load(&front->calls_total);
+    output.requests_max = front->config->requests_max;
+    call_reply(call, &output.base);
+}
+
+const struct call_handler call_status = {
+    .path = "/galerne.admin.v1.Admin/Status", .always = true, .start = status_start};

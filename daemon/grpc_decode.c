@@ -1,0 +1,332 @@
+#include "daemon/grpc_decode.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <sys/random.h>
+
+#define NAME_SHOWN_MAX_BYTES 64
+
+enum status decode_model(struct front *front, const char *field, const char *name,
+                         struct served_model **ret_model, struct error *error)
+{
+    struct span wanted = span_of(name);
+    if (wanted.size_bytes == 0)
+        return error_field(error, field, "is empty: name a served model, as ListModels gives it");
+    struct served_model *model = front_model_find(front, wanted);
+    if (!model)
+        return error_set(error, STATUS_NOT_FOUND,
+                         "no model \"%s\" is served here; ListModels gives those that are",
+                         wanted.size_bytes <= NAME_SHOWN_MAX_BYTES ? name : "(a long name)");
+    *ret_model = model;
+    return STATUS_OK;
+}
+
+/* ---- prompts ---- */
+
+static enum status role_decode(Galerne__V1__Role role, size_t index, enum chat_role *ret_role,
+                               struct error *error)
+{
+    switch (role) {
+    case GALERNE__V1__ROLE__ROLE_SYSTEM:
+        *ret_role = CHAT_ROLE_SYSTEM;
+        return STATUS_OK;
+    case GALERNE__V1__ROLE__ROLE_USER:
+        *ret_role = CHAT_ROLE_USER;
+        return STATUS_OK;
+    case GALERNE__V1__ROLE__ROLE_ASSISTANT:
+        *ret_role = CHAT_ROLE_ASSISTANT;
+        return STATUS_OK;
+    default:
+        break;
+    }
+    char field[sizeof error->field];
+    snprintf(field, sizeof field, "chat.messages[%zu].role", index);
+    return error_field(error, field,
+                       "is %d: expected ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT (1 to 3)",
+                       (int)role);
+}
+
+static enum status chat_decode(const Galerne__V1__ChatPrompt *input, struct arena *arena,
+                               struct prompt *ret_prompt, struct error *error)
+{
+    if (input->n_messages == 0)
+        return error_field(error, "chat.messages",
+                           "is empty: a conversation has at least one message");
+    if (input->n_messages > DECODE_CHAT_MESSAGES_MAX)
+        return error_field(error, "chat.messages", "has %zu messages and may have %d",
+                           input->n_messages, DECODE_CHAT_MESSAGES_MAX);
+    struct chat_message *messages = arena_alloc(arena, input->n_messages * sizeof *messages);
+    if (!messages)
+        return error_set(error, STATUS_EXHAUSTED, "the prompt needs more memory than a call may");
+    for (size_t i = 0; i < input->n_messages; i++) {
+        enum status status = role_decode(input->messages[i]->role, i, &messages[i].role, error);
+        if (status != STATUS_OK)
+            return status;
+        messages[i].content = span_of(input->messages[i]->content);
+    }
+    *ret_prompt = (struct prompt){
+        .kind = PROMPT_CHAT, .messages = messages, .n_messages = (uint32_t)input->n_messages};
+    return STATUS_OK;
+}
+
+static enum status text_decode(const char *text, bool add_special, struct prompt *ret_prompt,
+                               struct error *error)
+{
+    if (text[0] == '\0')
+        return error_field(error, "text", "the prompt is empty: give at least one character");
+    *ret_prompt =
+        (struct prompt){.kind = PROMPT_TEXT, .add_special = add_special, .text = span_of(text)};
+    return STATUS_OK;
+}
+
+static enum status prompt_missing(const char *kinds, struct error *error)
+{
+    return error_field(error, "prompt", "there is no prompt: set one of %s", kinds);
+}
+
+/* ---- Generate ---- */
+
+static enum status temperature_decode(const Galerne__V1__Sampling *input,
+                                      struct sample_params *params, struct error *error)
+{
+    if (input->_temperature_case != GALERNE__V1__SAMPLING___TEMPERATURE_TEMPERATURE)
+        return STATUS_OK;
+    float t = input->temperature;
+    if (!isfinite(t) || t < 0 || t > DECODE_TEMPERATURE_MAX)
+        return error_field(error, "sampling.temperature", "is %g: expected 0 (greedy) to %g",
+                           (double)t, (double)DECODE_TEMPERATURE_MAX);
+    params->temperature = t == 0 ? 0 : t; /* no negative zero further down */
+    return STATUS_OK;
+}
+
+static enum status top_p_decode(const Galerne__V1__Sampling *input, struct sample_params *params,
+                                struct error *error)
+{
+    params->top_p = 1;
+    if (input->_top_p_case != GALERNE__V1__SAMPLING___TOP_P_TOP_P)
+        return STATUS_OK;
+    if (!isfinite(input->top_p) || input->top_p <= 0 || input->top_p > 1)
+        return error_field(error, "sampling.top_p", "is %g: expected above 0, to 1 (all)",
+                           (double)input->top_p);
+    params->top_p = input->top_p;
+    return STATUS_OK;
+}
+
+static enum status sampling_decode(const Galerne__V1__Sampling *input, struct sample_params *params,
+                                   struct error *error)
+{
+    if (!input) {
+        params->top_p = 1;
+        return STATUS_OK;
+    }
+    enum status status = temperature_decode(input, params, error);
+    if (status == STATUS_OK)
+        status = top_p_decode(input, params, error);
+    if (status != STATUS_OK)
+        return status;
+    if (input->_top_k_case == GALERNE__V1__SAMPLING___TOP_K_TOP_K)
+        params->top_k = input->top_k;
+    if (input->_seed_case == GALERNE__V1__SAMPLING___SEED_SEED)
+        params->seed = input->seed;
+    else if (params->temperature > 0 &&
+             getrandom(&params->seed, sizeof params->seed, 0) != (ssize_t)sizeof params->seed)
+        return error_set(error, STATUS_INTERNAL, "no seed could be drawn");
+    return STATUS_OK;
+}
+
+static enum status limits_decode(const Galerne__V1__GenerateRequest *input, struct request *request,
+                                 struct error *error)
+{
+    if (input->_max_tokens_case == GALERNE__V1__GENERATE_REQUEST___MAX_TOKENS_MAX_TOKENS) {
+        uint32_t context = request->model->context_tokens;
+        if (input->max_tokens == 0 || input->max_tokens > context)
+            return error_field(error, "max_tokens",
+                               "is %" PRIu32 ": expected 1 to what the prompt leaves of the "
+                               "model's context of %" PRIu32 " tokens",
+                               input->max_tokens, context);
+        request->output_tokens_max = input->max_tokens;
+    }
+    if (input->_logprobs_case == GALERNE__V1__GENERATE_REQUEST___LOGPROBS_LOGPROBS) {
+        if (input->logprobs > TOP_LOGPROBS_MAX)
+            return error_field(error, "logprobs", "is %" PRIu32 ": expected 0 to %d",
+                               input->logprobs, TOP_LOGPROBS_MAX);
+        request->wants_logprobs = true;
+        request->sampling.n_logprobs = input->logprobs;
+    }
+    return STATUS_OK;
+}
+
+static enum status stops_decode(const Galerne__V1__GenerateRequest *input, struct arena *arena,
+                                struct request *request, struct error *error)
+{
+    struct span stops[STOP_STRINGS_MAX];
+    if (input->n_stop == 0)
+        return STATUS_OK;
+    if (input->n_stop > STOP_STRINGS_MAX)
+        return error_field(error, "stop", "has %zu strings and may have %d", input->n_stop,
+                           STOP_STRINGS_MAX);
+    for (size_t i = 0; i < input->n_stop; i++) {
+        stops[i] = span_of(input->stop[i]);
+        if (stops[i].size_bytes == 0 || stops[i].size_bytes > STOP_STRING_MAX_BYTES) {
+            char field[sizeof error->field];
+            snprintf(field, sizeof field, "stop[%zu]", i);
+            return error_field(error, field, "has %zu bytes: expected 1 to %d", stops[i].size_bytes,
+                               STOP_STRING_MAX_BYTES);
+        }
+    }
+    struct stop_set *set = arena_alloc(arena, sizeof *set);
+    if (!set)
+        return error_set(error, STATUS_EXHAUSTED, "the call needs more memory than it may");
+    request->stops = set;
+    return stop_set_compile(stops, input->n_stop, set, error);
+}
+
+static enum status stop_ids_decode(const Galerne__V1__GenerateRequest *input,
+                                   struct request *request, struct error *error)
+{
+    uint32_t vocab = request->model->plan.arch.vocab;
+    if (input->n_stop_token_ids > REQUEST_STOP_IDS_MAX)
+        return error_field(error, "stop_token_ids", "has %zu ids and may have %d",
+                           input->n_stop_token_ids, REQUEST_STOP_IDS_MAX);
+    for (size_t i = 0; i < input->n_stop_token_ids; i++) {
+        if (input->stop_token_ids[i] >= vocab)
+            return error_field(error, "stop_token_ids",
+                               "token id %" PRIu32 " at index %zu is out of range: the model has "
+                               "ids 0 to %" PRIu32,
+                               input->stop_token_ids[i], i, vocab - 1);
+        request->stop_ids[i] = input->stop_token_ids[i];
+    }
+    request->n_stop_ids = (uint32_t)input->n_stop_token_ids;
+    return STATUS_OK;
+}
+
+static enum status name_decode(const char *name, struct request *request, struct error *error)
+{
+    size_t size_bytes = strlen(name);
+    if (size_bytes > REQUEST_NAME_MAX_BYTES)
+        return error_field(error, "request_id", "has %zu bytes and may have %d", size_bytes,
+                           REQUEST_NAME_MAX_BYTES);
+    for (size_t i = 0; i < size_bytes; i++)
+        if (name[i] < 0x20 || name[i] > 0x7e)
+            return error_field(error, "request_id",
+                               "byte %zu is not printable ASCII, which is all it may have", i);
+    if (size_bytes) /* else the listener has made one */
+        memcpy(request->name, name, size_bytes + 1);
+    return STATUS_OK;
+}
+
+static enum status priority_decode(Galerne__V1__Priority priority, struct request *request,
+                                   struct error *error)
+{
+    switch (priority) {
+    case GALERNE__V1__PRIORITY__PRIORITY_UNSPECIFIED:
+    case GALERNE__V1__PRIORITY__PRIORITY_INTERACTIVE:
+        request->class = CLASS_INTERACTIVE;
+        return STATUS_OK;
+    case GALERNE__V1__PRIORITY__PRIORITY_BATCH:
+        request->class = CLASS_BATCH;
+        return STATUS_OK;
+    default:
+        return error_field(error, "priority",
+                           "is %d: expected PRIORITY_INTERACTIVE (1) or PRIORITY_BATCH (2)",
+                           (int)priority);
+    }
+}
+
+static enum status generate_prompt_decode(const Galerne__V1__GenerateRequest *input,
+                                          struct arena *arena, struct prompt *ret_prompt,
+                                          struct error *error)
+{
+    switch (input->prompt_case) {
+    case GALERNE__V1__GENERATE_REQUEST__PROMPT_TEXT:
+        return text_decode(input->text, true, ret_prompt, error);
+    case GALERNE__V1__GENERATE_REQUEST__PROMPT_CHAT:
+        return chat_decode(input->chat, arena, ret_prompt, error);
+    case GALERNE__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS:
+        if (input->token_ids->n_ids == 0)
+            return error_field(error, "token_ids.ids",
+                               "the prompt is empty: give at least one token id");
+        *ret_prompt = (struct prompt){.kind = PROMPT_TOKENS,
+                                      .ids = input->token_ids->ids,
+                                      .n_ids = (uint32_t)input->token_ids->n_ids};
+        return STATUS_OK;
+    default:
+        return prompt_missing("text, chat, token_ids", error);
+    }
+}
+
+enum status decode_generate(struct front *front, const Galerne__V1__GenerateRequest *input,
+                            struct arena *arena, struct request *request, struct error *error)
+{
+    request->kind = REQUEST_GENERATE;
+    enum status status = decode_model(front, "model", input->model, &request->model, error);
+    if (status == STATUS_OK)
+        status = name_decode(input->request_id, request, error);
+    if (status == STATUS_OK)
+        status = generate_prompt_decode(input, arena, &request->prompt, error);
+    if (status == STATUS_OK)
+        status = sampling_decode(input->sampling, &request->sampling, error);
+    if (status == STATUS_OK)
+        status = limits_decode(input, request, error);
+    if (status == STATUS_OK)
+        status = stops_decode(input, arena, request, error);
+    if (status == STATUS_OK)
+        status = stop_ids_decode(input, request, error);
+    if (status == STATUS_OK)
+        status = priority_decode(input->priority, request, error);
+    return status;
+}
+
+/* ---- the text methods ---- */
+
+enum status decode_tokenize(struct front *front, const Galerne__V1__TokenizeRequest *input,
+                            struct arena *arena, struct request *request, struct error *error)
+{
+    bool add_special =
+        input->_add_special_case != GALERNE__V1__TOKENIZE_REQUEST___ADD_SPECIAL_ADD_SPECIAL ||
+        input->add_special;
+    request->kind = REQUEST_TOKENIZE;
+    enum status status = decode_model(front, "model", input->model, &request->model, error);
+    if (status != STATUS_OK)
+        return status;
+    switch (input->prompt_case) {
+    case GALERNE__V1__TOKENIZE_REQUEST__PROMPT_TEXT:
+        return text_decode(input->text, add_special, &request->prompt, error);
+    case GALERNE__V1__TOKENIZE_REQUEST__PROMPT_CHAT:
+        return chat_decode(input->chat, arena, &request->prompt, error);
+    default:
+        return prompt_missing("text, chat", error);
+    }
+}
+
+enum status decode_count_tokens(struct front *front, const Galerne__V1__CountTokensRequest *input,
+                                struct arena *arena, struct request *request, struct error *error)
+{
+    request->kind = REQUEST_TOKENIZE;
+    enum status status = decode_model(front, "model", input->model, &request->model, error);
+    if (status != STATUS_OK)
+        return status;
+    switch (input->prompt_case) {
+    case GALERNE__V1__COUNT_TOKENS_REQUEST__PROMPT_TEXT:
+        return text_decode(input->text, true, &request->prompt, error);
+    case GALERNE__V1__COUNT_TOKENS_REQUEST__PROMPT_CHAT:
+        return chat_decode(input->chat, arena, &request->prompt, error);
+    default:
+        return prompt_missing("text, chat", error);
+    }
+}
+
+enum status decode_detokenize(struct front *front, const Galerne__V1__DetokenizeRequest *input,
+                              struct request *request, struct error *error)
+{
+    request->kind = REQUEST_DETOKENIZE;
+    enum status status = decode_model(front, "model", input->model, &request->model, error);
+    if (status != STATUS_OK)
+        return status;
+    request->prompt =
+        (struct prompt){.kind = PROMPT_TOKENS, .ids = input->ids, .n_ids = (uint32_t)input->n_ids};
+    request->with_special =
+        input->_with_special_case == GALERNE__V1__DETOKENIZE_REQUEST___WITH_SPECIAL_WITH_SPECIAL &&
+        input->with_special;
+    return STATUS_OK;
+}

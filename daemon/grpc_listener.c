@@ -1,0 +1,226 @@
+#include "daemon/grpc_listener.h"
+
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "daemon/grpc_calls.h"
+
+#define FILES_WANTED 65536
+#define WAIT_STEP_NS (5 * NS_PER_MS)
+
+/* After the deadline everything is cancelled; this long the engines have to let go. */
+#define CANCEL_WAIT_NS (5 * NS_PER_S)
+
+/* A connection is a descriptor: take as many as the system lets us. */
+static void files_raise(void)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= FILES_WANTED)
+        return;
+    files.rlim_cur = files.rlim_max < FILES_WANTED ? files.rlim_max : FILES_WANTED;
+    setrlimit(RLIMIT_NOFILE, &files);
+}
+
+static void sockets_close(struct listener *listener)
+{
+    for (int role = 0; role < GRPC_ROLES_COUNT; role++)
+        unix_socket_close(&listener->sockets[role]);
+    if (listener->claim_fd >= 0)
+        close(listener->claim_fd);
+    listener->claim_fd = -1;
+}
+
+static enum status sockets_open(struct listener *listener, struct error *error)
+{
+    const struct config *config = listener->front->config;
+    enum status status = runtime_claim(config->runtime_dir, &listener->claim_fd, error);
+    if (status == STATUS_OK)
+        status = unix_socket_open(config->runtime_dir, "galerne.sock", 0660, config->socket_group,
+                                  &listener->sockets[GRPC_PUBLIC], error);
+    if (status == STATUS_OK)
+        status = unix_socket_open(config->runtime_dir, "admin.sock", 0600, "",
+                                  &listener->sockets[GRPC_OPERATOR], error);
+    return status;
+}
+
+static enum status grpc_open(struct front *front, struct listener **ret_listener,
+                             struct error *error)
+{
+    struct listener *listener = calloc(1, sizeof *listener);
+    if (!listener)
+        return error_set(error, STATUS_EXHAUSTED, "no memory for the gRPC listener");
+    grpc_calls_check();
+    listener->front = front;
+    listener->claim_fd = -1;
+    for (int role = 0; role < GRPC_ROLES_COUNT; role++)
+        listener->sockets[role].fd = -1;
+    listener->n_lanes = front->config->listener_threads_count;
+    CHECK(listener->n_lanes >= 1 && listener->n_lanes <= array_count(listener->lanes));
+    files_raise();
+    enum status status = sockets_open(listener, error);
+    if (status != STATUS_OK) {
+        sockets_close(listener);
+        free(listener);
+        return status;
+    }
+    *ret_listener = listener;
+    return STATUS_OK;
+}
+
+/* ---- start ---- */
+
+static void lane_wake(void *context)
+{
+    rpc_queue_wake(context);
+}
+
+static enum status lanes_open(struct listener *listener, struct error *error)
+{
+    const struct config *config = listener->front->config;
+    for (uint32_t i = 0; i < listener->n_lanes; i++) {
+        struct grpc_lane *lane = &listener->lanes[i];
+        enum status status =
+            outlet_open(&lane->outlet, front_producers_count(config), config->requests_max,
+                        lane_wake, rpc_queue_at(listener->rpc, i), error);
+        if (status != STATUS_OK)
+            return status;
+        lane->outlet_open = true;
+    }
+    return STATUS_OK;
+}
+
+static enum status library_open(struct listener *listener, struct error *error)
+{
+    const struct config *config = listener->front->config;
+    for (uint32_t i = 0; i < listener->n_lanes; i++) {
+        listener->lanes[i].listener = listener;
+        listener->aboves[i] = &listener->lanes[i];
+    }
+    struct rpc_options options = {
+        .queues_count = listener->n_lanes,
+        .message_max_bytes = config->message_max_bytes,
+        .connection_streams_max = config->connection_streams_max,
+        .stall_timeout_ns = config->stall_timeout_ns,
+        .callbacks = &grpc_calls_callbacks,
+        .above = listener->aboves,
+    };
+    enum status status = rpc_open(&options, &listener->rpc, error);
+    if (status == STATUS_OK)
+        status = rpc_server_add(listener->rpc, grpc_calls_public, &listener->servers[GRPC_PUBLIC],
+                                error);
+    if (status == STATUS_OK)
+        status = rpc_server_add(listener->rpc, grpc_calls_operator,
+                                &listener->servers[GRPC_OPERATOR], error);
+    return status;
+}
+
+static enum status grpc_start(struct listener *listener, struct error *error)
+{
+    if (getrandom(&listener->name_salt, sizeof listener->name_salt, 0) !=
+        (ssize_t)sizeof listener->name_salt)
+        listener->name_salt = (uint32_t)clock_now_ns();
+    enum status status = grpc_peers_open(&listener->peers, error);
+    if (status == STATUS_OK)
+        status = library_open(listener, error);
+    if (status == STATUS_OK)
+        status = lanes_open(listener, error);
+    if (status == STATUS_OK) {
+        listener->started = true; /* also half started: then close has to drain */
+        status = rpc_start(listener->rpc, error);
+    }
+    if (status != STATUS_OK)
+        return status;
+    struct accept_port ports[GRPC_ROLES_COUNT];
+    for (int role = 0; role < GRPC_ROLES_COUNT; role++) {
+        ports[role] = (struct accept_port){.socket = &listener->sockets[role],
+                                           .server = listener->servers[role],
+                                           .operators_only = role == GRPC_OPERATOR};
+        log_info("listening on %s", listener->sockets[role].path);
+    }
+    return grpc_accept_start(ports, GRPC_ROLES_COUNT, listener->peers, &listener->accept, error);
+}
+
+/* ---- drain and close ---- */
+
+static bool all_gone(struct listener *listener)
+{
+    for (int role = 0; role < GRPC_ROLES_COUNT; role++)
+        if (!rpc_server_is_drained(listener->servers[role]))
+            return false;
+    return rpc_calls_count(listener->rpc) == 0;
+}
+
+static bool wait_all_gone(struct listener *listener, uint64_t deadline_ns)
+{
+    const struct timespec step = {.tv_nsec = (long)WAIT_STEP_NS};
+    while (!all_gone(listener)) {
+        if (clock_now_ns() >= deadline_ns)
+            return false;
+        nanosleep(&step, NULL);
+    }
+    return true;
+}
+
+static void grpc_drain(struct listener *listener, uint64_t deadline_ns)
+{
+    if (!listener->started || listener->drained)
+        return;
+    listener->drained = true;
+    atomic_store(&listener->front->draining, true);
+    grpc_accept_stop(listener->accept);
+    listener->accept = NULL;
+    /* The paths go at once: a client that comes now learns it now, and does not wait in a backlog.
+     */
+    for (int role = 0; role < GRPC_ROLES_COUNT; role++)
+        unix_socket_close(&listener->sockets[role]);
+    for (int role = 0; role < GRPC_ROLES_COUNT; role++)
+        rpc_server_drain(listener->servers[role]);
+    if (wait_all_gone(listener, deadline_ns))
+        return;
+    log_warning("the time to drain is over: %u calls are cancelled",
+                rpc_calls_count(listener->rpc));
+    for (int role = 0; role < GRPC_ROLES_COUNT; role++)
+        rpc_server_cancel(listener->servers[role]);
+    wait_all_gone(listener, clock_now_ns() + CANCEL_WAIT_NS);
+}
+
+static void grpc_close(struct listener *listener)
+{
+    grpc_drain(listener, clock_now_ns());
+    if (listener->started && !wait_all_gone(listener, clock_now_ns() + CANCEL_WAIT_NS)) {
+        /* Something below never gave an END; freeing under its feet would be worse than a leak. */
+        log_error("%u calls did not end; their memory is not freed",
+                  rpc_calls_count(listener->rpc));
+        return;
+    }
+    if (listener->rpc)
+        rpc_close(listener->rpc);
+    for (uint32_t i = 0; i < listener->n_lanes; i++)
+        if (listener->lanes[i].outlet_open)
+            outlet_close(&listener->lanes[i].outlet);
+    grpc_peers_close(listener->peers);
+    sockets_close(listener);
+    free(listener);
+}
+
+static bool grpc_is_healthy(struct listener *listener, uint64_t now_ns, uint64_t limit_ns)
+{
+    if (!listener->started)
+        return true;
+    if (listener->accept && !grpc_accept_is_healthy(listener->accept, now_ns, limit_ns))
+        return false;
+    return rpc_is_healthy(listener->rpc, now_ns, limit_ns);
+}
+
+const struct listener_ops listener_grpc = {
+    .name = "grpc",
+    .open = grpc_open,
+    .start = grpc_start,
+    .drain = grpc_drain,
+    .close = grpc_close,
+    .is_healthy = grpc_is_healthy,
+};
