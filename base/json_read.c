@@ -4,6 +4,8 @@
 
 #include "base/map_file.h"
 
+#define REAL_WHOLE_MAX 9007199254740992.0 /* 2^53: every whole number below is exact */
+
 /*
  * jansson builds a tree as it parses, some 40 bytes for a value of two. So the text is measured
  * first: brackets and commas outside of strings give depth and an upper bound of the values. Text
@@ -51,8 +53,12 @@ enum status json_read_text(struct span text, const char *file, const struct json
     if (status)
         return status;
     json_error_t cause;
-    json_t *root = json_loadb(text.size_bytes ? text.data : "", text.size_bytes,
-                              JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &cause);
+    const char *bytes = text.size_bytes ? text.data : "";
+    size_t flags = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY;
+    json_t *root = json_loadb(bytes, text.size_bytes, flags, &cause);
+    /* Hugging Face writes "no limit" as 10^30. Such a document has every integer as a real. */
+    if (!root && json_error_code(&cause) == json_error_numeric_overflow)
+        root = json_loadb(bytes, text.size_bytes, flags | JSON_DECODE_INT_AS_REAL, &cause);
     if (!root)
         return error_set(error, STATUS_INVALID, "%s: line %d, column %d: not valid JSON: %s", file,
                          cause.line, cause.column, cause.text);
@@ -162,13 +168,15 @@ enum status json_get_u64(const struct json_at *at, const char *field, struct jso
                          uint64_t *ret_value, struct error *error)
 {
     const json_t *value = json_object_get(at->object, field);
-    if (!json_is_integer(value)) {
+    double real = json_is_real(value) ? json_real_value(value) : 0.5;
+    bool whole = real >= 0 && real <= REAL_WHOLE_MAX && real == (double)(json_int_t)real;
+    if (!json_is_integer(value) && !whole) {
         char expected[80];
         snprintf(expected, sizeof expected, "an integer %" PRIu64 "..%" PRIu64, range.min,
                  range.max);
         return wrong_kind(at, field, expected, error);
     }
-    json_int_t number = json_integer_value(value);
+    json_int_t number = whole ? (json_int_t)real : json_integer_value(value);
     if (number < 0 || (uint64_t)number < range.min || (uint64_t)number > range.max)
         return error_set(
             error, STATUS_INVALID,
