@@ -180,7 +180,6 @@ static void sample_item(void *context, uint32_t thread, uint32_t item)
     result.logprob = (float)((double)logit_clean(logits[result.id]) - most - log_sum);
     best_report(logits, args->vocab, most, log_sum, &result);
     args->results[item] = result;
-    args->last_sampled[args->host_slots[item]] = result.id;
 }
 
 void cpu_sample(struct device *device, const struct sample_args *args)
@@ -192,4 +191,6 @@ void cpu_sample(struct device *device, const struct sample_args *args)
         return;
     struct rows_run run = {.args = args, .device = device, .n_rows = args->n_rows};
     pool_run(device->pool, sample_item, &run, args->n_rows);
+    for (uint32_t r = 0; r < args->n_rows; r++)
+        args->last_sampled[args->host_slots[r]] = args->results[r].id;
 }

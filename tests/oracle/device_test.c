@@ -17,17 +17,16 @@ void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t count, size_t size);
 
 static atomic_uint allocations;
+static unsigned fail_at = UINT32_MAX; /* this one of `allocations` gives NULL, and all after it */
 
 void *__wrap_malloc(size_t size)
 {
-    atomic_fetch_add(&allocations, 1);
-    return __real_malloc(size);
+    return atomic_fetch_add(&allocations, 1) >= fail_at ? NULL : __real_malloc(size);
 }
 
 void *__wrap_calloc(size_t count, size_t size)
 {
-    atomic_fetch_add(&allocations, 1);
-    return __real_calloc(count, size);
+    return atomic_fetch_add(&allocations, 1) >= fail_at ? NULL : __real_calloc(count, size);
 }
 
 static void backends_by_name(void **state)
@@ -168,7 +167,7 @@ static struct weight *experts_pack(struct rig *rig, uint32_t out_count, uint32_t
 static struct net net_make(struct rig *rig)
 {
     struct dice dice = {91};
-    float *values = dice_floats(&dice, 2 * E * I * H, 0.2f);
+    float *values = dice_floats(&dice, 2 * E * I * H + V * H, 0.2f);
     struct kv_shape shape = {.n_layers = 1,
                              .n_kv_heads = KV_HEADS,
                              .head_dim = D,
@@ -311,20 +310,86 @@ static void no_allocation_after_reserve(void **state)
     allocations_check("ref", true);
 }
 
-static void reserve_too_much(void **state)
+/* ---- memory runs out at each allocation in turn ---- */
+
+static const struct op_limits small_limits = {.rows_max = 9,
+                                              .vocab = 50,
+                                              .hidden = 8,
+                                              .moe_intermediate = 8,
+                                              .n_experts = 2,
+                                              .top_k = 1,
+                                              .context_tokens = 32};
+
+/* Opens a device and all that hangs on it; the first failure ends it. */
+static enum status all_open(const struct ops *ops, struct error *error)
 {
-    struct rig rig = rig_open("cpu", NULL, 1);
-    const struct op_limits limits = {.rows_max = UINT32_MAX,
-                                     .vocab = UINT32_MAX,
-                                     .hidden = UINT32_MAX,
-                                     .moe_intermediate = UINT32_MAX,
-                                     .n_experts = 8,
-                                     .top_k = 2,
-                                     .context_tokens = UINT32_MAX};
-    struct error error = {0};
-    assert_int_equal(rig.ops->reserve(rig.device, &limits, &error), STATUS_EXHAUSTED);
-    assert_non_null(strstr(error.text, "scratch"));
-    rig_close(&rig);
+    static const float values[32 * 64];
+    const struct weight_part part = {DTYPE_F32, 32, values};
+    const struct weight_source source = {1, 1, 32, 64, &part};
+    const struct kv_shape shape = {1, 1, 8, 16, 2, 2, 2};
+    struct device_options options = {.threads_count = ops == &ops_ref ? 1 : 3};
+    struct device *device = NULL;
+    struct weight *weight = NULL;
+    struct kv *kv = NULL;
+    enum status status = ops->device_open(&options, &device, error);
+    if (status == STATUS_OK)
+        status = ops->reserve(device, &small_limits, error);
+    if (status == STATUS_OK)
+        status = ops->weight_pack(device, &source, &weight, error);
+    if (status == STATUS_OK)
+        status = ops->kv_open(device, &shape, &kv, error);
+    if (device) {
+        ops->weight_free(device, weight);
+        ops->kv_close(device, kv);
+    }
+    ops->device_close(device);
+    return status;
+}
+
+static void memory_out_at_each_allocation(void **state)
+{
+    static const struct ops *const backends[] = {&ops_cpu, &ops_ref};
+    for (size_t b = 0; b < array_count(backends); b++) {
+        unsigned failures = 0;
+        for (;; failures++) {
+            struct error error = {0};
+            fail_at = atomic_load(&allocations) + failures;
+            enum status status = all_open(backends[b], &error);
+            fail_at = UINT32_MAX;
+            if (status == STATUS_OK)
+                break;
+            assert_int_equal(status, STATUS_EXHAUSTED);
+            assert_int_equal(error.status, STATUS_EXHAUSTED);
+            assert_true(failures < 100);
+        }
+        assert_true(failures > 5);
+    }
+}
+
+/* An op past the limits that finds no memory does nothing, and sync says so. */
+static void memory_out_inside_an_op(void **state)
+{
+    static const char *const names[] = {"cpu", "ref"};
+    for (size_t b = 0; b < array_count(names); b++) {
+        struct rig rig = rig_open(names[b], NULL, 1);
+        struct error error = {0};
+        struct sample_params params = {0};
+        uint32_t zero = 0;
+        struct sample_args args = {.n_rows = 1,
+                                   .vocab = 5000,
+                                   .logits = rig_put(&rig, NULL, 5000 * sizeof(float)),
+                                   .host_params = &params,
+                                   .host_positions = &zero,
+                                   .host_slots = &zero,
+                                   .last_sampled = rig_put(&rig, NULL, sizeof(uint32_t)),
+                                   .results = rig_put(&rig, NULL, sizeof(struct sample_result))};
+        fail_at = atomic_load(&allocations);
+        rig.ops->sample(rig.device, &args);
+        fail_at = UINT32_MAX;
+        assert_int_equal(rig.ops->sync(rig.device, &error), STATUS_INTERNAL);
+        assert_non_null(strstr(error.text, "memory"));
+        rig_close(&rig);
+    }
 }
 
 int main(void)
@@ -335,7 +400,8 @@ int main(void)
         cmocka_unit_test(pool_runs_each_item_once),
         cmocka_unit_test(pool_idles),
         cmocka_unit_test(no_allocation_after_reserve),
-        cmocka_unit_test(reserve_too_much),
+        cmocka_unit_test(memory_out_at_each_allocation),
+        cmocka_unit_test(memory_out_inside_an_op),
     };
     return cmocka_run_group_tests_name("device", tests, NULL, NULL);
 }
