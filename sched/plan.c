@@ -1,7 +1,7 @@
 /*
  * The next step, as sched.h describes it. In order: a token for each that decodes (preempting when
  * blocks run out), a chunk for each in prefill, the closes that are owed, admission. A step that
- * preempted, or left somebody without a block, ends there; its closes go out with it.
+ * preempted admits nobody; nor does one that left somebody without a block, since none is free.
  */
 #include "sched/books.h"
 
@@ -10,7 +10,6 @@ struct draft {
     uint32_t open_tokens_left; /* of open_tokens_max */
     uint32_t promised_blocks;  /* on their way back, for sequences that sit out this step */
     bool preempted;
-    bool sat_out; /* somebody had no block for its token */
 };
 
 static bool row_given(const struct sched *sched, const struct seq *seq)
@@ -116,15 +115,12 @@ static bool decode_place(struct sched *sched, struct draft *draft, struct seq *s
     while (blocks_coming(sched, draft) == 0) {
         uint32_t n = candidates_without_row(sched);
         struct seq *victim = victim_preempt(sched, draft, n, seq);
-        if (victim == seq)
+        if (!victim || victim == seq)
             return false;
-        if (!victim)
-            break;
     }
-    if (sched->blocks.free_count > 0 && blocks_coming(sched, draft) > 0)
+    if (sched->blocks.free_count > 0)
         return true;
-    draft->sat_out = true;
-    draft->promised_blocks += blocks_coming(sched, draft) > 0;
+    draft->promised_blocks++;
     return false;
 }
 
@@ -205,6 +201,7 @@ static void room_make(struct sched *sched, struct draft *draft, struct seq *head
 
 static void admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32_t n_blocks)
 {
+    DCHECK(draft->promised_blocks == 0);
     seq_run(sched, seq);
     sched->opens[sched->plan.n_opens++] =
         (struct sched_open_row){.id = seq->id,
@@ -227,6 +224,8 @@ static void plan_admissions(struct sched *sched, struct draft *draft)
             continue;
         }
         uint32_t known = seq_known_tokens(head);
+        /* A slot that it still holds: preempted, and a step in flight names it. With two steps in
+         * flight that step has retired by now, so this guards only a longer pipeline. */
         if (head->slot != SEQ_NO_SLOT || known > draft->open_tokens_left)
             return;
         uint32_t n_blocks = blocks_for(&sched->blocks, known + 1);
@@ -263,7 +262,7 @@ const struct sched_plan *sched_plan(struct sched *sched, uint64_t now_ns)
     plan_decodes(sched, &draft);
     plan_chunks(sched, &draft);
     plan_closes(sched);
-    if (!draft.preempted && !draft.sat_out)
+    if (!draft.preempted)
         plan_admissions(sched, &draft);
     plan_closes(sched); /* of those that made room */
     plan_commit(sched);

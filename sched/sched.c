@@ -4,7 +4,7 @@
 
 /* Beyond these nobody serves from one machine, and sums of them fit their types. */
 #define REQUESTS_LIMIT (1u << 24)
-#define SLOTS_LIMIT (1u << 16)
+#define SLOTS_LIMIT (1u << 20)
 #define BLOCKS_LIMIT (1u << 28)
 #define TOKENS_LIMIT (1u << 28)
 

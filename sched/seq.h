@@ -1,26 +1,24 @@
 /*
  * seq: one request as the scheduler sees it, and the states that it walks through.
  *
- *                submit
- *     FREE ────────────────▶ WAITING ◀───────────────────────────────┐
- *      ▲                      │   │                                   │ preempted (sched_plan), or
- *      │                      │   └─ admitted (sched_plan) ─▶ RUNNING ┤ worker lost (sched_replay)
- *      │                      │                                  │    │
- *      │              cancel, deadline, last token               │────┘
- *      │                      ▼                                  │
- *      │                    ENDING ◀── cancel, deadline, last token
- *      │                      │ nothing in flight any more (at once, or sched_retired)
- *      └── sched_next_ended ─ ENDED
+ *     from        to       on                                     by
+ *     FREE        WAITING  a request comes                        sched_submit
+ *     WAITING     RUNNING  slot and blocks are there              sched_plan
+ *     RUNNING     WAITING  preempted; the worker is lost          sched_plan; sched_replay
+ *     WAITING or  ENDING   cancelled; late; its last token came   sched_cancel; sched_next_expired;
+ *      RUNNING                                                    sched_sampled
+ *     ENDING      ENDED    no step in flight names it             any of those, or sched_retired
+ *     ENDED       FREE     its owner was told                     sched_next_ended
  *
- *     WAITING   in the policy's line, or set aside because its turn came while it was paused.
- *               One that was preempted may still hold its slot and blocks: until the steps that
- * name it have retired. It is not admitted before that. Tokens sampled there still count, and the
- * last one ends it from here. RUNNING   has a slot, open in the worker, and a block table; it is in
- * `running`. ENDING    gets no rows and no tokens. Holds slot and blocks while steps name it. ENDED
- * holds nothing but its id, until the owner has heard of the end.
+ * WAITING: in the policy's line, or set aside because its turn came while it was paused. One that
+ * was preempted may still hold its slot and blocks, until the steps that name it have retired; it
+ * is not admitted before that. Tokens sampled there still count, and the last one ends it from
+ * here. RUNNING: has a slot, open in the worker, and a block table; it is in `running`. ENDING:
+ * gets no rows and no tokens; holds slot and blocks while steps name it. ENDED: holds nothing but
+ * its id, until the owner has heard of the end.
  *
- * Each arrow is one function of books.h (seq_wait, seq_run, seq_return, seq_end, seq_release), and
- * nothing else writes `state`.
+ * The moves are functions of books.h, one each; nobody else writes `state`, save for the last one,
+ * which only frees the id.
  *
  * Tokens and positions. Token p sits at position p: the prompt first, then what was sampled. The
  * first `prompt_tokens + sampled_tokens` are known. Positions below `planned_tokens` are computed,

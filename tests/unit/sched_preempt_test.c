@@ -193,6 +193,50 @@ static void step_that_preempted_admits_nobody(void **state)
     fixture_close(&f);
 }
 
+/* The same where there would be room: the preempted one is paused, so the next in line is small. */
+static void step_that_preempted_admits_not_even_what_fits(void **state)
+{
+    struct fixture f;
+    open_tight(&f, 4);
+    sched_id a = submit(&f, 4, 12), slow = submit(&f, 4, 12);
+    steps_whole(&f, 5);
+    set_paused(&f, slow, true);
+    sched_id small = submit(&f, 1, 1);
+    step_whole(&f);
+    assert_int_equal(row_of(&f, a)->first_position, 8);
+    assert_int_equal(state_of(&f, slow), SEQ_WAITING);
+    assert_int_equal(stats(&f).blocks_free, 1);
+    assert_int_equal(f.plan->n_opens, 0);
+    step_whole(&f);
+    assert_non_null(open_of(&f, small));
+    fixture_close(&f);
+}
+
+/* Two need a block, each victim holds one: two go, and at once, not one after the other. */
+static void promised_blocks_are_not_promised_twice(void **state)
+{
+    struct fixture f;
+    open_tight(&f, 6);
+    sched_id a = submit(&f, 4, 12), b = submit(&f, 4, 12);
+    steps_whole(&f, 3);
+    sched_id c = submit(&f, 1, 9), d = submit(&f, 1, 9);
+    steps_whole(&f, 1);
+    step(&f);
+    assert_int_equal(step(&f), 6);
+    assert_int_equal(f.plan->n_rows, 0);
+    assert_int_equal(stats(&f).preempted_total, 2);
+    assert_int_equal(state_of(&f, c), SEQ_WAITING);
+    assert_int_equal(state_of(&f, d), SEQ_WAITING);
+    sched_id ids[] = {a, b, c, d};
+    for (int i = 0; i < 4; i++)
+        assert_true(sampled(&f, 5, ids[i], false));
+    retired(&f, 5);
+    assert_int_equal(step(&f), 7);
+    assert_int_equal(f.plan->n_rows, 2);
+    assert_int_equal(stats(&f).blocks_free, 0);
+    fixture_close(&f);
+}
+
 /* While a sequence sits out, nobody new takes the block that it waits for. */
 static void step_with_one_sitting_out_admits_nobody(void **state)
 {
@@ -311,6 +355,51 @@ static void paused_makes_room_at_once_when_nothing_runs(void **state)
     fixture_close(&f);
 }
 
+/* Momentarily no rows is not nothing to run: a token is in flight. */
+static void paused_is_safe_while_a_step_is_in_flight(void **state)
+{
+    struct fixture f;
+    open_tight(&f, 6);
+    sched_id slow = submit(&f, 12, 8), runs = submit(&f, 1, 2);
+    step_whole(&f);
+    set_paused(&f, slow, true);
+    submit(&f, 8, 4);
+    assert_int_equal(step(&f), 2); /* the last token of `runs` */
+    assert_int_equal(step(&f), 0);
+    assert_int_equal(state_of(&f, slow), SEQ_RUNNING);
+    assert_true(sampled(&f, 2, runs, false));
+    retired(&f, 2);
+    assert_int_equal(step(&f), 3); /* now it is */
+    assert_int_equal(state_of(&f, slow), SEQ_WAITING);
+    fixture_close(&f);
+}
+
+/* A slot on its way back is as good as a free one: nobody has to go for it. */
+static void paused_keeps_its_slot_when_another_is_coming(void **state)
+{
+    struct fixture f;
+    struct sched_limits limits = fixture_limits;
+    limits.slots_max = 2;
+    fixture_open(&f, &limits);
+    sched_id slow = submit(&f, 4, 20), runs = submit(&f, 4, 40);
+    step_whole(&f);
+    set_paused(&f, slow, true);
+    sched_id small = submit(&f, 4, 4);
+    step(&f);
+    step(&f);
+    f.now_ns += SCHED_PAUSE_NS;
+    assert_true(sampled(&f, 2, runs, true));
+    retired(&f, 2);
+    assert_int_equal(step(&f), 4); /* the close; step 3 still names the slot */
+    assert_int_equal(state_of(&f, slow), SEQ_RUNNING);
+    assert_int_equal(f.plan->n_opens, 0);
+    retired(&f, 3);
+    assert_int_equal(step(&f), 5);
+    assert_non_null(open_of(&f, small));
+    assert_int_equal(state_of(&f, slow), SEQ_RUNNING);
+    fixture_close(&f);
+}
+
 /* The same for slots. And preempting that would not make enough room does not happen. */
 static void paused_gives_its_slot(void **state)
 {
@@ -350,12 +439,16 @@ int main(void)
         cmocka_unit_test(blocks_on_their_way_are_counted),
         cmocka_unit_test(only_the_needy_sit_out),
         cmocka_unit_test(step_that_preempted_admits_nobody),
+        cmocka_unit_test(step_that_preempted_admits_not_even_what_fits),
+        cmocka_unit_test(promised_blocks_are_not_promised_twice),
         cmocka_unit_test(step_with_one_sitting_out_admits_nobody),
         cmocka_unit_test(last_admitted_may_be_the_needy),
         cmocka_unit_test(preempted_wait_in_order),
         cmocka_unit_test(paused_goes_before_the_last_admitted),
         cmocka_unit_test(paused_makes_room_after_a_while),
         cmocka_unit_test(paused_makes_room_at_once_when_nothing_runs),
+        cmocka_unit_test(paused_is_safe_while_a_step_is_in_flight),
+        cmocka_unit_test(paused_keeps_its_slot_when_another_is_coming),
         cmocka_unit_test(paused_gives_its_slot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,656 @@
+/*
+ * The scheduler under thousands of random days: arrivals, lengths, stops, cancels, deadlines,
+ * pauses, lost workers, tiny pools, at most two steps in flight, against a worker that trusts
+ * nothing (fake_worker.h). After each call the books balance, and at the end of a scenario
+ *
+ *     every request ended exactly once, for the right reason, with the right counts
+ *     its client saw exactly its tokens, each once, in order (they depend on every KV cell)
+ *     nothing is held: blocks, slots, ids, closes
+ *     once the chaos was over, it took no more steps than the work that was left allows
+ *     no call but sched_open used the allocator, and that one used it once
+ *
+ * A scenario is a seed. When one fails, it is named, and
+ *     GALERNE_SIM_SEED=n sched_sim      plays it alone, and prints what happens
+ *     GALERNE_SIM_COUNT=n sched_sim     plays seeds 1..n, not all of them
+ */
+#include <signal.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "sched/policy.h"
+#include "tests/sim/alloc_trap.h"
+#include "tests/sim/fake_worker.h"
+
+#define SCENARIOS_COUNT 8000
+#define REQUESTS_MAX 48
+#define TURNS_MAX 200000
+
+enum cause { CAUSE_NONE = 0, CAUSE_TOKENS, CAUSE_CANCEL, CAUSE_DEADLINE };
+
+struct request {
+    sched_id id;
+    bool submitted, live, opened, paused, was_paused;
+    enum cause cause; /* why it is over */
+    uint32_t prompt_tokens, output_tokens_max, stop_after_tokens;
+    uint64_t deadline_ns;
+    uint32_t n_tokens, n_pending;
+    uint32_t tokens[FAKE_CONTEXT_MAX]; /* [n_tokens] */
+    struct fake_prefix prefix;         /* of those: the oracle */
+    uint32_t planned_tokens, high_tokens, recomputed_tokens;
+    uint32_t opens_count, replays_count;
+};
+
+struct sim {
+    uint64_t seed, random;
+    struct sched_limits limits;
+    struct sched *sched;
+    struct fake_worker *worker;
+    uint64_t now_ns;
+    uint32_t n_requests, n_submitted, n_live;
+    struct request requests[REQUESTS_MAX];
+    uint32_t request_of[REQUESTS_MAX]; /* by id */
+    uint32_t opened_last;              /* highest number of one that opened and never paused */
+    uint32_t unexpected_count, dropped_count;
+    uint64_t steps_count, turns_count;
+    bool calm; /* the chaos is over: everybody must end now */
+    uint32_t cancel_odds, pause_odds, loss_odds, deadline_odds; /* one in n turns; 0: never */
+    bool odd_victims;
+};
+
+static struct sim sim;
+static bool verbose;
+static struct {
+    uint64_t steps, tokens, ended, preempted, recomputed, replays, full, never, refused_late,
+        cancelled, expired;
+    double calm_ratio;
+} totals;
+
+/* ---- when it fails ---- */
+
+static void seed_name(int signal_number)
+{
+    char line[160];
+    int n = snprintf(line, sizeof line,
+                     "sched_sim: seed %llu failed at turn %llu; GALERNE_SIM_SEED=%llu plays it\n",
+                     (unsigned long long)sim.seed, (unsigned long long)sim.turns_count,
+                     (unsigned long long)sim.seed);
+    ssize_t written = write(STDERR_FILENO, line, (size_t)n);
+    (void)written;
+}
+
+void sim_fail(const char *file, int line, const char *condition)
+{
+    fprintf(stderr, "sched_sim: %s:%d: %s\n", file, line, condition);
+    abort();
+}
+
+#define SAY(...)                                                                                   \
+    do {                                                                                           \
+        if (verbose)                                                                               \
+            printf(__VA_ARGS__);                                                                   \
+    } while (0)
+
+/* ---- chance ---- */
+
+static uint64_t chance_next(void)
+{
+    uint64_t x = sim.random += 0x9e3779b97f4a7c15ull;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
+}
+
+/* From low to high, both included. */
+static uint32_t between(uint32_t low, uint32_t high)
+{
+    return low + (uint32_t)(chance_next() % (high - low + 1));
+}
+
+/* Small more often than large. */
+static uint32_t skewed(uint32_t low, uint32_t high)
+{
+    return between(low, between(low, high));
+}
+
+static bool one_in(uint32_t n)
+{
+    return n > 0 && between(1, n) == 1;
+}
+
+/* ---- a policy with odd taste in victims, to reach what first come first served never does ---- */
+
+static struct seq *odd_victim(void *state, struct seq *const *running, uint32_t n,
+                              struct seq *needy)
+{
+    if (!sim.odd_victims || sim.calm)
+        return policy_fcfs.victim(state, running, n, needy);
+    if (n == 0 || one_in(8))
+        return NULL;
+    return running[between(0, n - 1)];
+}
+
+/* ---- the books after each call ---- */
+
+static void books_check(void)
+{
+    sched_check(sim.sched);
+    struct sched_stats s;
+    sched_stats(sim.sched, &s);
+    MUST(s.blocks_count == sim.limits.blocks_count);
+    MUST(s.blocks_free + s.blocks_used == s.blocks_count && s.blocks_cached == 0);
+    MUST(s.steps_in_flight == fake_worker_steps(sim.worker));
+    MUST(s.unexpected_total == sim.unexpected_count && s.dropped_total == sim.dropped_count);
+    uint32_t unfinished = 0;
+    for (uint32_t i = 0; i < sim.n_requests; i++)
+        unfinished += sim.requests[i].live && sim.requests[i].cause == CAUSE_NONE;
+    MUST(s.waiting + s.running == unfinished);
+    MUST(s.running <= sim.limits.slots_max);
+}
+
+/* Every call into the scheduler is made by this, so that none allocates unseen. */
+#define CALL(statement)                                                                            \
+    do {                                                                                           \
+        alloc_trap_arm();                                                                          \
+        statement;                                                                                 \
+        MUST(alloc_trap_disarm().calls == 0);                                                      \
+    } while (0)
+
+/* ---- what may happen ---- */
+
+static struct request *request_by_id(sched_id id)
+{
+    MUST(id < sim.limits.requests_max);
+    struct request *r = &sim.requests[sim.request_of[id]];
+    MUST(r->live && r->id == id);
+    return r;
+}
+
+static void request_over(struct request *r, enum cause cause)
+{
+    MUST(r->cause == CAUSE_NONE);
+    r->cause = cause;
+}
+
+/* What sched_submit must say, from the limits and from what the clients know. */
+static enum status submit_expected(const struct request *r)
+{
+    uint32_t waiting_new = 0;
+    for (uint32_t i = 0; i < sim.n_requests; i++) {
+        const struct request *other = &sim.requests[i];
+        waiting_new += other->live && other->cause == CAUSE_NONE && !other->opened;
+    }
+    uint32_t total = r->prompt_tokens + r->output_tokens_max;
+    if (total > sim.limits.context_tokens ||
+        total > sim.limits.blocks_count * sim.limits.block_tokens)
+        return STATUS_INVALID;
+    if (r->deadline_ns <= sim.now_ns)
+        return STATUS_DEADLINE;
+    if (waiting_new >= sim.limits.waiting_max || sim.n_live >= sim.limits.requests_max)
+        return STATUS_EXHAUSTED;
+    return STATUS_OK;
+}
+
+static void do_submit(void)
+{
+    uint32_t index = sim.n_submitted++;
+    struct request *r = &sim.requests[index];
+    if (one_in(sim.deadline_odds))
+        r->deadline_ns = sim.now_ns - 1 + between(0, 60) * NS_PER_MS;
+    else
+        r->deadline_ns = UINT64_MAX;
+    struct sched_submission submission = {.request_id = 1000 + index,
+                                          .deadline_ns = r->deadline_ns,
+                                          .prompt_tokens = r->prompt_tokens,
+                                          .output_tokens_max = r->output_tokens_max};
+    struct error error = {0};
+    enum status status, expected = submit_expected(r);
+    CALL(status = sched_submit(sim.sched, &submission, sim.now_ns, &r->id, &error));
+    SAY("submit %u: prompt %u output %u of %u: %s\n", index, r->prompt_tokens, r->stop_after_tokens,
+        r->output_tokens_max, status_name(status));
+    MUST(status == expected);
+    r->submitted = true;
+    if (status == STATUS_EXHAUSTED)
+        MUST(error.retry_ns >= 100 * NS_PER_MS && error.retry_ns <= 30 * NS_PER_S);
+    totals.full += status == STATUS_EXHAUSTED;
+    totals.never += status == STATUS_INVALID;
+    totals.refused_late += status == STATUS_DEADLINE;
+    if (status == STATUS_OK) {
+        r->live = true;
+        sim.n_live++;
+        sim.request_of[r->id] = index;
+    }
+}
+
+static struct fake_known known_of(void *context, sched_id id)
+{
+    const struct request *r = request_by_id(id);
+    return (struct fake_known){
+        .n_tokens = r->n_tokens, .tokens = r->tokens, .n_pending = r->n_pending};
+}
+
+/* First come first served: among those that were never paused, nobody opens before an earlier. */
+static void open_note(const struct sched_open_row *open)
+{
+    struct request *r = request_by_id(open->id);
+    uint32_t number = (uint32_t)(r - sim.requests) + 1;
+    MUST(r->cause == CAUSE_NONE && !r->paused);
+    if (!r->opened && !r->was_paused) {
+        MUST(number > sim.opened_last);
+        sim.opened_last = number;
+    }
+    r->opened = true;
+    r->opens_count++;
+    r->planned_tokens = 0;
+}
+
+static void row_note(const struct sched_row *row)
+{
+    struct request *r = request_by_id(row->id);
+    uint32_t end = row->first_position + row->n_tokens;
+    MUST(r->cause == CAUSE_NONE && !r->paused);
+    r->n_pending += row->samples;
+    MUST(r->n_tokens - r->prompt_tokens + r->n_pending <= r->output_tokens_max);
+    if (row->first_position < r->high_tokens)
+        r->recomputed_tokens += u32_min(end, r->high_tokens) - row->first_position;
+    r->high_tokens = u32_max(r->high_tokens, end);
+    r->planned_tokens = end;
+}
+
+/*
+ * Nobody is left out: a running sequence that could take a token and has a place for it gets one in
+ * every step, and one in prefill unless the budget is spent. (n_pending as before the step.)
+ */
+static void rows_complete(const struct sched_plan *plan)
+{
+    uint32_t tokens_left = sim.limits.step_tokens_max;
+    for (uint32_t i = 0; i < plan->n_rows; i++)
+        tokens_left -= plan->rows[i].n_tokens;
+    for (uint32_t i = 0; i < sim.n_requests; i++) {
+        const struct request *r = &sim.requests[i];
+        struct fake_slot slot;
+        uint32_t n_output = r->n_tokens - r->prompt_tokens;
+        if (!r->live || r->cause != CAUSE_NONE || r->paused ||
+            !fake_worker_slot(sim.worker, r->id, &slot) || slot.row_in == plan->step ||
+            n_output + r->n_pending == r->output_tokens_max)
+            continue;
+        bool decodes = r->planned_tokens + 1 >= r->n_tokens;
+        MUST(decodes ? r->planned_tokens == slot.room_tokens : tokens_left == 0);
+    }
+}
+
+static bool do_plan(void)
+{
+    const struct sched_plan *plan;
+    CALL(plan = sched_plan(sim.sched, sim.now_ns));
+    if (plan->step == 0) {
+        MUST(plan->n_closes + plan->n_opens + plan->n_rows + plan->n_blocks == 0);
+        return false;
+    }
+    SAY("plan %llu: closes %u opens %u rows %u blocks %u\n", (unsigned long long)plan->step,
+        plan->n_closes, plan->n_opens, plan->n_rows, plan->n_blocks);
+    fake_worker_hand_over(sim.worker, plan, known_of, NULL);
+    rows_complete(plan);
+    for (uint32_t i = 0; i < plan->n_opens; i++)
+        open_note(&plan->opens[i]);
+    for (uint32_t i = 0; i < plan->n_rows; i++)
+        row_note(&plan->rows[i]);
+    sim.steps_count++;
+    return true;
+}
+
+static void do_cancel(struct request *r)
+{
+    SAY("cancel %ld\n", (long)(r - sim.requests));
+    CALL(sched_cancel(sim.sched, r->id));
+    if (r->cause == CAUSE_NONE)
+        request_over(r, CAUSE_CANCEL);
+}
+
+static void do_pause(struct request *r, bool paused)
+{
+    SAY("%s %ld\n", paused ? "pause" : "resume", (long)(r - sim.requests));
+    CALL(sched_pause(sim.sched, r->id, paused));
+    r->paused = paused;
+    r->was_paused = true;
+}
+
+static struct request *any_live(void)
+{
+    uint32_t start = between(0, sim.n_requests - 1);
+    for (uint32_t i = 0; i < sim.n_requests; i++) {
+        struct request *r = &sim.requests[(start + i) % sim.n_requests];
+        if (r->live)
+            return r;
+    }
+    return NULL;
+}
+
+static void token_take(uint64_t step, const struct fake_token *token)
+{
+    struct request *r = request_by_id(token->id);
+    bool counts, expected = r->cause == CAUSE_NONE;
+    uint32_t n_output = r->n_tokens - r->prompt_tokens + 1;
+    if (!expected && one_in(3)) { /* nobody has to report what nobody wants */
+        r->n_pending--;
+        return;
+    }
+    CALL(counts = sched_sampled(sim.sched, step, r->id, n_output >= r->stop_after_tokens));
+    MUST(counts == expected);
+    r->n_pending--;
+    sim.dropped_count += !counts;
+    if (counts) {
+        MUST(token->token == fake_prefix_sample(&r->prefix));
+        fake_prefix_add(&r->prefix, token->token);
+        r->tokens[r->n_tokens++] = token->token;
+        totals.tokens++;
+        if (n_output == r->stop_after_tokens)
+            request_over(r, CAUSE_TOKENS);
+    }
+    books_check();
+    if (one_in(16)) { /* the same word twice */
+        CALL(counts = sched_sampled(sim.sched, step, r->id, true));
+        MUST(!counts);
+        sim.unexpected_count++;
+    }
+    if (!sim.calm && one_in(4 * sim.cancel_odds)) /* a stop string was met, or a client left */
+        do_cancel(any_live());
+}
+
+static void do_retire(void)
+{
+    struct fake_token tokens[FAKE_SLOTS_MAX];
+    uint64_t step;
+    uint32_t n = fake_worker_run(sim.worker, tokens, &step);
+    SAY("run %llu: %u tokens\n", (unsigned long long)step, n);
+    for (uint32_t i = 0; i < n; i++)
+        token_take(step, &tokens[i]);
+    CALL(sched_retired(sim.sched, step, sim.now_ns));
+    fake_worker_retired(sim.worker);
+}
+
+static void do_lose(void)
+{
+    SAY("worker lost with %u steps in flight\n", fake_worker_steps(sim.worker));
+    fake_worker_restart(sim.worker);
+    CALL(sched_replay(sim.sched));
+    for (uint32_t i = 0; i < sim.n_requests; i++) {
+        sim.requests[i].n_pending = 0;
+        sim.requests[i].replays_count++;
+    }
+    struct sched_stats s;
+    sched_stats(sim.sched, &s);
+    MUST(s.running == 0 && s.blocks_used == 0 && s.steps_in_flight == 0);
+    totals.replays++;
+}
+
+static void do_expire(void)
+{
+    for (;;) {
+        uint64_t first_ns = UINT64_MAX, told_ns;
+        for (uint32_t i = 0; i < sim.n_requests; i++)
+            if (sim.requests[i].live && sim.requests[i].cause == CAUSE_NONE &&
+                sim.requests[i].deadline_ns < first_ns)
+                first_ns = sim.requests[i].deadline_ns;
+        sched_id id;
+        bool expired;
+        CALL(told_ns = sched_next_deadline_ns(sim.sched));
+        MUST(told_ns == first_ns);
+        CALL(expired = sched_next_expired(sim.sched, sim.now_ns, &id));
+        MUST(expired == (first_ns <= sim.now_ns));
+        if (!expired)
+            return;
+        struct request *r = request_by_id(id);
+        SAY("expired %ld\n", (long)(r - sim.requests));
+        MUST(r->deadline_ns == first_ns);
+        request_over(r, CAUSE_DEADLINE);
+        books_check();
+    }
+}
+
+static void do_bury(void)
+{
+    struct sched_ended e;
+    bool any;
+    for (;;) {
+        CALL(any = sched_next_ended(sim.sched, &e));
+        if (!any)
+            return;
+        struct request *r = request_by_id(e.id);
+        SAY("ended %ld\n", (long)(r - sim.requests));
+        MUST(e.request_id == 1000 + (uint64_t)(r - sim.requests));
+        MUST(r->cause != CAUSE_NONE);
+        MUST(e.prompt_computed_tokens == u32_min(r->high_tokens, r->prompt_tokens));
+        MUST(e.recomputed_tokens == r->recomputed_tokens);
+        MUST(e.cached_tokens == 0);
+        MUST(e.preempted_count <= r->opens_count);
+        MUST(r->opens_count <= 1 + e.preempted_count + r->replays_count);
+        if (r->cause == CAUSE_TOKENS)
+            MUST(r->n_tokens == r->prompt_tokens + r->stop_after_tokens);
+        r->live = false;
+        sim.n_live--;
+        totals.ended++;
+        totals.cancelled += r->cause == CAUSE_CANCEL;
+        totals.expired += r->cause == CAUSE_DEADLINE;
+        totals.preempted += e.preempted_count;
+        totals.recomputed += e.recomputed_tokens;
+        books_check();
+    }
+}
+
+static void do_lie(void)
+{
+    bool counts;
+    sched_id id = one_in(2) ? between(0, sim.limits.requests_max - 1) : (sched_id)chance_next();
+    CALL(counts = sched_sampled(sim.sched, 1000000000 + between(0, 9), id, one_in(2)));
+    MUST(!counts);
+    sim.unexpected_count++;
+}
+
+/* ---- one scenario ---- */
+
+static void limits_draw(void)
+{
+    struct sched_limits *l = &sim.limits;
+    l->slots_max = skewed(1, FAKE_SLOTS_MAX);
+    l->block_tokens = skewed(1, FAKE_BLOCK_TOKENS_MAX);
+    l->context_tokens = between(4, FAKE_CONTEXT_MAX);
+    l->blocks_count = u32_min(FAKE_BLOCKS_MAX, div_up_u32(l->context_tokens, l->block_tokens));
+    if (one_in(2)) /* else the pool holds just one context */
+        l->blocks_count = between(u32_max(1, l->blocks_count / 2), FAKE_BLOCKS_MAX);
+    l->waiting_max = between(1, REQUESTS_MAX - 1);
+    l->requests_max = between(u32_max(l->waiting_max, l->slots_max), REQUESTS_MAX);
+    l->step_tokens_max = l->slots_max + skewed(0, 60);
+    l->step_rows_max = l->slots_max + between(0, 3);
+    l->chunk_tokens_max = skewed(1, 64);
+    l->open_tokens_max = between(l->context_tokens, FAKE_OPEN_TOKENS_MAX);
+}
+
+static void requests_draw(void)
+{
+    sim.n_requests = between(1, REQUESTS_MAX);
+    uint32_t longest = between(2, sim.limits.context_tokens);
+    for (uint32_t i = 0; i < sim.n_requests; i++) {
+        struct request *r = &sim.requests[i];
+        r->prompt_tokens = skewed(1, u32_min(longest, FAKE_CONTEXT_MAX - 1));
+        r->output_tokens_max = between(1, longest);
+        if (!one_in(20)) /* most fit the context */
+            r->output_tokens_max = u32_max(
+                1, u32_min(r->output_tokens_max, sim.limits.context_tokens - r->prompt_tokens));
+        r->stop_after_tokens = one_in(2) ? r->output_tokens_max : between(1, r->output_tokens_max);
+        r->n_tokens = r->prompt_tokens;
+        for (uint32_t t = 0; t < r->n_tokens; t++) {
+            r->tokens[t] = (uint32_t)chance_next();
+            fake_prefix_add(&r->prefix, r->tokens[t]);
+        }
+    }
+}
+
+static void scenario_open(uint64_t seed)
+{
+    static struct sched_policy policy;
+    sim = (struct sim){.seed = seed, .random = seed * 0x2545f4914f6cdd1dull};
+    sim.now_ns = between(1, 1000000000);
+    limits_draw();
+    requests_draw();
+    sim.cancel_odds = one_in(2) ? between(5, 200) : 0;
+    sim.pause_odds = one_in(2) ? between(3, 100) : 0;
+    sim.loss_odds = one_in(3) ? between(20, 400) : 0;
+    sim.deadline_odds = one_in(3) ? between(1, 10) : 0;
+    sim.odd_victims = one_in(4);
+    policy = policy_fcfs;
+    policy.victim = odd_victim;
+    struct error error;
+    alloc_trap_arm();
+    enum status status = sched_open(&sim.limits, &policy, &sim.sched, &error);
+    struct alloc_counts counts = alloc_trap_disarm();
+    MUST(status == STATUS_OK);
+    MUST(counts.calls == 1);
+    MUST(counts.last_bytes == sched_footprint(&sim.limits, &policy));
+    sim.worker = fake_worker_new(&sim.limits, seed);
+    SAY("seed %llu: slots %u, %u blocks of %u, context %u, step %u tokens, chunk %u, %u requests\n",
+        (unsigned long long)seed, sim.limits.slots_max, sim.limits.blocks_count,
+        sim.limits.block_tokens, sim.limits.context_tokens, sim.limits.step_tokens_max,
+        sim.limits.chunk_tokens_max, sim.n_requests);
+}
+
+static void chaos_turn(void)
+{
+    struct request *r = any_live();
+    sim.now_ns += skewed(0, 200) * NS_PER_MS;
+    if (sim.n_submitted < sim.n_requests && one_in(3))
+        do_submit();
+    else if (r && one_in(sim.cancel_odds))
+        do_cancel(r);
+    else if (r && one_in(sim.pause_odds))
+        do_pause(r, r->cause == CAUSE_NONE && !r->paused);
+    else if (one_in(sim.loss_odds))
+        do_lose();
+    else if (one_in(50))
+        do_lie();
+    else if (fake_worker_steps(sim.worker) > 0 && one_in(2))
+        do_retire();
+    else
+        do_plan();
+}
+
+/* The usual engine: hand over while there is room, then take the oldest back. */
+static bool calm_turn(void)
+{
+    sim.now_ns += NS_PER_MS;
+    bool planned = do_plan();
+    if (planned && fake_worker_steps(sim.worker) < SCHED_STEPS_MAX && !one_in(4))
+        return true;
+    if (fake_worker_steps(sim.worker) == 0)
+        return planned;
+    do_retire();
+    return true;
+}
+
+static void calm_begin(void)
+{
+    sim.calm = true;
+    for (uint32_t i = 0; i < sim.n_requests; i++)
+        if (sim.requests[i].live && sim.requests[i].paused)
+            do_pause(&sim.requests[i], false);
+}
+
+/*
+ * Steps that the work left cannot exceed. Alone, a sequence needs at most one step a token and a
+ * few for its close; the rest is for the steps in which it computes again or sits out, and it is
+ * far more than what they need, as the figure at the end shows, and far less than a livelock.
+ */
+static uint64_t work_left(void)
+{
+    uint64_t work = 0;
+    for (uint32_t i = 0; i < sim.n_requests; i++) {
+        const struct request *r = &sim.requests[i];
+        if (r->live && r->cause == CAUSE_NONE)
+            work += 4 + r->prompt_tokens + r->stop_after_tokens;
+    }
+    return work;
+}
+
+static void scenario_run(void)
+{
+    uint32_t chaos_turns = between(50, 1500);
+    while (sim.n_submitted < sim.n_requests || sim.turns_count < chaos_turns) {
+        sim.turns_count++;
+        chaos_turn();
+        books_check();
+        do_expire();
+        if (one_in(3))
+            do_bury();
+        if (sim.turns_count > chaos_turns && sim.n_live == 0 && sim.n_submitted == sim.n_requests)
+            break;
+    }
+    calm_begin();
+    uint64_t steps = sim.steps_count, work = work_left();
+    while (calm_turn()) {
+        MUST(++sim.turns_count < TURNS_MAX);
+        books_check();
+        do_expire();
+        do_bury();
+    }
+    steps = sim.steps_count - steps;
+    MUST(steps <= 20 + work);
+    if (work > 40 && (double)steps / (double)work > totals.calm_ratio)
+        totals.calm_ratio = (double)steps / (double)work;
+}
+
+static void scenario_close(void)
+{
+    do_bury();
+    struct sched_stats s;
+    sched_stats(sim.sched, &s);
+    MUST(sim.n_live == 0);
+    for (uint32_t i = 0; i < sim.n_requests; i++)
+        MUST(sim.requests[i].submitted && !sim.requests[i].live);
+    MUST(s.waiting == 0 && s.running == 0 && s.steps_in_flight == 0);
+    MUST(s.blocks_free == sim.limits.blocks_count);
+    MUST(fake_worker_open_slots(sim.worker) == 0); /* every open was closed */
+    totals.steps += sim.steps_count;
+    sched_close(sim.sched);
+    fake_worker_free(sim.worker);
+}
+
+static uint64_t number_from(const char *name, uint64_t otherwise)
+{
+    const char *text = getenv(name);
+    if (!text)
+        return otherwise;
+    char *end;
+    uint64_t number = strtoull(text, &end, 10);
+    if (*text == '\0' || *end != '\0') {
+        fprintf(stderr, "sched_sim: %s is '%s'; a number was expected\n", name, text);
+        exit(2);
+    }
+    return number;
+}
+
+int main(void)
+{
+    signal(SIGABRT, seed_name);
+    uint64_t seed = number_from("GALERNE_SIM_SEED", 0);
+    uint64_t first = seed ? seed : 1;
+    uint64_t last = seed ? seed : number_from("GALERNE_SIM_COUNT", SCENARIOS_COUNT);
+    verbose = seed != 0;
+    uint64_t start_ns = clock_now_ns();
+    for (uint64_t s = first; s <= last; s++) {
+        scenario_open(s);
+        scenario_run();
+        scenario_close();
+    }
+    printf("%llu scenarios in %.1f s: %llu steps, %llu tokens; %llu requests ended, of them %llu "
+           "cancelled and %llu late; refused: %llu full, %llu never fit, %llu late\n",
+           (unsigned long long)(last - first + 1), (double)(clock_now_ns() - start_ns) / NS_PER_S,
+           (unsigned long long)totals.steps, (unsigned long long)totals.tokens,
+           (unsigned long long)totals.ended, (unsigned long long)totals.cancelled,
+           (unsigned long long)totals.expired, (unsigned long long)totals.full,
+           (unsigned long long)totals.never, (unsigned long long)totals.refused_late);
+    printf(
+        "%llu preemptions, %llu tokens computed again, %llu workers lost; after the chaos at most "
+        "%.2f steps a token of the work left\n",
+        (unsigned long long)totals.preempted, (unsigned long long)totals.recomputed,
+        (unsigned long long)totals.replays, totals.calm_ratio);
+    return 0;
+}
