@@ -15,22 +15,31 @@
 #define BUCKETS 2048
 #define CHUNK 512
 
-struct candidate {
-    uint64_t weight; /* > 0 */
-    uint32_t order;  /* grows with the logit; equal logits have equal orders */
-    uint32_t id;
-};
-
+/* Tokens that can be drawn, by id. */
 struct sample_work {
-    struct candidate *candidates; /* [vocab], by id */
-    uint64_t *buckets;            /* [BUCKETS] */
-    uint32_t n;                   /* candidates */
-    uint64_t sum;                 /* of their weights */
+    uint64_t *weights; /* [vocab], > 0 */
+    uint32_t *orders;  /* [vocab]: grow with the logit; equal logits have equal orders */
+    uint32_t *ids;     /* [vocab] */
+    uint32_t *list;    /* [vocab]: candidates that a search has not ruled out */
+    uint64_t *buckets; /* [BUCKETS] */
+    uint32_t n;        /* candidates */
+    uint64_t sum;      /* of their weights */
 };
 
 size_t cpu_sample_work_bytes(uint32_t vocab)
 {
-    return size_product(vocab, sizeof(struct candidate)) + BUCKETS * sizeof(uint64_t);
+    size_t each = sizeof(uint64_t) + 3 * sizeof(uint32_t);
+    return size_product(vocab, each) + BUCKETS * sizeof(uint64_t);
+}
+
+static struct sample_work work_layout(void *memory, uint32_t vocab)
+{
+    struct sample_work work = {.buckets = memory};
+    work.weights = work.buckets + BUCKETS;
+    work.orders = (uint32_t *)(work.weights + vocab);
+    work.ids = work.orders + vocab;
+    work.list = work.ids + vocab;
+    return work;
 }
 
 static float logit_clean(float logit)
@@ -38,12 +47,15 @@ static float logit_clean(float logit)
     return isnan(logit) ? -INFINITY : fminf(logit, 0x1.fffffep127f);
 }
 
+/* Not for NaN: its weight is zero, and it never is a candidate. */
 static uint32_t order_of(float logit)
 {
+    const uint32_t sign = 0x80000000u, infinity = 0x7f800000u;
     uint32_t bits;
-    float value = logit_clean(logit) + 0.0f; /* minus zero becomes zero */
+    float value = logit + 0.0f; /* minus zero becomes zero */
     memcpy(&bits, &value, sizeof bits);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    bits -= bits == infinity; /* the largest float is the one before it */
+    return bits & sign ? ~bits : bits | sign;
 }
 
 /* Tokens whose weight rounds to zero (below 2^-41 of the best) can never be drawn. */
@@ -60,61 +72,70 @@ static void candidates_collect(const struct device *device, const float *logits,
         device->tier->logits_weigh(logits + first, n, most, 1 / (double)params->temperature,
                                    weights);
         for (uint32_t i = 0; i < n; i++) {
-            if (weights[i] == 0)
-                continue;
-            work->candidates[work->n++] = (struct candidate){
-                .weight = weights[i], .order = order_of(logits[first + i]), .id = first + i};
+            /* Written always, kept when the weight is not zero. */
+            work->weights[work->n] = weights[i];
+            work->orders[work->n] = order_of(logits[first + i]);
+            work->ids[work->n] = first + i;
+            work->n += weights[i] > 0;
             work->sum += weights[i];
         }
     }
 }
 
-/* The first candidate, in order of descending logit and ascending id, at which the running sum of
- * weights (or of ones) exceeds `target`; the sum of all does exceed it. */
-static struct candidate candidate_find(const struct sample_work *work, bool ones, uint64_t target)
+/* Adds the weights (or ones) of the listed candidates up by `bits` bits of their orders, walks down
+ * to the bucket in which the sum exceeds `target`, and keeps its candidates in the list alone. A
+ * NULL list is all candidates. Moves *before to the sum of all that come before the bucket. */
+static uint32_t bucket_enter(const struct sample_work *work, const uint32_t *list, uint32_t n,
+                             uint32_t shift, uint32_t bits, bool ones, uint64_t target,
+                             uint64_t *before)
 {
-    uint64_t before = 0; /* sum of all that come before the current prefix */
-    uint32_t prefix = 0, prefix_bits = 0;
-    while (prefix_bits < 32) {
-        uint32_t bits = u32_min(11, 32 - prefix_bits), shift = 32 - prefix_bits - bits;
-        memset(work->buckets, 0, sizeof(uint64_t) << bits);
-        for (uint32_t i = 0; i < work->n; i++) {
-            const struct candidate *c = &work->candidates[i];
-            if ((uint64_t)c->order >> (shift + bits) == prefix)
-                work->buckets[c->order >> shift & ((1u << bits) - 1)] += ones ? 1 : c->weight;
-        }
-        uint32_t bucket = (1u << bits) - 1;
-        while (before + work->buckets[bucket] <= target) {
-            before += work->buckets[bucket];
-            CHECK(bucket > 0);
-            bucket--;
-        }
-        prefix = prefix << bits | bucket;
-        prefix_bits += bits;
+    uint32_t bucket = (1u << bits) - 1, n_kept = 0, mask = bucket;
+    memset(work->buckets, 0, sizeof(uint64_t) << bits);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t at = list ? list[i] : i;
+        work->buckets[work->orders[at] >> shift & mask] += ones ? 1 : work->weights[at];
     }
-    uint32_t at = 0; /* of equal logits, the lower id comes first, as they lie here */
-    for (; at < work->n; at++) {
-        if (work->candidates[at].order != prefix)
-            continue;
-        before += ones ? 1 : work->candidates[at].weight;
-        if (before > target)
-            break;
+    while (*before + work->buckets[bucket] <= target) {
+        *before += work->buckets[bucket];
+        CHECK(bucket > 0);
+        bucket--;
     }
-    CHECK(at < work->n);
-    return work->candidates[at];
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t at = list ? list[i] : i;
+        work->list[n_kept] = at;
+        n_kept += (work->orders[at] >> shift & mask) == bucket;
+    }
+    return n_kept;
 }
 
-/* Drops all candidates that come after `last`. */
-static void candidates_cut(struct sample_work *work, struct candidate last)
+/* The first candidate, in order of descending logit and ascending id, at which the running sum of
+ * weights (or of ones) exceeds `target`; the sum of all does exceed it. */
+static uint32_t candidate_find(const struct sample_work *work, bool ones, uint64_t target)
 {
-    uint32_t n = 0;
+    uint64_t before = 0;
+    uint32_t n = bucket_enter(work, NULL, work->n, 21, 11, ones, target, &before);
+    n = bucket_enter(work, work->list, n, 10, 11, ones, target, &before);
+    n = bucket_enter(work, work->list, n, 0, 10, ones, target, &before);
+    /* Equal logits are left, by ascending id. */
+    uint32_t i = 0;
+    while (i < n && (before += ones ? 1 : work->weights[work->list[i]]) <= target)
+        i++;
+    CHECK(i < n);
+    return work->list[i];
+}
+
+/* Drops all candidates that come after candidate `last`. */
+static void candidates_cut(struct sample_work *work, uint32_t last)
+{
+    uint32_t n = 0, order = work->orders[last];
     work->sum = 0;
     for (uint32_t i = 0; i < work->n; i++) {
-        struct candidate c = work->candidates[i];
-        if (c.order > last.order || (c.order == last.order && c.id <= last.id)) {
-            work->candidates[n++] = c;
-            work->sum += c.weight;
-        }
+        if (work->orders[i] < order || (work->orders[i] == order && i > last))
+            continue;
+        work->weights[n] = work->weights[i];
+        work->orders[n] = work->orders[i];
+        work->ids[n] = work->ids[i];
+        work->sum += work->weights[n++];
     }
     work->n = n;
 }
@@ -132,7 +153,7 @@ static uint32_t token_draw(const struct sample_params *params, uint32_t position
     /* The running sum is whole, so it exceeds u * sum exactly when it exceeds the whole part. */
     uint64_t u = (uint64_t)(sample_uniform(params->seed, position) * 0x1p53);
     uint64_t target = (uint64_t)((unsigned __int128)u * work->sum >> 53);
-    return candidate_find(work, false, target).id;
+    return work->ids[candidate_find(work, false, target)];
 }
 
 /* The n best of a row by insertion: few of its tokens get past the first comparison. */
@@ -142,8 +163,10 @@ static void best_report(const float *logits, uint32_t vocab, double most, double
     float best[TOP_LOGPROBS_MAX];
     uint32_t held = 0, n = result->n_top;
     for (uint32_t id = 0; id < vocab && n > 0; id++) {
+        if (held == n && !(logits[id] > best[n - 1])) /* NaN is not greater */
+            continue;
         float logit = logit_clean(logits[id]);
-        if (held == n && logit <= best[n - 1])
+        if (held == n && logit == best[n - 1])
             continue;
         uint32_t at = held < n ? held++ : n - 1;
         for (; at > 0 && best[at - 1] < logit; at--) {
@@ -164,8 +187,7 @@ static void sample_item(void *context, uint32_t thread, uint32_t item)
     const struct tier *tier = run->device->tier;
     const struct sample_params *params = &args->host_params[item];
     const float *logits = args->logits + (size_t)item * args->vocab;
-    struct sample_work work = {.buckets = run->device->threads[thread].data};
-    work.candidates = (struct candidate *)(work.buckets + BUCKETS);
+    struct sample_work work = work_layout(run->device->threads[thread].data, args->vocab);
 
     struct sample_result result = {.n_top = u32_min(params->n_logprobs, args->vocab)};
     float best = tier->logits_best(logits, args->vocab, &result.id);

@@ -54,16 +54,37 @@ static void scalar_product(const struct product *p, uint32_t first_panel, uint32
     }
 }
 
-/* scores[i] = scale * q . K of position base + i, for the whole block. */
-static void block_score(const struct attend *a, const float *q, const float *k, float *scores)
+#define LANES 16
+
+/* scores[i] = scale * q . K of 16 neighbouring positions. */
+static void lanes_score(const struct attend *a, const float *q, const float *k, float *scores)
 {
-    for (uint32_t t = 0; t < a->block_tokens; t++)
-        scores[t] = 0;
+    float sums[LANES] = {0};
     for (uint32_t i = 0; i < a->head_dim; i++, k += a->block_tokens)
-        for (uint32_t t = 0; t < a->block_tokens; t++)
-            scores[t] += q[i] * k[t];
-    for (uint32_t t = 0; t < a->block_tokens; t++)
-        scores[t] *= a->scale;
+        for (uint32_t t = 0; t < LANES; t++)
+            sums[t] += q[i] * k[t];
+    for (uint32_t t = 0; t < LANES; t++)
+        scores[t] = sums[t] * a->scale;
+}
+
+/* Some features (at most 16) of the weighted sum of values. */
+static void features_sum(const struct attend *a, const float *weights, uint32_t feature, float *out)
+{
+    float sums[LANES] = {0};
+    uint32_t n = u32_min(LANES, a->head_dim - feature);
+    for (uint32_t t = a->first; t <= a->last; t++) {
+        /* V starts head_dim * block_tokens values after K. */
+        const float *v = a->kv + a->blocks[t / a->block_tokens] * a->block_stride + feature +
+                         (size_t)(a->block_tokens + t % a->block_tokens) * a->head_dim;
+        float weight = weights[t - a->first];
+        if (n == LANES) /* a constant count is worth vectors */
+            for (uint32_t i = 0; i < LANES; i++)
+                sums[i] += weight * v[i];
+        else
+            for (uint32_t i = 0; i < n; i++)
+                sums[i] += weight * v[i];
+    }
+    memcpy(out + feature, sums, n * sizeof *sums);
 }
 
 static void head_attend(const struct attend *a, uint32_t head)
@@ -74,8 +95,9 @@ static void head_attend(const struct attend *a, uint32_t head)
     uint32_t base = first_block * a->block_tokens; /* position of scores[0] */
     float *scores = a->scores;
     for (uint32_t b = first_block; b <= last_block; b++)
-        block_score(a, q, a->kv + a->blocks[b] * a->block_stride,
-                    scores + (size_t)(b - first_block) * a->block_tokens);
+        for (uint32_t lane = 0; lane < a->block_tokens; lane += LANES)
+            lanes_score(a, q, a->kv + a->blocks[b] * a->block_stride + lane,
+                        scores + (size_t)(b - first_block) * a->block_tokens + lane);
 
     float most = -INFINITY, sum = 0;
     for (uint32_t t = a->first; t <= a->last; t++)
@@ -84,15 +106,8 @@ static void head_attend(const struct attend *a, uint32_t head)
         scores[t - base] = expf(scores[t - base] - most);
         sum += scores[t - base];
     }
-    for (uint32_t i = 0; i < a->head_dim; i++)
-        out[i] = 0;
-    for (uint32_t t = a->first; t <= a->last; t++) {
-        /* V starts head_dim * block_tokens values after K. */
-        const float *v = a->kv + a->blocks[t / a->block_tokens] * a->block_stride +
-                         (size_t)(a->block_tokens + t % a->block_tokens) * a->head_dim;
-        for (uint32_t i = 0; i < a->head_dim; i++)
-            out[i] += scores[t - base] * v[i];
-    }
+    for (uint32_t feature = 0; feature < a->head_dim; feature += LANES)
+        features_sum(a, scores + (a->first - base), feature, out);
     for (uint32_t i = 0; i < a->head_dim; i++)
         out[i] /= sum;
 }
