@@ -1,0 +1,108 @@
+#include "daemon/config_table.h"
+
+#include "base/log.h"
+#include "daemon/config.h"
+
+static const struct option_choice log_levels[] = {{"error", LOG_LEVEL_ERROR},
+                                                  {"warning", LOG_LEVEL_WARNING},
+                                                  {"info", LOG_LEVEL_INFO},
+                                                  {"debug", LOG_LEVEL_DEBUG},
+                                                  {NULL, 0}};
+static const struct option_choice backends[] = {{"cpu", 0}, {"ref", 0}, {NULL, 0}};
+static const struct option_choice tiers[] = {{"scalar", 0}, {"avx512", 0}, {NULL, 0}};
+static const struct option_choice workers[] = {
+    {"process", CONFIG_WORKER_PROCESS}, {"inline", CONFIG_WORKER_INLINE}, {NULL, 0}};
+static const struct option_choice block_sizes[] = {{"16", 16}, {"32", 32}, {NULL, 0}};
+
+#define AT(member) OPTION_AT(struct config, member)
+
+const struct option_row config_rows[] = {
+    {"runtime_dir", OPTION_PATH, AT(runtime_dir), .example = "/run/galerne",
+     .fallback_text = "$RUNTIME_DIRECTORY, else /run/galerne for root, else "
+                      "$XDG_RUNTIME_DIR/galerne, else /tmp/galerne-UID",
+     .text = "Directory of the sockets galerne.sock (inference), admin.sock (operator) and "
+             "worker-MODEL.sock."},
+    {"socket_group", OPTION_STRING, AT(socket_group), .fallback = "galerne",
+     .text =
+         "Group that may use galerne.sock, beside the daemon's own user. Where there is no such "
+         "group, the daemon's own group may."},
+    {"worker_binary", OPTION_PATH, AT(worker_binary), .example = "/usr/bin/galerne-worker",
+     .fallback_text = "galerne-worker beside galerned",
+     .text = "The program that holds one model and computes."},
+    {"log_level", OPTION_CHOICE, AT(log_level), .fallback = "info", .choices = log_levels,
+     .text = "Which lines go to the log. No level logs the text of prompts or answers."},
+    {"requests_max", OPTION_U32, AT(requests_max), .fallback = "1024", .min = 1, .max = 65536,
+     .unit = "requests",
+     .text = "Generate calls at once, all models together; more are refused with "
+             "RESOURCE_EXHAUSTED."},
+    {"text_threads_count", OPTION_U32, AT(text_threads_count), .fallback = "2", .min = 1, .max = 64,
+     .unit = "threads", .text = "Threads that tokenize prompts."},
+    {"listener_threads_count", OPTION_U32, AT(listener_threads_count), .fallback = "1", .min = 1,
+     .max = 16, .unit = "threads", .text = "Threads that serve connections."},
+    {"message_max_bytes", OPTION_U32, AT(message_max_bytes), .fallback = "4194304", .min = 1024,
+     .max = 64 * 1024 * 1024, .unit = "bytes", .text = "The largest message that is accepted."},
+    {"connection_streams_max", OPTION_U32, AT(connection_streams_max), .fallback = "256", .min = 1,
+     .max = 10000, .unit = "streams", .text = "Calls at once on one connection."},
+    {"kv_memory_percent", OPTION_U32, AT(kv_memory_percent), .fallback = "40", .min = 1, .max = 90,
+     .unit = "percent",
+     .text = "Share of the memory that is free at start for the KV blocks of all models together; "
+             "a limit of the control group counts."},
+    {"drain_timeout_ms", OPTION_MS, AT(drain_timeout_ns), .fallback = "30000", .min = 0,
+     .max = 3600000, .unit = "ms",
+     .text = "How long running calls may go on after SIGTERM before they are cancelled."},
+    {"stall_timeout_ms", OPTION_MS, AT(stall_timeout_ns), .fallback = "60000", .min = 1,
+     .max = 3600000, .unit = "ms",
+     .text = "A stream whose client reads nothing for this long is cancelled."},
+    {"worker_start_limit_ms", OPTION_MS, AT(worker_start_limit_ns), .fallback = "300000", .min = 1,
+     .max = 3600000, .unit = "ms",
+     .text = "How long a worker may take to load its model before the model counts as failed."},
+    {"step_limit_ms", OPTION_MS, AT(step_limit_ns), .fallback = "60000", .min = 1, .max = 3600000,
+     .unit = "ms",
+     .text = "A step that takes longer means that the worker hangs; it is killed and started "
+             "again."},
+    {"models", OPTION_SECTION, .required = true,
+     .text = "The models to serve, 1 to 16; each has its own worker."},
+};
+const size_t config_rows_count = array_count(config_rows);
+
+#undef AT
+#define AT(member) OPTION_AT(struct config_model, member)
+
+const struct option_row config_model_rows[] = {
+    {"name", OPTION_NAME, AT(name), .required = true, .example = "demo",
+     .text = "What requests call it; unique."},
+    {"path", OPTION_PATH, AT(path), .required = true, .example = "/usr/share/galerne/models/demo",
+     .text = "A directory with config.json, tokenizer.json and *.safetensors, or a .gguf file; a "
+             "relative path is seen from this file."},
+    {"backend", OPTION_WORD, AT(backend), .fallback = "cpu", .choices = backends,
+     .text = "What computes: cpu, or ref, the plain reference (slow)."},
+    {"tier", OPTION_WORD, AT(tier), .choices = tiers, .example = "avx512",
+     .fallback_text = "the best that this CPU has", .text = "Instruction set of the cpu backend."},
+    {"worker", OPTION_CHOICE, AT(worker), .fallback = "process", .choices = workers,
+     .text = "Where the model runs: in a process of its own, or inline in a thread of galerned "
+             "(for tests)."},
+    {"threads_count", OPTION_U32, AT(threads_count), .fallback = "0", .min = 0, .max = 256,
+     .unit = "threads",
+     .text = "Threads that compute; 0: one for each CPU that the process may use."},
+    {"context_tokens", OPTION_U32, AT(context_tokens), .fallback = "0", .min = 0,
+     .max = 16 * 1024 * 1024, .unit = "tokens",
+     .text = "Longest prompt and output together; 0: what the model was made for, which is also "
+             "the most."},
+    {"block_tokens", OPTION_CHOICE, AT(block_tokens), .fallback = "16", .choices = block_sizes,
+     .unit = "tokens", .text = "Positions of one KV block."},
+    {"kv_blocks_count", OPTION_U32, AT(kv_blocks_count), .fallback = "0", .min = 0, .max = 1u << 30,
+     .unit = "blocks", .text = "KV blocks of this model; 0: its part of kv_memory_percent."},
+    {"running_max", OPTION_U32, AT(running_max), .fallback = "64", .min = 1, .max = 1024,
+     .unit = "sequences", .text = "Sequences that generate at once."},
+    {"waiting_max", OPTION_U32, AT(waiting_max), .fallback = "256", .min = 1, .max = 65536,
+     .unit = "requests",
+     .text = "Requests that may wait for their turn; more are refused with RESOURCE_EXHAUSTED."},
+    {"step_tokens_max", OPTION_U32, AT(step_tokens_max), .fallback = "512", .min = 1, .max = 8192,
+     .unit = "tokens",
+     .text = "Tokens that one step computes at most, prompts and generated ones together."},
+    {"chunk_tokens_max", OPTION_U32, AT(chunk_tokens_max), .fallback = "256", .min = 1, .max = 8192,
+     .unit = "tokens",
+     .text = "Prompt tokens of one sequence in one step; a small number keeps other streams "
+             "smooth."},
+};
+const size_t config_model_rows_count = array_count(config_model_rows);
