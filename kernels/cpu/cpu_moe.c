@@ -153,23 +153,33 @@ static void experts_multiply(struct moe_run *run, const struct weight *weight, c
     products_run(run->device, run->parts, n_parts);
 }
 
+#define MIX_VALUES 64
+
+/* Some values (at most MIX_VALUES) of row `row` of the run. */
+static void values_mix(const struct moe_run *run, uint32_t row, uint32_t first)
+{
+    const struct moe_args *args = run->args;
+    size_t at = (size_t)(run->first_row + row) * args->hidden + first;
+    uint32_t n = u32_min(MIX_VALUES, args->hidden - first);
+    float sums[MIX_VALUES] = {0};
+    for (uint32_t j = 0; j < args->top_k; j++) {
+        size_t routed = (size_t)row * args->top_k + j;
+        const float *down = run->rows + (size_t)run->places[routed] * args->hidden + first;
+        float share = run->shares[routed];
+        for (uint32_t i = 0; i < n; i++)
+            sums[i] += share * down[i];
+    }
+    for (uint32_t i = 0; i < n; i++)
+        args->out[at + i] = args->residual[at + i] + sums[i];
+}
+
 static void mix_item(void *context, uint32_t thread, uint32_t item)
 {
     const struct rows_run *rows = context;
     const struct moe_run *run = rows->args;
-    const struct moe_args *args = run->args;
-    for (uint32_t r = rows_first(rows, item); r < rows_first(rows, item + 1); r++) {
-        size_t at = (size_t)(run->first_row + r) * args->hidden;
-        for (uint32_t i = 0; i < args->hidden; i++) {
-            float sum = 0;
-            for (uint32_t j = 0; j < args->top_k; j++) {
-                size_t routed = r * args->top_k + j;
-                sum +=
-                    run->shares[routed] * run->rows[(size_t)run->places[routed] * args->hidden + i];
-            }
-            args->out[at + i] = args->residual[at + i] + sum;
-        }
-    }
+    for (uint32_t r = rows_first(rows, item); r < rows_first(rows, item + 1); r++)
+        for (uint32_t first = 0; first < run->args->hidden; first += MIX_VALUES)
+            values_mix(run, r, first);
 }
 
 static void moe_run(struct moe_run *run)

@@ -336,6 +336,14 @@ static void foreign_values(void **state)
             assert_true(result.id == 40 || (result.id == 44 && kinds[k].temperature > 0));
             assert_true(fabs((double)result.logprob - log(0.5)) < 1e-6);
         }
+    /* Which are equal, so that the lower id comes first whichever way round they are. */
+    struct sample_params one = {.temperature = 1, .top_k = 1, .seed = 7};
+    for (int ref = 0; ref < 2; ref++)
+        for (int swapped = 0; swapped < 2; swapped++) {
+            logits[40] = swapped ? 0x1.fffffep127f : INFINITY;
+            logits[44] = swapped ? INFINITY : 0x1.fffffep127f;
+            assert_int_equal(sample_one(state, ref, logits, VOCAB, one).id, 40);
+        }
 }
 
 int main(void)
