@@ -131,13 +131,16 @@ void bpe_scratch_free(struct bpe_scratch *scratch)
     memset(scratch, 0, sizeof *scratch);
 }
 
+/* Four children a node: half the levels of two, and the children share a cache line. */
+#define HEAP_CHILDREN 4
+
 static void heap_push(struct bpe_scratch *scratch, uint64_t candidate)
 {
     uint64_t *heap = scratch->heap;
     uint32_t at = scratch->heap_count++;
     DCHECK(at < 2 * scratch->capacity);
     while (at > 0) {
-        uint32_t parent = (at - 1) / 2;
+        uint32_t parent = (at - 1) / HEAP_CHILDREN;
         if (heap[parent] <= candidate)
             break;
         heap[at] = heap[parent];
@@ -152,11 +155,13 @@ static uint64_t heap_pop(struct bpe_scratch *scratch)
     uint64_t least = heap[0], last = heap[--scratch->heap_count];
     uint32_t count = scratch->heap_count, at = 0;
     for (;;) {
-        uint32_t child = 2 * at + 1;
-        if (child >= count)
+        uint32_t first = HEAP_CHILDREN * at + 1, end = u32_min(first + HEAP_CHILDREN, count);
+        if (first >= count)
             break;
-        if (child + 1 < count && heap[child + 1] < heap[child])
-            child++;
+        uint32_t child = first;
+        for (uint32_t other = first + 1; other < end; other++)
+            if (heap[other] < heap[child])
+                child = other;
         if (last <= heap[child])
             break;
         heap[at] = heap[child];

@@ -37,13 +37,15 @@ struct pretokenizer {
 };
 
 /* Patterns that file formats know by name. */
+#define PRETOKENIZER_DIGIT "\\p{N}"
+#define PRETOKENIZER_NUMBER "\\p{N}+"
 #define PRETOKENIZER_GPT2                                                                          \
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
 /* Appends a split by a pattern in a tokenizer file's dialect (text/pattern.h). */
 enum status pretokenizer_add(struct pretokenizer *pretokenizer, struct span pattern,
                              enum split_keeps keeps, struct error *error);
-/* The same by plain text. */
+/* A split by plain text. */
 enum status pretokenizer_add_literal(struct pretokenizer *pretokenizer, struct span text,
                                      enum split_keeps keeps, struct error *error);
 void pretokenizer_free(struct pretokenizer *pretokenizer);

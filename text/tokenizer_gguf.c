@@ -20,16 +20,17 @@ struct named_pre {
 };
 
 static const struct named_pre named_pres[] = {
-    {"gpt-2", {PRETOKENIZER_GPT2}, false, false, false},
-    {"smollm", {"\\p{N}", PRETOKENIZER_GPT2}, false, false, false},
-    {"starcoder", {"\\p{N}", PRETOKENIZER_GPT2}, false, false, false},
-    {"llama-bpe", {WORDS_AND_LINES("\\p{N}{1,3}")}, false, true, true},
-    {"qwen2", {WORDS_AND_LINES("\\p{N}")}, true, false, false},
-    {"default",
-     {"[\\p{P}\\$\\+<=>\\^~\\|]+", PRETOKENIZER_GPT2, "\\p{N}+", "[0-9][0-9][0-9]"},
-     false,
-     false,
-     false},
+    {.name = "gpt-2", .splits = {PRETOKENIZER_GPT2}},
+    {.name = "smollm", .splits = {PRETOKENIZER_DIGIT, PRETOKENIZER_GPT2}},
+    {.name = "starcoder", .splits = {PRETOKENIZER_DIGIT, PRETOKENIZER_GPT2}},
+    {.name = "llama-bpe",
+     .splits = {WORDS_AND_LINES("\\p{N}{1,3}")},
+     .ignore_merges = true,
+     .adds_bos = true},
+    {.name = "qwen2", .splits = {WORDS_AND_LINES("\\p{N}")}, .normalizes = true},
+    {.name = "default",
+     .splits = {"[\\p{P}\\$\\+<=>\\^~\\|]+", PRETOKENIZER_GPT2, PRETOKENIZER_NUMBER,
+                "[0-9][0-9][0-9]"}},
 };
 
 enum gguf_token_type {
@@ -55,33 +56,37 @@ static bool span_is(struct span text, const char *word)
     return span_equal(text, span_of(word));
 }
 
-static enum status pre_read(const struct gguf *gguf, struct tokenizer *tokenizer,
-                            struct error *error)
+enum status tokenizer_pre_named(struct span name, struct tokenizer *tokenizer, struct error *error)
 {
-    static const char *const key = "tokenizer.ggml.pre";
-    struct span name;
-    enum status status = gguf_get_string(gguf, key, &name, error);
-    if (status)
-        return status;
     const struct named_pre *pre = NULL;
     for (size_t i = 0; i < array_count(named_pres); i++)
         if (span_is(name, named_pres[i].name))
             pre = &named_pres[i];
     if (!pre)
         return error_set(error, STATUS_UNSUPPORTED,
-                         "%s: %s: pre-tokenizer \"%.*s\" is not supported, expected gpt-2, smollm, "
+                         "pre-tokenizer \"%.*s\" is not supported, expected gpt-2, smollm, "
                          "starcoder, llama-bpe, qwen2 or default",
-                         gguf->file, key, (int)size_min(name.size_bytes, 64), name.data);
+                         (int)size_min(name.size_bytes, 64), name.data);
     tokenizer->normalizes = pre->normalizes;
     tokenizer->ignore_merges = pre->ignore_merges;
     tokenizer->info.adds_bos = pre->adds_bos;
     for (size_t i = 0; i < array_count(pre->splits) && pre->splits[i]; i++) {
-        status = pretokenizer_add(&tokenizer->pretokenizer, span_of(pre->splits[i]),
-                                  SPLIT_KEEPS_ALL, error);
+        enum status status = pretokenizer_add(&tokenizer->pretokenizer, span_of(pre->splits[i]),
+                                              SPLIT_KEEPS_ALL, error);
         if (status)
-            return keyed(status, gguf->file, key, error);
+            return status;
     }
     return STATUS_OK;
+}
+
+static enum status pre_read(const struct gguf *gguf, struct tokenizer *tokenizer,
+                            struct error *error)
+{
+    static const char *const key = "tokenizer.ggml.pre";
+    struct span name;
+    enum status status = gguf_get_string(gguf, key, &name, error);
+    return status ? status
+                  : keyed(tokenizer_pre_named(name, tokenizer, error), gguf->file, key, error);
 }
 
 /* One token; `type` GGUF_TOKEN_NORMAL when the file has no types. */

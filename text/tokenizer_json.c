@@ -341,7 +341,8 @@ static enum status step_read(const struct json_at *at, struct tokenizer *tokeniz
         if (status)
             return status;
         return pretokenizer_add(&tokenizer->pretokenizer,
-                                span_of(individual ? "\\p{N}" : "\\p{N}+"), SPLIT_KEEPS_ALL, error);
+                                span_of(individual ? PRETOKENIZER_DIGIT : PRETOKENIZER_NUMBER),
+                                SPLIT_KEEPS_ALL, error);
     }
     return refuse(at, "type", type, "ByteLevel, Split, Digits or a Sequence of them", error);
 }

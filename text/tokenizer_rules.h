@@ -53,6 +53,9 @@ enum status tokenizer_rules_finish(struct tokenizer *tokenizer, struct error *er
 enum status tokenizer_rules_eos(struct tokenizer *tokenizer, const char *what, uint64_t id,
                                 struct error *error);
 
+/* Splits and rules of a pre-tokenizer that GGUF files name. UNSUPPORTED: not known here. */
+enum status tokenizer_pre_named(struct span name, struct tokenizer *tokenizer, struct error *error);
+
 /* The readers. `file` is for errors. */
 enum status tokenizer_json_read(struct span text, const char *file, struct tokenizer *tokenizer,
                                 struct error *error);
