@@ -23,8 +23,10 @@ PROMPTS: dict[str, list[str] | str] = {
     "portugal": ["What is the capital of Portugal?"],
     "turns": [
         "What is the capital of Slovenia?",
-        "Ljubljana",
+        "The capital of Slovenia is Ljubljana.",
         "Which currency do people use in Denmark?",
+        "The currency of Denmark is the krone.",
+        "Name a neighbour of Portugal.",
     ],
     "plain": "What is the capital of Malta?",
 }
