@@ -12,6 +12,10 @@
 #define FILES_WANTED 65536
 #define WAIT_STEP_NS (5 * NS_PER_MS)
 
+/* With no call left, clients have this long to confirm the GOAWAY; an idle one may not even look at
+ * its socket for seconds. */
+#define GOAWAY_WAIT_NS (1 * NS_PER_S)
+
 /* After the deadline everything is cancelled; this long the engines have to let go. */
 #define CANCEL_WAIT_NS (5 * NS_PER_S)
 
@@ -146,18 +150,24 @@ static enum status grpc_start(struct listener *listener, struct error *error)
 
 /* ---- drain and close ---- */
 
-static bool all_gone(struct listener *listener)
+static bool calls_are_gone(struct listener *listener)
+{
+    return rpc_calls_count(listener->rpc) == 0;
+}
+
+static bool all_is_gone(struct listener *listener)
 {
     for (int role = 0; role < GRPC_ROLES_COUNT; role++)
         if (!rpc_server_is_drained(listener->servers[role]))
             return false;
-    return rpc_calls_count(listener->rpc) == 0;
+    return calls_are_gone(listener);
 }
 
-static bool wait_all_gone(struct listener *listener, uint64_t deadline_ns)
+static bool wait_for(struct listener *listener, bool (*test)(struct listener *listener),
+                     uint64_t deadline_ns)
 {
     const struct timespec step = {.tv_nsec = (long)WAIT_STEP_NS};
-    while (!all_gone(listener)) {
+    while (!test(listener)) {
         if (clock_now_ns() >= deadline_ns)
             return false;
         nanosleep(&step, NULL);
@@ -165,6 +175,13 @@ static bool wait_all_gone(struct listener *listener, uint64_t deadline_ns)
     return true;
 }
 
+/*
+ * From the flag on every new call is answered UNAVAILABLE. GOAWAY goes out when the running calls
+ * are over, not before: after an early one the library closes a connection as soon as it has
+ * written the last stream's end, and a client that still writes (a window update) then takes the
+ * broken pipe for the end of the stream and drops what it has not read. A late GOAWAY is confirmed
+ * by the client, who has read everything by then.
+ */
 static void grpc_drain(struct listener *listener, uint64_t deadline_ns)
 {
     if (!listener->started || listener->drained)
@@ -173,25 +190,26 @@ static void grpc_drain(struct listener *listener, uint64_t deadline_ns)
     atomic_store(&listener->front->draining, true);
     grpc_accept_stop(listener->accept);
     listener->accept = NULL;
-    /* The paths go at once: a client that comes now learns it now, and does not wait in a backlog.
-     */
+    /* The paths go at once: who comes now learns it now, and does not wait in a backlog. */
     for (int role = 0; role < GRPC_ROLES_COUNT; role++)
         unix_socket_close(&listener->sockets[role]);
+    if (!wait_for(listener, calls_are_gone, deadline_ns))
+        log_warning("the time to drain is over: %u calls are cancelled",
+                    rpc_calls_count(listener->rpc));
     for (int role = 0; role < GRPC_ROLES_COUNT; role++)
         rpc_server_drain(listener->servers[role]);
-    if (wait_all_gone(listener, deadline_ns))
+    if (calls_are_gone(listener) &&
+        wait_for(listener, all_is_gone, clock_now_ns() + GOAWAY_WAIT_NS))
         return;
-    log_warning("the time to drain is over: %u calls are cancelled",
-                rpc_calls_count(listener->rpc));
     for (int role = 0; role < GRPC_ROLES_COUNT; role++)
         rpc_server_cancel(listener->servers[role]);
-    wait_all_gone(listener, clock_now_ns() + CANCEL_WAIT_NS);
+    wait_for(listener, all_is_gone, clock_now_ns() + CANCEL_WAIT_NS);
 }
 
 static void grpc_close(struct listener *listener)
 {
     grpc_drain(listener, clock_now_ns());
-    if (listener->started && !wait_all_gone(listener, clock_now_ns() + CANCEL_WAIT_NS)) {
+    if (listener->started && !wait_for(listener, all_is_gone, clock_now_ns() + CANCEL_WAIT_NS)) {
         /* Something below never gave an END; freeing under its feet would be worse than a leak. */
         log_error("%u calls did not end; their memory is not freed",
                   rpc_calls_count(listener->rpc));

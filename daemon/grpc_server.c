@@ -432,11 +432,11 @@ static void call_tick(struct core_call *call, uint64_t now_ns)
 {
     const struct rpc_options *options = options_of(call);
     if (call->reading && !call->message_seen && !call->ending &&
-        now_ns - call->accepted_ns > RPC_MESSAGE_TIMEOUT_NS)
+        now_ns > call->accepted_ns + RPC_MESSAGE_TIMEOUT_NS)
         rpc_call_finish(&call->call, NULL,
                         &(struct rpc_ending){.code = RPC_DEADLINE_EXCEEDED,
                                              .message = "no request message came within 10 s"});
-    if (call->sending && now_ns - call->send_started_ns > options->stall_timeout_ns)
+    if (call->sending && now_ns > call->send_started_ns + options->stall_timeout_ns)
         rpc_call_cancel(&call->call,
                         &(struct rpc_ending){.code = RPC_DEADLINE_EXCEEDED,
                                              .message = "the client did not read its stream"});

@@ -11,7 +11,7 @@
 
 #include "base/log.h"
 
-#define BACKLOG_COUNT 512
+#define BACKLOG_COUNT SOMAXCONN
 
 static enum status address_make(const char *directory, const char *name,
                                 struct sockaddr_un *ret_address, struct error *error)
