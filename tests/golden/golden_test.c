@@ -5,7 +5,7 @@
  * logits of every position). On every backend and tier that this CPU has, the logits must agree to
  * 1e-3 however the prompt is cut, and the greedy continuation must be the same.
  *
- *     golden_test FOLDER
+ *     golden_test FOLDER [MODEL]     the checkpoint is MODEL where it is not in FOLDER
  */
 #include <math.h>
 #include <setjmp.h>
@@ -23,7 +23,7 @@
 #define TOKENS_MAX 512
 
 static struct {
-    const char *folder;
+    const char *folder, *model;
     uint32_t tokens[TOKENS_MAX]; /* prompt, then the greedy continuation */
     uint32_t n_prompt, n_tokens;
     uint32_t vocab;
@@ -91,7 +91,7 @@ static struct under_test *open_or_skip(void **state)
     struct under_test *t = *state;
     struct error error = {0};
     if (!t->is_open) {
-        enum status status = drive_open(&t->drive, golden.folder, &t->backend, &limits, &error);
+        enum status status = drive_open(&t->drive, golden.model, &t->backend, &limits, &error);
         if (status == STATUS_UNSUPPORTED && strstr(error.text, "not supported by this CPU")) {
             print_message("skipped: %s\n", error.text);
             skip();
@@ -198,11 +198,12 @@ int main(int argc, char **argv)
         .backend = {.ops = &ops_cpu, .tier = "scalar", .threads_count = 2}};
     static struct under_test avx512 = {
         .backend = {.ops = &ops_cpu, .tier = "avx512", .threads_count = 2}};
-    if (argc != 2) {
-        fprintf(stderr, "usage: golden_test FOLDER\n");
+    if (argc < 2 || argc > 3) {
+        fprintf(stderr, "usage: golden_test FOLDER [MODEL]\n");
         return 2;
     }
     golden.folder = argv[1];
+    golden.model = argv[argc - 1];
 #define TIER(t)                                                                                    \
     {.name = #t ": prefill_whole", .test_func = prefill_whole, .initial_state = &t},               \
         {.name = #t ": prefill_every_position",                                                    \
