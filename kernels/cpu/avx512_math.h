@@ -17,7 +17,7 @@
 /* Lanes below `n`: all of them from 16 on. */
 AVX512_INLINE __mmask16 lanes_mask(size_t n)
 {
-    return n >= LANES ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
+    return (__mmask16)(n >= LANES ? 0xffffu : (1u << n) - 1);
 }
 
 /* Below 2 units in the last place (measured over all floats: see tests/oracle); minus infinity
