@@ -59,21 +59,39 @@
 
 struct sched;
 
-struct sched_limits {
-    uint32_t requests_max;     /* waiting and running together */
-    uint32_t waiting_max;      /* waiting, for sched_submit; preempted ones do not count */
-    uint32_t slots_max;        /* running: sequences open in the worker */
-    uint32_t blocks_count;     /* KV blocks in the pool */
-    uint32_t block_tokens;     /* positions a block */
-    uint32_t context_tokens;   /* longest prompt + output */
-    uint32_t step_tokens_max;  /* token budget of a step; >= slots_max */
-    uint32_t step_rows_max;    /* rows of a step; >= slots_max */
-    uint32_t chunk_tokens_max; /* prefill tokens of one sequence in one step */
-    uint32_t open_tokens_max;  /* known tokens of all sequences that open in one step;
-                                  >= context_tokens */
+/* How policy_fair weighs and bounds; zeros are the defaults (docs/scheduler.md says what each
+ * does). Costs are in units of one prompt token. */
+struct sched_fairness {
+    uint32_t prompt_cost, output_cost; /* of a token; output_cost >= prompt_cost */
+    uint32_t quantum_tokens;           /* prompt tokens of one grant */
+    uint32_t lead_cost;    /* how far others may pass one who waits for blocks, and be admitted */
+    uint32_t reclaim_cost; /* how far ahead one must be to be preempted for fairness */
+    uint32_t recompute_permille; /* of the tokens processed may be computed again for fairness */
+    uint32_t advance_percent;    /* of the predicted output is charged at admission */
 };
 
-enum sched_class { CLASS_INTERACTIVE = 0, CLASS_BATCH };
+struct sched_limits {
+    uint32_t requests_max;          /* waiting and running together */
+    uint32_t waiting_max;           /* waiting, for sched_submit; preempted ones do not count */
+    uint32_t slots_max;             /* running: sequences open in the worker */
+    uint32_t blocks_count;          /* KV blocks in the pool */
+    uint32_t block_tokens;          /* positions a block */
+    uint32_t context_tokens;        /* longest prompt + output */
+    uint32_t step_tokens_max;       /* token budget of a step; >= slots_max */
+    uint32_t step_rows_max;         /* rows of a step; >= slots_max */
+    uint32_t chunk_tokens_max;      /* prefill tokens of one sequence in one step */
+    uint32_t open_tokens_max;       /* known tokens of all sequences that open in one step;
+                                       >= context_tokens */
+    uint32_t tenants_max;           /* rows of a tenants' table; 0 reads as 1 */
+    struct sched_fairness fairness; /* zeros: the defaults */
+};
+
+/* Inside of a tenant, interactive goes before batch. */
+enum sched_class {
+    CLASS_INTERACTIVE = 0,
+    CLASS_BATCH,
+    CLASS_DEFAULT /* what the tenant's row says */
+};
 
 /* SHA-256 chain value of a full block of the prompt. */
 struct sched_digest {
@@ -82,19 +100,23 @@ struct sched_digest {
 
 struct sched_submission {
     uint64_t request_id; /* the caller's, unique among live ones */
-    uint32_t tenant;     /* index into the tenants table; 0 = the local one */
+    uint32_t tenant;     /* row of the tenants' table; 0 = the local one */
     enum sched_class class;
     uint64_t deadline_ns;       /* of the clock that `now_ns` comes from; UINT64_MAX = none */
     uint64_t cache_domain;      /* whose cached blocks may be shared; 0 = nobody's */
+    bool cache_readonly;        /* uses blocks of the domain, adds none: a public domain */
     uint32_t prompt_tokens;     /* >= 1 */
     uint32_t output_tokens_max; /* >= 1; prompt + output <= context_tokens */
     uint32_t n_digests;         /* full blocks of the prompt; 0 = not known */
-    const struct sched_digest *digests; /* [n_digests], copied if needed */
+    /* [n_digests], not copied: valid until the sequence is over, which is when its owner cancels
+     * it, is told that it expired, or reports its last token. */
+    const struct sched_digest *digests;
 };
 
 typedef uint32_t sched_id; /* index of a live sequence, 0..requests_max-1 */
 
 struct sched_policy; /* policy.h */
+struct tenant_table; /* tenants.h */
 
 /* Bytes of the one allocation that sched_open makes; 0 when the limits are inconsistent. */
 size_t sched_footprint(const struct sched_limits *limits, const struct sched_policy *policy);
@@ -103,9 +125,19 @@ enum status sched_open(const struct sched_limits *limits, const struct sched_pol
                        struct sched **ret_sched, struct error *error);
 void sched_close(struct sched *sched);
 
+/* Replaces the tenants' table, from the local one of the start on. INVALID names the row and the
+ * reason, and the table that was there stays. Not in a step: it costs a walk over all rows. */
+enum status sched_set_tenants(struct sched *sched, const struct tenant_table *table,
+                              struct error *error);
+
+/* Tokens of a step from now on, at most step_tokens_max and at least slots_max: for an owner who
+ * watches how long steps take. */
+void sched_set_step_tokens(struct sched *sched, uint32_t n_tokens);
+
 /* OK: *ret_id is live until sched_next_ended reports it. EXHAUSTED (queue full; retry_ns is set
  * from recent turnover), INVALID (can never fit; says what there is and what it needs; `field` is
- * "prompt" or "max_tokens"), DEADLINE (already over). */
+ * "prompt" or "max_tokens"; or no such tenant), DENIED (the tenant is closed), DEADLINE (already
+ * over). */
 enum status sched_submit(struct sched *sched, const struct sched_submission *submission,
                          uint64_t now_ns, sched_id *ret_id, struct error *error);
 
@@ -118,8 +150,9 @@ void sched_pause(struct sched *sched, sched_id id, bool paused);
 struct sched_open_row {
     sched_id id;
     uint32_t slot;
-    uint32_t known_tokens; /* prompt + sampled so far: what the open must carry */
-    uint32_t n_blocks;     /* first blocks, in plan.blocks from blocks_first */
+    uint32_t known_tokens;  /* prompt + sampled so far: what the open must carry */
+    uint32_t cached_tokens; /* of them, computed already in its first blocks; < known_tokens */
+    uint32_t n_blocks;      /* first blocks, in plan.blocks from blocks_first */
     uint32_t blocks_first;
 };
 
@@ -143,8 +176,8 @@ struct sched_ended {
     uint32_t preempted_count;
 };
 
-/* Owned by the scheduler, valid until the next sched_plan. Order of effects: closes, opens, rows.
- */
+/* Owned by the scheduler, valid until the next sched_plan. Order of effects: closes, opens, copies
+ * (all of them at once: no block is both copied from and to), rows. */
 struct sched_plan {
     uint64_t step; /* 1, 2, 3 ...; 0: nothing to hand to the worker */
     uint32_t n_closes, n_opens, n_rows, n_blocks, n_copies;
@@ -171,8 +204,10 @@ bool sched_sampled(struct sched *sched, uint64_t step, sched_id id, bool finishe
  * replay.) */
 void sched_retired(struct sched *sched, uint64_t step, uint64_t now_ns);
 
-/* A block of a sequence became full by decoding; its digest, for the prefix cache (not built yet:
- * the digest is not kept). Ignored when the sequence holds no such block any more. */
+/* A block of a sequence became full by decoding; its digest, for the prefix cache. To be called in
+ * order of the blocks, once all tokens of the block are known; others read it when the steps that
+ * compute it have retired. Ignored when the sequence does not run, holds no such block, or one
+ * before it is not listed. */
 void sched_block_filled(struct sched *sched, sched_id id, uint32_t block_index,
                         const struct sched_digest *digest);
 
@@ -193,12 +228,26 @@ void sched_replay(struct sched *sched);
 
 struct sched_stats {
     uint32_t waiting, running, steps_in_flight;
-    uint32_t blocks_free, blocks_used, blocks_cached, blocks_count;
+    uint32_t blocks_free, blocks_used, blocks_cached; /* together blocks_count */
+    uint32_t blocks_count;
+    uint64_t cached_tokens_total; /* prompt tokens that the prefix cache served */
+    uint64_t evicted_blocks_total;
     uint64_t preempted_total, admitted_total, ended_total, recomputed_tokens_total;
     uint64_t dropped_total;    /* tokens of sequences that were over already */
     uint64_t unexpected_total; /* tokens that no row in flight could have given */
 };
 void sched_stats(const struct sched *sched, struct sched_stats *ret_stats);
+
+/* One row and all below it. */
+struct sched_tenant_stats {
+    uint32_t waiting, running;
+    uint32_t blocks, blocks_reserved, blocks_limit; /* UINT32_MAX: no limit */
+    uint64_t prefill_tokens_total, output_tokens_total, cached_tokens_total;
+    uint64_t recomputed_tokens_total, admitted_total, preempted_total;
+};
+/* False when there is no such row. */
+bool sched_tenant_stats(const struct sched *sched, uint32_t tenant,
+                        struct sched_tenant_stats *ret_stats);
 
 /* Aborts with a report when the books do not balance (tests and the debug plane call it). */
 void sched_check(const struct sched *sched);
