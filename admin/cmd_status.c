@@ -1,0 +1,121 @@
+#include <inttypes.h>
+
+#include "admin/command.h"
+#include "admin/message_json.h"
+#include "admin/output.h"
+#include "proto/admin.pb-c.h"
+
+struct answer {
+    bool as_json;
+    Galerne__Admin__V1__DaemonState state;
+};
+
+/* "DAEMON_STATE_READY" -> "ready". */
+static void state_text(const ProtobufCEnumDescriptor *type, int number, const char *prefix,
+                       char *ret_text, size_t capacity)
+{
+    const ProtobufCEnumValue *value = protobuf_c_enum_descriptor_get_value(type, number);
+    snprintf(ret_text, capacity, "%s", value ? value->name + strlen(prefix) : "unknown");
+    for (char *c = ret_text; *c; c++)
+        *c = *c >= 'A' && *c <= 'Z' ? (char)(*c + 32) : *c;
+}
+
+static void daemon_print(const Galerne__Admin__V1__StatusResponse *status)
+{
+    char state[32], up[32], memory[32];
+    state_text(&galerne__admin__v1__daemon_state__descriptor, (int)status->state, "DAEMON_STATE_",
+               state, sizeof state);
+    duration_text(status->uptime_ms, up, sizeof up);
+    bytes_text(status->resident_bytes, memory, sizeof memory);
+    char *version = output_escape(span_of(status->version));
+    printf("galerned %s  %s  up %s  pid %u  memory %s  calls %u open, %" PRIu64 " in all\n\n",
+           version, state, up, status->pid, memory, status->calls_open, status->calls_total);
+    free(version);
+}
+
+static void model_print(struct table *table, const Galerne__Admin__V1__ModelStatus *m)
+{
+    char state[32], memory[32];
+    const char *slash = strchr(m->name, '/');
+    bool serves = m->worker_state == GALERNE__ADMIN__V1__WORKER_STATE__WORKER_STATE_SERVING;
+    bool failed = m->worker_state == GALERNE__ADMIN__V1__WORKER_STATE__WORKER_STATE_FAILED;
+    state_text(&galerne__admin__v1__worker_state__descriptor, (int)m->worker_state, "WORKER_STATE_",
+               state, sizeof state);
+    bytes_text(m->worker_resident_bytes, memory, sizeof memory);
+    table_line(table);
+    table_cell(table, TONE_PLAIN, "%s", slash ? slash + 1 : m->name);
+    if (m->worker_state == GALERNE__ADMIN__V1__WORKER_STATE__WORKER_STATE_LOADING)
+        table_cell(table, TONE_CARE, "%s %u %%", state, m->load_percent);
+    else
+        table_cell(table, serves ? TONE_GOOD : failed ? TONE_BAD : TONE_CARE, "%s", state);
+    table_cell(table, TONE_PLAIN, "%s", m->device);
+    table_cell(table, TONE_PLAIN, "%u", m->requests_running);
+    table_cell(table, TONE_PLAIN, "%u", m->requests_waiting);
+    table_cell(table, TONE_PLAIN, "%u/%u", m->kv_blocks_used, m->kv_blocks_count);
+    table_cell(table, TONE_PLAIN, "%s", memory);
+    table_cell(table, TONE_PLAIN, "%" PRIu64, m->requests_total);
+    table_cell(table, TONE_PLAIN, "%" PRIu64, m->output_tokens_total);
+    table_cell(table, m->restarts_total ? TONE_CARE : TONE_PLAIN, "%u", m->restarts_total);
+}
+
+static bool take(void *context, const ProtobufCMessage *message)
+{
+    static const struct table_column columns[] = {
+        {"MODEL", false},     {"STATE", false},  {"DEVICE", false}, {"RUNNING", true},
+        {"WAITING", true},    {"KV USED", true}, {"MEMORY", true},  {"REQUESTS", true},
+        {"TOKENS OUT", true}, {"RESTARTS", true}};
+    struct answer *answer = context;
+    const Galerne__Admin__V1__StatusResponse *status =
+        (const Galerne__Admin__V1__StatusResponse *)message;
+    answer->state = status->state;
+    if (answer->as_json) {
+        json_t *value = message_json(message);
+        bool good = output_json(value, true);
+        json_decref(value);
+        return good;
+    }
+    daemon_print(status);
+    struct table *table = table_new(columns, array_count(columns));
+    for (size_t i = 0; i < status->n_models; i++)
+        model_print(table, status->models[i]);
+    table_print(table);
+    for (size_t i = 0; i < status->n_models; i++) {
+        char *why = output_escape(span_of(status->models[i]->state_text));
+        if (why[0])
+            printf("%s: %s\n", status->models[i]->name, why);
+        free(why);
+    }
+    return true;
+}
+
+static int run(const struct common *common, const struct words *words)
+{
+    struct answer answer = {.as_json = common->output == OUTPUT_JSON};
+    Galerne__Admin__V1__StatusRequest request = GALERNE__ADMIN__V1__STATUS_REQUEST__INIT;
+    struct client_call call = {
+        .method = METHOD_ADMIN("Status"),
+        .request = &request.base,
+        .response = &galerne__admin__v1__status_response__descriptor,
+        .take = take,
+        .context = &answer,
+    };
+    if (words->count)
+        return command_misuse(&command_status, "expected no arguments, got \"%.60s\"",
+                              words->items[0]);
+    int code = command_call(common, &call);
+    if (code != EXIT_CODE_OK)
+        return code;
+    return answer.state == GALERNE__ADMIN__V1__DAEMON_STATE__DAEMON_STATE_READY
+               ? EXIT_CODE_OK
+               : EXIT_CODE_DEGRADED;
+}
+
+const struct command command_status = {
+    .name = "status",
+    .arguments = "",
+    .summary = "what the daemon, its models and queues are doing",
+    .text =
+        "Asks the operator's socket (admin.sock). Exit code 0: every model serves; 2: the daemon\n"
+        "is starting, degraded or draining.",
+    .run = run,
+};
