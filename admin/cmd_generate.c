@@ -229,17 +229,16 @@ static void limits_fill(Galerne__V1__GenerateRequest *request)
         request->request_id = (char *)(uintptr_t)wish.request_id;
 }
 
-/* Fills the prompt of `request` from what was given, then calls. */
-static int ask(const struct common *common, char *model, char *prompt, struct answer *answer)
+/* The prompt is a text or, when that is NULL, ids. */
+static int ask(const struct common *common, char *model, char *prompt, Galerne__V1__TokenIds *ids,
+               struct answer *answer)
 {
     Galerne__V1__GenerateRequest request = GALERNE__V1__GENERATE_REQUEST__INIT;
     Galerne__V1__Sampling sampling = GALERNE__V1__SAMPLING__INIT;
-    Galerne__V1__TokenIds ids = GALERNE__V1__TOKEN_IDS__INIT;
     Galerne__V1__ChatPrompt chat = GALERNE__V1__CHAT_PROMPT__INIT;
     Galerne__V1__ChatMessage system = GALERNE__V1__CHAT_MESSAGE__INIT;
     Galerne__V1__ChatMessage user = GALERNE__V1__CHAT_MESSAGE__INIT;
     Galerne__V1__ChatMessage *turns[] = {&system, &user};
-    int code = EXIT_CODE_OK;
     struct client_call call = {.method = METHOD_INFERENCE("Generate"),
                                .request = &request.base,
                                .response = &galerne__v1__generate_response__descriptor,
@@ -247,9 +246,8 @@ static int ask(const struct common *common, char *model, char *prompt, struct an
                                .context = answer};
     request.model = model;
     if (!prompt) {
-        code = ids_parse(wish.token_ids, &ids);
         request.prompt_case = GALERNE__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS;
-        request.token_ids = &ids;
+        request.token_ids = ids;
     } else if (wish.chat || wish.system) {
         system.role = GALERNE__V1__ROLE__ROLE_SYSTEM;
         system.content = (char *)(uintptr_t)wish.system;
@@ -266,33 +264,32 @@ static int ask(const struct common *common, char *model, char *prompt, struct an
     sampling_fill(&sampling, &request);
     limits_fill(&request);
     answer->asked_ns = clock_now_ns();
-    if (code == EXIT_CODE_OK)
-        code = command_call(common, &call);
-    free(ids.ids);
-    return code;
+    return command_call(common, &call);
 }
 
 static int run(const struct common *common, const struct words *words)
 {
     struct answer answer = {.as_json = common->output == OUTPUT_JSON, .ends_line = true};
+    Galerne__V1__TokenIds ids = GALERNE__V1__TOKEN_IDS__INIT;
     char *prompt = NULL, *model = NULL;
-    int code = EXIT_CODE_OK;
+    int code;
     if (wish.token_ids && (words->count || wish.chat || wish.system))
         return command_misuse(
             &command_generate,
             "--token-ids is the whole prompt: no text, --chat or --system beside");
-    if (!wish.token_ids)
-        code = command_prompt(&command_generate, words, &prompt);
+    code = wish.token_ids ? ids_parse(wish.token_ids, &ids)
+                          : command_prompt(&command_generate, words, &prompt);
     if (code == EXIT_CODE_OK)
         code = command_model_name(common, wish.model, &model);
     if (code == EXIT_CODE_OK) {
-        code = ask(common, model, prompt, &answer);
+        code = ask(common, model, prompt, &ids, &answer);
         if (!answer.ends_line)
             putchar('\n');
         fflush(stdout);
         if (wish.stats)
             stats_print(&answer);
     }
+    free(ids.ids);
     free(prompt);
     free(model);
     return code;
