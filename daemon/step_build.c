@@ -11,6 +11,7 @@ static uint32_t open_add(const struct step_builder *builder, struct step *step,
         .tokens_first = step->n_tokens,
         .n_blocks = from->n_blocks,
         .blocks_first = from->blocks_first,
+        .cached_tokens = from->cached_tokens,
         .sampling = *sequence.sampling,
     };
     memcpy(step_tokens(step) + step->n_tokens, sequence.tokens,

@@ -5,9 +5,9 @@
  *     model_step   runs one checked step: closes, opens, copies, rows; writes the result
  *     model_close  gives everything back
  *
- * A model is a directory with config.json and *.safetensors (as Hugging Face transformers 5 writes
- * it), or one GGUF file (version 3). Architectures: Llama and Mixtral. What is not supported is
- * refused by name: architecture, activation, rope scaling, tensor type.
+ * A model is a directory with config.json and model.safetensors (as Hugging Face transformers 5
+ * writes it), or one GGUF file (version 3). Architectures: Llama and Mixtral. What is not supported
+ * is refused by name: architecture, activation, rope scaling, tensor type.
  *
  * One thread (the worker's step loop) calls; nothing is shared. After model_open no call allocates.
  * Memory: weights as packed by the backend, KV as blocks_count says, activations for
@@ -42,8 +42,9 @@ struct model_plan {
     uint64_t weights_bytes;   /* estimate of the packed weights on this backend, page-rounded */
     uint64_t kv_block_bytes;  /* one block, all layers */
     uint64_t scratch_bytes;   /* activations and scratch for the limits given */
-    uint8_t digest[32];       /* SHA-256 over the headers of the weight files and the config
-                                 (names, types, shapes, sizes): identifies a model revision */
+    uint8_t digest[32];       /* SHA-256 over the configuration, the headers of the weight file
+                                 (names, types, shapes, places) and the first bytes of each
+                                 tensor: identifies a model revision */
 };
 
 struct model_options {

@@ -73,6 +73,7 @@ static enum status play_open(struct slots *slots, const struct step *step, uint3
     *slot = (struct slot){
         .is_open = true,
         .known_tokens = open->n_tokens,
+        .computed_tokens = open->cached_tokens,
         .n_blocks = open->n_blocks,
         .sampling = open->sampling,
     };

@@ -9,7 +9,8 @@
  * The rules that a step must keep, beside step_check's:
  *     a close names an open slot, an open names a closed one (closes come first)
  *     token ids are below the vocabulary's size
- *     a row names an open slot and begins where the row before it ended: pages have no holes
+ *     a row names an open slot and begins where the row before it ended, the first one where the
+ *         open's cached tokens end: pages have no holes
  *     history rows read tokens that are known; a last-sampled row reads the token that the slot
  *         itself sampled last, and only that
  *     a row's positions lie inside of the slot's block table, which never outgrows its maximum

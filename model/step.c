@@ -201,6 +201,9 @@ static enum status check_opens(const struct check *c)
             return fault(c, "open", i, "more blocks than the longest sequence needs");
         if (!range_inside(o->blocks_first, o->n_blocks, s->n_blocks))
             return fault(c, "open", i, "its blocks lie outside of the step's blocks");
+        if (o->cached_tokens >= o->n_tokens ||
+            o->cached_tokens > (uint64_t)o->n_blocks * c->limits->block_tokens)
+            return fault(c, "open", i, "cached_tokens: expected less than n_tokens, in its blocks");
         if (o->adapter != 0)
             return fault(c, "open", i, "adapter: expected 0 (adapters are not supported yet)");
         if (sampling)

@@ -55,11 +55,14 @@ uint32_t step_slot_blocks_max(const struct step_limits *limits);
 
 struct step_open {
     uint32_t slot;
-    uint32_t n_tokens;     /* ids known now; >= 1 */
-    uint32_t tokens_first; /* index of the first in the step's token array */
-    uint32_t n_blocks;     /* first entries of its block table */
-    uint32_t blocks_first; /* index of the first in the step's block array */
-    uint32_t adapter;      /* 0: none; others are not built yet and refused */
+    uint32_t n_tokens;      /* ids known now; >= 1 */
+    uint32_t tokens_first;  /* index of the first in the step's token array */
+    uint32_t n_blocks;      /* first entries of its block table */
+    uint32_t blocks_first;  /* index of the first in the step's block array */
+    uint32_t adapter;       /* 0: none; others are not built yet and refused */
+    uint32_t cached_tokens; /* positions that its first blocks already hold, of the same tokens:
+                               rows begin there. Less than n_tokens; the front vouches for them */
+    uint32_t reserved;
     struct sample_params sampling;
 };
 

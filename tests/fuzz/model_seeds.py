@@ -117,10 +117,13 @@ def row(slot, first, n, source=HISTORY, samples=0, n_blocks=0, blocks_first=0) -
 
 
 def step(number, closes=(), opens=(), copies=(), rows=(), tokens=(), blocks=()) -> bytes:
-    """opens: slot, n_tokens, tokens_first, n_blocks, blocks_first, sampling. Arrays as long as given."""
+    """opens: slot, n_tokens, tokens_first, n_blocks, blocks_first, sampling (, cached_tokens).
+
+    Arrays are as long as given.
+    """
     body, offsets, head_size = b"", [], 80
     parts = [b"".join(struct.pack("<I", c) for c in closes),
-             b"".join(struct.pack("<6I", *o[:5], 0) + o[5] for o in opens),
+             b"".join(struct.pack("<8I", *o[:5], 0, *o[6:] or (0,), 0) + o[5] for o in opens),
              b"".join(struct.pack("<2I", *c) for c in copies), b"".join(rows),
              b"".join(struct.pack("<I", t) for t in tokens), b"".join(struct.pack("<I", b) for b in blocks)]
     for part in parts:
@@ -138,8 +141,10 @@ def steps() -> dict[str, bytes]:
                 rows=[row(0, 5, 1, LAST, 1), row(2, 8, 10, n_blocks=1, samples=1)])
     swap = step(3, closes=[0], opens=[(0, 7, 0, 1, 0, sampling(n_logprobs=20))], tokens=range(7), blocks=[2],
                 rows=[row(2, 18, 1, HISTORY, 1), row(0, 0, 3, samples=1), row(0, 3, 4, samples=1)])
+    share = step(1, closes=[2], opens=[(2, 20, 0, 1, 0, sampling(), 16)], tokens=range(20), blocks=[1, 3],
+                 rows=[row(2, 16, 4, n_blocks=1, blocks_first=1, samples=1)])
     close = step(4, closes=[0, 2])
-    return {"start": start, "two": start + more, "four": start + more + swap + close, "empty": step(1)}
+    return {"start": start, "two": start + more, "four": start + more + swap + close, "share": start + share, "empty": step(1)}
 
 
 def main() -> None:

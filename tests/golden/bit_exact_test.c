@@ -4,7 +4,8 @@
  * Each sequence first runs alone, its prompt in one piece, on one thread. Then all of them run
  * together under random schedules: chunks of every size, decodes beside prefills, sequences that
  * start late, are preempted (closed, then opened again with every token so far, in another slot and
- * other blocks), 1, 2 and 3 threads. Every result and every logit must be the same to the bit.
+ * other blocks), prefixes whose blocks another sequence computed, shared or copied, 1, 2 and 3
+ * threads. Every result and every logit must be the same to the bit.
  *
  *     bit_exact_test FOLDER BACKEND [TIER]
  */
@@ -22,6 +23,8 @@
 #define PROMPT_TOKENS_MAX 70
 #define TOKENS_MAX (PROMPT_TOKENS_MAX + OUTPUT_TOKENS)
 #define STEPS_MAX 20000
+#define SHARED_BLOCKS 2 /* sequences 2 and 3, 4 and 5 ... begin with the same tokens */
+#define SHARED_TOKENS (SHARED_BLOCKS * 16)
 
 struct sequence {
     struct sample_params sampling;
@@ -41,6 +44,7 @@ static struct {
     uint32_t vocab;
     struct sequence sequences[SEQUENCES];
     uint64_t random;
+    uint32_t shared_count, copied_count;
 } test;
 
 static const struct step_limits limits = {
@@ -67,8 +71,12 @@ static void sequences_make(void)
         struct sequence *s = &test.sequences[i];
         /* One of one token, one of many; greedy and sampled. */
         s->n_prompt = i == 0 ? 1 : i == 1 ? PROMPT_TOKENS_MAX : 2 + draw(PROMPT_TOKENS_MAX - 1);
+        if (i >= 2)
+            s->n_prompt = u32_max(s->n_prompt, SHARED_TOKENS + 1 + i % 2);
         for (uint32_t t = 0; t < s->n_prompt; t++)
             s->tokens[t] = draw(test.vocab);
+        if (i > 2 && i % 2)
+            memcpy(s->tokens, s[-1].tokens, SHARED_TOKENS * sizeof *s->tokens);
         s->sampling = (struct sample_params){.n_logprobs = i % 6, .seed = 1000 + i};
         if (i % 2) {
             s->sampling.temperature = 0.5f + 0.25f * (float)(i % 5);
@@ -119,6 +127,16 @@ static void sequence_open(struct drive *d, struct sequence *s)
     drive_slot_open(d, s->slot, s->tokens, s->known_tokens, &s->sampling);
     s->is_open = true;
     s->sampled_here = false;
+    /* What the other one of the pair has computed may be had for nothing. */
+    uint32_t i = (uint32_t)(s - test.sequences);
+    const struct sequence *other = &test.sequences[i ^ 1];
+    if (i >= 2 && other->is_open && d->slots[other->slot].ready_tokens >= SHARED_TOKENS &&
+        draw(4)) {
+        bool copied = draw(2);
+        drive_slot_share(d, s->slot, other->slot, SHARED_BLOCKS, copied);
+        test.shared_count += !copied;
+        test.copied_count += copied;
+    }
 }
 
 static void sequence_close(struct drive *d, struct sequence *s)
@@ -225,6 +243,7 @@ static void same_bits(void **state)
             run_together(&d, chunks[c]);
         drive_close(&d);
     }
+    assert_true(test.shared_count > 10 && test.copied_count > 10);
     for (uint32_t i = 0; i < SEQUENCES; i++)
         free(test.sequences[i].logits);
 }

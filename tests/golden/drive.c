@@ -39,7 +39,8 @@ enum status drive_open(struct drive *d, const char *path, const struct drive_bac
     d->step = aligned_alloc(64, round_up(d->step_bytes, 64));
     d->result = aligned_alloc(64, round_up(step_result_bytes_max(&d->limits), 64));
     d->free_blocks = calloc(d->limits.blocks_count, sizeof *d->free_blocks);
-    CHECK(d->step && d->result && d->free_blocks);
+    d->block_uses = calloc(d->limits.blocks_count, sizeof *d->block_uses);
+    CHECK(d->step && d->result && d->free_blocks && d->block_uses);
     blocks_scatter(d);
     step_start(d);
     return STATUS_OK;
@@ -51,6 +52,7 @@ void drive_close(struct drive *d)
     free(d->step);
     free(d->result);
     free(d->free_blocks);
+    free(d->block_uses);
     *d = (struct drive){0};
 }
 
@@ -67,13 +69,50 @@ void drive_slot_open(struct drive *d, uint32_t slot, const uint32_t *tokens, uin
     d->step->n_tokens += n_tokens;
 }
 
+static uint32_t block_take(struct drive *d)
+{
+    CHECK(d->free_count > 0);
+    return d->free_blocks[--d->free_count];
+}
+
+/* A block joins the table of a slot, and the step's list of blocks. */
+static void block_append(struct drive *d, struct drive_slot *s, uint32_t block)
+{
+    CHECK(s->n_blocks < array_count(s->blocks));
+    s->blocks[s->n_blocks++] = block;
+    d->block_uses[block]++;
+    step_blocks(d->step)[d->step->n_blocks++] = block;
+}
+
+void drive_slot_share(struct drive *d, uint32_t slot, uint32_t from, uint32_t n_blocks, bool copied)
+{
+    struct step_open *open = &step_opens(d->step)[d->step->n_opens - 1];
+    struct drive_slot *s = &d->slots[slot];
+    CHECK(open->slot == slot && n_blocks * d->limits.block_tokens <= d->slots[from].ready_tokens);
+    open->n_blocks = n_blocks;
+    open->blocks_first = d->step->n_blocks;
+    open->cached_tokens = s->computed_tokens = n_blocks * d->limits.block_tokens;
+    for (uint32_t i = 0; i < n_blocks; i++) {
+        uint32_t block = d->slots[from].blocks[i];
+        if (copied) {
+            uint32_t own = block_take(d);
+            step_copies(d->step)[d->step->n_copies++] = (struct step_copy){block, own};
+            block = own;
+        }
+        block_append(d, s, block);
+    }
+}
+
 void drive_slot_close(struct drive *d, uint32_t slot)
 {
     struct drive_slot *s = &d->slots[slot];
     step_closes(d->step)[d->step->n_closes++] = slot;
-    while (s->n_blocks)
-        d->free_blocks[d->free_count++] = s->blocks[--s->n_blocks];
-    s->computed_tokens = 0;
+    while (s->n_blocks) {
+        uint32_t block = s->blocks[--s->n_blocks];
+        if (--d->block_uses[block] == 0)
+            d->free_blocks[d->free_count++] = block;
+    }
+    s->computed_tokens = s->ready_tokens = 0;
 }
 
 void drive_row(struct drive *d, uint32_t slot, uint32_t n_tokens, enum step_source source,
@@ -91,12 +130,8 @@ void drive_row(struct drive *d, uint32_t slot, uint32_t n_tokens, enum step_sour
         .mask_slot = STEP_MASK_NONE,
     };
     s->computed_tokens += n_tokens;
-    while (s->n_blocks * d->limits.block_tokens < s->computed_tokens) {
-        CHECK(d->free_count > 0);
-        s->blocks[s->n_blocks] = d->free_blocks[--d->free_count];
-        step_blocks(d->step)[d->step->n_blocks++] = s->blocks[s->n_blocks++];
-        row->n_blocks++;
-    }
+    for (; s->n_blocks * d->limits.block_tokens < s->computed_tokens; row->n_blocks++)
+        block_append(d, s, block_take(d));
 }
 
 const struct step_result *drive_run(struct drive *d)
@@ -106,6 +141,8 @@ const struct step_result *drive_run(struct drive *d)
         fprintf(stderr, "%s: %s\n", status_name(status), d->result->error_text);
     CHECK(status == STATUS_OK);
     d->run_ns += d->result->run_ns;
+    for (uint32_t i = 0; i < d->limits.slots_max; i++)
+        d->slots[i].ready_tokens = d->slots[i].computed_tokens;
     step_start(d);
     return d->result;
 }

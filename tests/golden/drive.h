@@ -15,6 +15,7 @@ struct drive_slot {
     uint32_t blocks[512];
     uint32_t n_blocks;        /* in the block table */
     uint32_t computed_tokens; /* positions given to rows so far */
+    uint32_t ready_tokens;    /* of them, in steps that have run */
 };
 
 struct drive {
@@ -26,6 +27,7 @@ struct drive {
     uint64_t steps_count;
     uint32_t *free_blocks;
     uint32_t free_count;
+    uint32_t *block_uses; /* [blocks_count] tables that hold it */
     struct drive_slot slots[DRIVE_SLOTS_MAX];
     uint64_t run_ns; /* sum over the steps */
 };
@@ -44,6 +46,10 @@ void drive_close(struct drive *drive);
 /* Records of the step to come. */
 void drive_slot_open(struct drive *drive, uint32_t slot, const uint32_t *tokens, uint32_t n_tokens,
                      const struct sample_params *sampling);
+/* Directly after drive_slot_open: the first n_blocks come from the table of slot `from`, whose
+ * tokens are the same so far; the blocks themselves or copies of them. */
+void drive_slot_share(struct drive *drive, uint32_t slot, uint32_t from, uint32_t n_blocks,
+                      bool copied);
 void drive_slot_close(struct drive *drive, uint32_t slot);
 /* The next n_tokens positions of a slot. */
 void drive_row(struct drive *drive, uint32_t slot, uint32_t n_tokens, enum step_source source,

@@ -180,6 +180,21 @@ static void remembers_where_blocks_go(void **state)
     assert_int_equal(slots.now[2].n_blocks, 3);
 }
 
+/* Positions that the blocks of an open hold already: rows go on from there. */
+static void begins_after_what_is_cached(void **state)
+{
+    add_open(2, 20, 1);
+    step_opens(step)[0].cached_tokens = 16;
+    add_row(2, 0, 20, 1, true);
+    refuse("row 0: first_position 0, but slot 2 has 16 positions computed");
+    add_open(2, 20, 1);
+    step_opens(step)[0].cached_tokens = 16;
+    add_row(2, 16, 4, 1, true);
+    accept();
+    assert_int_equal(slots.now[2].known_tokens, 21);
+    assert_int_equal(slots_history(&slots, 2)[15], 35);
+}
+
 static void refuses_wrong_slots(void **state)
 {
     add_close(0);
@@ -247,10 +262,10 @@ int main(void)
 {
 #define SLOTS_TEST(f) cmocka_unit_test_setup_teardown(f, slots_make, slots_drop)
     const struct CMUnitTest tests[] = {
-        SLOTS_TEST(follows_a_sequence),   SLOTS_TEST(keeps_known_tokens),
-        SLOTS_TEST(refuses_wrong_slots),  SLOTS_TEST(remembers_where_blocks_go),
-        SLOTS_TEST(refuses_holes),        SLOTS_TEST(refuses_wrong_sources),
-        SLOTS_TEST(refuses_short_tables),
+        SLOTS_TEST(follows_a_sequence),          SLOTS_TEST(keeps_known_tokens),
+        SLOTS_TEST(refuses_wrong_slots),         SLOTS_TEST(remembers_where_blocks_go),
+        SLOTS_TEST(begins_after_what_is_cached), SLOTS_TEST(refuses_holes),
+        SLOTS_TEST(refuses_wrong_sources),       SLOTS_TEST(refuses_short_tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

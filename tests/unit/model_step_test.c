@@ -174,6 +174,8 @@ BAD(open_tokens_wrap, OPEN.tokens_first = UINT32_MAX)
 BAD(open_blocks_many, OPEN.n_blocks = 5)
 BAD(open_blocks_first, OPEN.blocks_first = 2)
 BAD(open_blocks_wrap, OPEN.blocks_first = UINT32_MAX)
+BAD(open_cached_all, OPEN.cached_tokens = 5)
+BAD(open_cached_more, (step->n_tokens = 20, OPEN.n_tokens = 20, OPEN.cached_tokens = 17))
 BAD(open_adapter, OPEN.adapter = 1)
 BAD(temperature_negative, OPEN.sampling.temperature = -0.5f)
 BAD(temperature_nan, OPEN.sampling.temperature = NAN)
@@ -226,6 +228,8 @@ static const struct {
     {bad_open_blocks_many, "open 0: more blocks than the longest sequence needs"},
     {bad_open_blocks_first, "open 0: its blocks lie outside"},
     {bad_open_blocks_wrap, "open 0: its blocks lie outside"},
+    {bad_open_cached_all, "open 0: cached_tokens: expected less than n_tokens"},
+    {bad_open_cached_more, "open 0: cached_tokens: expected less than n_tokens"},
     {bad_open_adapter, "open 0: adapter: expected 0"},
     {bad_temperature_negative, "open 0: temperature: expected a number 0..1000"},
     {bad_temperature_nan, "open 0: temperature"},
