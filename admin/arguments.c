@@ -99,19 +99,19 @@ static enum status value_take(const struct tables *t, int value, struct error *e
     return STATUS_OK;
 }
 
-enum status arguments_parse(int argc, char **argv, const struct argument_set *sets, size_t n_sets,
-                            int *ret_first, bool stop_early, struct error *error)
+enum status arguments_parse(const struct argument_line *line, const struct argument_set *sets,
+                            size_t n_sets, int *ret_first, struct error *error)
 {
     struct tables t = {.sets = sets, .n_sets = n_sets};
     CHECK(n_sets <= ARGUMENT_SETS_MAX);
-    tables_make(&t, stop_early);
+    tables_make(&t, line->stop_early);
     opterr = 0;
     optind = 0; /* begin anew, also with another order of words */
     for (;;) {
-        int value = getopt_long(argc, argv, t.letters, t.longs, NULL);
+        int value = getopt_long(line->argc, line->argv, t.letters, t.longs, NULL);
         if (value == -1)
             break;
-        const char *word = argv[optind - 1]; /* what it has just read */
+        const char *word = line->argv[optind - 1]; /* what it has just read */
         if (value == ':')
             return error_set(error, STATUS_INVALID, "%s needs a value", word);
         enum status status =

@@ -19,7 +19,12 @@ struct argument_set {
     bool *given; /* [n_rows]: set true where the command line names the row; NULL not wanted */
 };
 
-/* Reads argv[1..]; with `stop_early` up to the first word that is no option, else all of it (words
- * move to the end). *ret_first is the index of the first word left. INVALID: what is wrong. */
-enum status arguments_parse(int argc, char **argv, const struct argument_set *sets, size_t n_sets,
-                            int *ret_first, bool stop_early, struct error *error);
+struct argument_line {
+    int argc;
+    char **argv;     /* [argc] */
+    bool stop_early; /* at the first word that is no option; else words move to the end */
+};
+
+/* Reads argv[1..]. *ret_first is the index of the first word left. INVALID: what is wrong. */
+enum status arguments_parse(const struct argument_line *line, const struct argument_set *sets,
+                            size_t n_sets, int *ret_first, struct error *error);

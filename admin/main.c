@@ -89,9 +89,10 @@ static int command_run(const struct command *command, int argc, char **argv, str
     struct argument_set sets[2] = {
         {.rows = common_rows, .n_rows = array_count(common_rows), .target = common},
         {.rows = command->rows, .n_rows = command->n_rows, .target = command->target}};
+    struct argument_line line = {.argc = argc, .argv = argv};
     struct error error;
     int first = 0;
-    if (arguments_parse(argc, argv, sets, 2, &first, false, &error) != STATUS_OK)
+    if (arguments_parse(&line, sets, 2, &first, &error) != STATUS_OK)
         return command_misuse(command, "%s", error.text);
     if (common->help) {
         command_usage_print(command, stdout);
@@ -109,13 +110,14 @@ int main(int argc, char **argv)
     struct common common = {.socket = NULL};
     struct argument_set set = {
         .rows = common_rows, .n_rows = array_count(common_rows), .target = &common};
+    struct argument_line line = {.argc = argc, .argv = argv, .stop_early = true};
     struct error error;
     struct sigaction action = {.sa_handler = interrupt}; /* no SA_RESTART: reads come back */
     int first = 0;
     output_open(true);
     sigaction(SIGINT, &action, NULL);
     option_defaults(common_rows, array_count(common_rows), &common);
-    if (arguments_parse(argc, argv, &set, 1, &first, true, &error) != STATUS_OK)
+    if (arguments_parse(&line, &set, 1, &first, &error) != STATUS_OK)
         return command_fail(EXIT_CODE_USAGE, "galernectl --help", "%s", error.text);
     if (common.version) {
         printf("galernectl %s\n", GALERNE_VERSION);

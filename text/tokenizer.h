@@ -39,8 +39,8 @@ struct tokenizer_info {
     uint32_t vocab_count;                /* ids are 0..vocab_count-1; some may have no bytes */
     uint32_t bos_id;                     /* TOKEN_NONE if there is none */
     uint32_t n_eos;                      /* ids that end a generation, from the model's files
-                                            (tokenizer_config.json, generation_config.json, config.json; GGUF:
-                                            eos, eot, eom) */
+                                            (tokenizer_config.json, generation_config.json,
+                                            config.json; GGUF: eos, eot, eom) */
     uint32_t eos_ids[TOKENIZER_EOS_MAX]; /* [n_eos], the one that templates call eos_token first */
     bool adds_bos; /* encoding a plain prompt puts bos_id first, as the files say */
 };

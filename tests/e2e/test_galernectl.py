@@ -278,8 +278,9 @@ def test_exit_64_wrong_command_line(daemon, words, told):
 def test_exit_130_interrupted(daemon):
     with stopped_worker(daemon):
         cancelled = daemon.model_status().requests_cancelled_total
-        process = subprocess.Popen([build_dir() / "admin/galernectl", "generate", "-m", "tiny", "x"],
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command = [build_dir() / "admin/galernectl", "generate", "-m", "tiny", "x"]
+        process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE,
                                    env=dict(os.environ, GALERNE_SOCKET=str(daemon.run_dir)))
         wait_until("the request is there", lambda: daemon.model_status().requests_running == 1)
         process.send_signal(signal.SIGINT)

@@ -54,10 +54,11 @@ static enum status parse(bool stop_early, const char *line)
     for (char *word = strtok(copy, " "); word; word = strtok(NULL, " "))
         words[count++] = word;
     words[count] = NULL;
+    struct argument_line arguments = {.argc = count, .argv = words, .stop_early = stop_early};
     memset(&own, 0, sizeof own);
     memset(&shared, 0, sizeof shared);
     memset(given, 0, sizeof given);
-    return arguments_parse(count, words, sets, array_count(sets), &first, stop_early, &error);
+    return arguments_parse(&arguments, sets, array_count(sets), &first, &error);
 }
 
 static void reads_options(void **state)

@@ -6,7 +6,7 @@
 #include <cmocka.h>
 
 #include "daemon/grpc_calls.h"
-#include "fake_front.h"
+#include "tests/unit/fake_front.h"
 #include "proto/health.pb-c.h"
 #include "proto/reflection.pb-c.h"
 

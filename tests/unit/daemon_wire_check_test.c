@@ -8,7 +8,7 @@
 
 #include "daemon/wire_check.h"
 #include "proto/inference.pb-c.h"
-#include "wire_build.h"
+#include "tests/unit/wire_build.h"
 
 static struct wire_build wire, inner, innermost;
 

@@ -1,4 +1,4 @@
-#include "fake_front.h"
+#include "tests/unit/fake_front.h"
 
 #include "daemon/grpc_calls.h"
 
