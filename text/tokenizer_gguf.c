@@ -283,5 +283,10 @@ enum status tokenizer_gguf_read(struct span bytes, const char *file, struct toke
         return status;
     status = rules_read(&gguf, tokenizer, error);
     gguf_close(&gguf);
+    if (status == STATUS_NOT_FOUND) { /* a key; the file is there and is wrong */
+        status = STATUS_INVALID;
+        if (error)
+            error->status = status;
+    }
     return status;
 }

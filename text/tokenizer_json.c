@@ -119,8 +119,13 @@ static enum status ids_count(const char *file, json_t *vocab, const json_t *adde
     }
     size_t index;
     json_array_foreach (added, index, value) {
-        enum status status =
-            token_id(file, "added_tokens.id", json_object_get(value, "id"), &id, error);
+        char what[64];
+        snprintf(what, sizeof what, "added_tokens[%zu].id", index);
+        if (!json_is_object(value))
+            return error_set(error, STATUS_INVALID,
+                             "%s: added_tokens[%zu]: expected an object, got %s", file, index,
+                             json_kind_text(value));
+        enum status status = token_id(file, what, json_object_get(value, "id"), &id, error);
         if (status)
             return status;
         count = u32_max(count, id + 1);
@@ -135,12 +140,10 @@ static enum status added_read(const struct json_at *at, const json_t *vocab,
                               struct tokenizer *tokenizer, struct error *error)
 {
     const char *content = NULL;
-    struct tokenizer_added added = {0};
+    json_int_t id = json_integer_value(json_object_get(at->object, "id")); /* see ids_count */
+    struct tokenizer_added added = {.id = (uint32_t)id};
     bool single_word = false;
     enum status status = json_get_string(at, "content", &content, error);
-    if (!status)
-        status = token_id(at->file, "added_tokens.id", json_object_get(at->object, "id"), &added.id,
-                          error);
     if (!status)
         status = json_get_bool(at, "special", &added.special, error);
     if (!status)
@@ -172,9 +175,6 @@ static enum status added_tokens_read(const char *file, const json_t *list, const
         char where[64];
         snprintf(where, sizeof where, "added_tokens[%zu]", i);
         struct json_at at = {.file = file, .parent = where, .object = json_array_get(list, i)};
-        if (!json_is_object(at.object))
-            return error_set(error, STATUS_INVALID, "%s: %s: expected an object, got %s", file,
-                             where, json_kind_text(at.object));
         enum status status = added_read(&at, vocab, tokenizer, error);
         if (status)
             return status;

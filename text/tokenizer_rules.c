@@ -97,7 +97,7 @@ static void vocabulary_hash(gnutls_hash_hd_t hash, const struct tokenizer *token
     hash_u32(hash, vocabulary->count);
     for (uint32_t id = 0; id < vocabulary->count; id++) {
         const struct vocabulary_token *token = &vocabulary->tokens[id];
-        hash_u32(hash, token->kind | (uint32_t)token->merges << 8);
+        hash_u32(hash, token->kind);
         struct span bytes = vocabulary_bytes(vocabulary, id);
         hash_text(hash, bytes);
         if (token->kind != TOKEN_ADDED && token->kind != TOKEN_SPECIAL)
