@@ -1,25 +1,27 @@
 /*
- * blocks: the pool of KV blocks, who owns each, and the block table of every slot.
+ * blocks: the pool of KV blocks, who reads each, and the block table of every slot.
  *
  * A block holds the keys and values of `block_tokens` positions in the worker's memory; here it is
  * only a number, an owner and a count of the tables that name it. Tables are by slot, since only a
  * sequence that has a slot has blocks: entry i of a table serves positions i * block_tokens and on.
  * Tables only grow at their end, and are given back whole.
  *
- * The count of references is 1 as long as no prefix is shared. The prefix cache will keep blocks
- * without a table (counted as cached, with a digest beside `struct block`) and put one block in
- * several tables; taking and giving back go through the count already.
+ * A block is free, private to the one sequence that took it (`owner`), or listed in the prefix
+ * cache: then any number of tables name it, and when none does it is cached, which is as good as
+ * free: taking blocks evicts when the free ones are used up. A listed block is full, and nobody
+ * writes it any more.
  *
  * Free blocks are a stack: the one given back last is taken first, it is the warmest. All memory is
  * laid out once in what blocks_footprint asked for. Owner: the scheduler.
  */
 #pragma once
 
+#include "sched/prefix.h"
 #include "sched/sched.h"
 
 struct block {
-    sched_id owner;      /* the sequence that took it; meaningless when free */
-    uint32_t references; /* tables that name it; 0: free */
+    sched_id owner;      /* the sequence that took it */
+    uint32_t references; /* tables that name it; 0: free or cached */
 };
 
 struct blocks {
@@ -33,6 +35,7 @@ struct blocks {
     uint32_t *tables;       /* [tables_count][table_max] */
     uint32_t *table_counts; /* [tables_count] entries in use */
     uint32_t *marks;        /* [count] scratch of blocks_check */
+    struct prefix prefix;   /* which blocks hold what */
 };
 
 size_t blocks_footprint(const struct sched_limits *limits);
@@ -49,12 +52,31 @@ static inline uint32_t blocks_for(const struct blocks *blocks, uint32_t n_tokens
     return div_up_u32(n_tokens, blocks->block_tokens);
 }
 
-/* Appends n free blocks to a table and to ret_blocks [n]. The caller has seen that n are free. */
+/* Blocks that can be taken: free, or cached and evicted for it. */
+static inline uint32_t blocks_takeable(const struct blocks *blocks)
+{
+    return blocks->free_count + blocks->prefix.n_cached;
+}
+
+static inline const uint32_t *blocks_table(const struct blocks *blocks, uint32_t table)
+{
+    return blocks->tables + (size_t)table * blocks->table_max;
+}
+
+/* Appends n blocks to a table and to ret_blocks [n]. The caller has seen that n are takeable. */
 void blocks_take(struct blocks *blocks, uint32_t table, sched_id owner, uint32_t n,
                  uint32_t *ret_blocks);
+
+/* Appends a listed block to a table. */
+void blocks_share(struct blocks *blocks, uint32_t table, uint32_t block);
+
+/* Keeps a listed block where it is while a step is planned that copies it; and lets it go. */
+void blocks_hold(struct blocks *blocks, uint32_t block);
+void blocks_let_go(struct blocks *blocks, uint32_t block);
 
 /* Empties a table; returns how many entries it had. */
 uint32_t blocks_give_back(struct blocks *blocks, uint32_t table);
 
-/* Aborts unless each block is either free once or referenced exactly as often as tables name it. */
+/* Aborts unless each block is free once, or cached, or referenced exactly as often as tables name
+ * it, and by one table alone if it is not listed. */
 void blocks_check(const struct blocks *blocks);

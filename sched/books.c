@@ -53,12 +53,52 @@ void flights_reset(struct sched *sched)
             struct seq *seq = &sched->seqs[sched->flights[f].rows[i]];
             seq->rows_in_flight = 0;
             seq->n_pending = 0;
+            seq_prefilling_update(sched, seq);
         }
     sched->n_flights = 0;
     sched->next_step = 1;
 }
 
-void seq_wait(struct sched *sched, struct seq *seq, bool front)
+/* ---- a tenant's sums, over its path ---- */
+
+#define PATH_ADD(sched, seq, field, n)                                                             \
+    do {                                                                                           \
+        struct tenant *path_ = &(sched)->tenants.rows[(seq)->tenant];                              \
+        for (; path_; path_ = tenant_above(&(sched)->tenants, path_))                              \
+            path_->field += (n);                                                                   \
+    } while (0)
+
+void seq_prefilling_update(struct sched *sched, struct seq *seq)
+{
+    bool prefilling = seq->state == SEQ_RUNNING && !seq->paused && seq->n_pending == 0 &&
+                      seq->planned_tokens + 1 < seq_known_tokens(seq);
+    if (prefilling == seq->prefilling)
+        return;
+    seq->prefilling = prefilling;
+    PATH_ADD(sched, seq, n_prefilling, prefilling ? 1u : -1u);
+}
+
+void tenants_recount(struct sched *sched)
+{
+    for (uint32_t i = 0; i < sched->limits.requests_max; i++) {
+        const struct seq *seq = &sched->seqs[i];
+        if (seq->state == SEQ_FREE || seq->state == SEQ_ENDED)
+            continue;
+        PATH_ADD(sched, seq, n_waiting, seq->state == SEQ_WAITING);
+        PATH_ADD(sched, seq, n_running, seq->state == SEQ_RUNNING);
+        PATH_ADD(sched, seq, n_prefilling, seq->prefilling);
+        if (seq->slot == SEQ_NO_SLOT)
+            continue;
+        uint32_t n = sched->blocks.table_counts[seq->slot];
+        tenants_blocks_add(&sched->tenants, seq->tenant, n);
+        if (seq->state != SEQ_RUNNING)
+            PATH_ADD(sched, seq, releasing_blocks, n);
+    }
+}
+
+/* ---- moves ---- */
+
+void seq_wait(struct sched *sched, struct seq *seq, enum arrival arrival)
 {
     DCHECK(!seq->in_line);
     if (seq->state != SEQ_WAITING) {
@@ -66,9 +106,10 @@ void seq_wait(struct sched *sched, struct seq *seq, bool front)
         seq->state = SEQ_WAITING;
         sched->n_waiting++;
         sched->n_waiting_new += !seq->admitted;
+        PATH_ADD(sched, seq, n_waiting, 1);
     }
     seq->in_line = true;
-    sched->policy->enqueue(sched->policy_state, seq, front, sched->now_ns);
+    sched->policy->enqueue(sched->policy_state, seq, arrival);
 }
 
 static void line_leave(struct sched *sched, struct seq *seq)
@@ -90,19 +131,38 @@ static void waiting_leave(struct sched *sched, struct seq *seq)
         line_leave(sched, seq);
     sched->n_waiting--;
     sched->n_waiting_new -= !seq->admitted;
+    PATH_ADD(sched, seq, n_waiting, -1u);
 }
 
-void seq_run(struct sched *sched, struct seq *seq)
+/* What the cache holds above the high mark was never computed for this sequence, and is not now. */
+static void cached_account(struct sched *sched, struct seq *seq, uint32_t cached_tokens)
+{
+    seq->planned_tokens = seq->computed_tokens = cached_tokens;
+    if (cached_tokens <= seq->planned_high_tokens)
+        return;
+    uint32_t n = cached_tokens - seq->planned_high_tokens;
+    seq->planned_high_tokens = cached_tokens;
+    seq->cached_tokens += n;
+    sched->cached_tokens_total += n;
+    PATH_ADD(sched, seq, cached_tokens_total, n);
+}
+
+void seq_run(struct sched *sched, struct seq *seq, uint32_t cached_tokens)
 {
     CHECK(seq->slot == SEQ_NO_SLOT && seq->rows_in_flight == 0 && seq->n_pending == 0);
+    CHECK(cached_tokens < seq_known_tokens(seq));
     waiting_leave(sched, seq);
     seq->state = SEQ_RUNNING;
     seq->admitted = true;
-    seq->planned_tokens = 0;
     seq->row_step = 0; /* step numbers start again when the worker is lost */
+    seq->named_blocks = seq->listed_blocks = cached_tokens / sched->limits.block_tokens;
+    cached_account(sched, seq, cached_tokens);
     seq->slot = slot_take(sched, seq->id);
     sched->running[sched->n_running++] = seq;
     sched->admitted_total++;
+    PATH_ADD(sched, seq, n_running, 1);
+    PATH_ADD(sched, seq, admitted_total, 1);
+    seq_prefilling_update(sched, seq);
 }
 
 /* The list is short and dense; a search beats keeping every place up to date. */
@@ -115,13 +175,20 @@ static void running_leave(struct sched *sched, struct seq *seq)
     sched->n_running--;
     memmove(&sched->running[i], &sched->running[i + 1],
             (sched->n_running - i) * sizeof *sched->running);
+    PATH_ADD(sched, seq, n_running, -1u);
+    if (seq->prefilling) {
+        seq->prefilling = false;
+        PATH_ADD(sched, seq, n_prefilling, -1u);
+    }
 }
 
 /* Slot and blocks of a sequence that has just stopped running: at once or when steps retire. */
 static void seq_let_go(struct sched *sched, struct seq *seq)
 {
     slot_owe_close(sched, seq->slot);
-    sched->releasing_blocks += sched->blocks.table_counts[seq->slot];
+    uint32_t n = sched->blocks.table_counts[seq->slot];
+    sched->releasing_blocks += n;
+    PATH_ADD(sched, seq, releasing_blocks, n);
     if (seq->rows_in_flight == 0)
         seq_release(sched, seq);
 }
@@ -129,7 +196,7 @@ static void seq_let_go(struct sched *sched, struct seq *seq)
 void seq_return(struct sched *sched, struct seq *seq)
 {
     running_leave(sched, seq);
-    seq_wait(sched, seq, true);
+    seq_wait(sched, seq, ARRIVES_PREEMPTED);
     seq_let_go(sched, seq);
 }
 
@@ -147,15 +214,21 @@ static void seq_ended(struct sched *sched, struct seq *seq)
 void seq_end(struct sched *sched, struct seq *seq)
 {
     deadlines_remove(&sched->deadlines, seq->id);
+    seq->digests = NULL; /* its owner's memory may go */
+    seq->n_digests = 0;
     if (seq->state == SEQ_WAITING) {
         waiting_leave(sched, seq);
         seq->state = SEQ_ENDING;
+        if (sched->policy->ended)
+            sched->policy->ended(sched->policy_state, seq);
         /* One that was preempted lately holds its slot until the steps that name it retire. */
         if (seq->slot == SEQ_NO_SLOT)
             seq_ended(sched, seq);
     } else {
         running_leave(sched, seq);
         seq->state = SEQ_ENDING;
+        if (sched->policy->ended)
+            sched->policy->ended(sched->policy_state, seq);
         seq_let_go(sched, seq);
     }
 }
@@ -164,7 +237,10 @@ void seq_release(struct sched *sched, struct seq *seq)
 {
     CHECK(seq->state == SEQ_WAITING || seq->state == SEQ_ENDING);
     CHECK(seq->rows_in_flight == 0 && seq->slot != SEQ_NO_SLOT);
-    sched->releasing_blocks -= blocks_give_back(&sched->blocks, seq->slot);
+    uint32_t n = blocks_give_back(&sched->blocks, seq->slot);
+    sched->releasing_blocks -= n;
+    PATH_ADD(sched, seq, releasing_blocks, -n);
+    tenants_blocks_remove(&sched->tenants, seq->tenant, n);
     struct slot *slot = &sched->slots[seq->slot];
     CHECK(slot->held && slot->holder == seq->id);
     slot->held = false;
@@ -173,4 +249,27 @@ void seq_release(struct sched *sched, struct seq *seq)
     seq->slot = SEQ_NO_SLOT;
     if (seq->state == SEQ_ENDING)
         seq_ended(sched, seq);
+}
+
+/* The names wait beside the blocks, which have none in the cache yet: so they outlive the owner's
+ * memory, and what a request of one step computed is listed when that step retires. */
+void seq_name_blocks(struct sched *sched, struct seq *seq)
+{
+    uint32_t end = u32_min(seq->planned_tokens / sched->limits.block_tokens, seq->n_digests);
+    const uint32_t *table = blocks_table(&sched->blocks, seq->slot);
+    for (; seq->named_blocks < end; seq->named_blocks++)
+        prefix_name(&sched->blocks.prefix, table[seq->named_blocks],
+                    &seq->digests[seq->named_blocks]);
+}
+
+/* Also of one that was preempted or is over: the step that computed them ran. */
+void seq_list_blocks(struct sched *sched, struct seq *seq)
+{
+    uint32_t full = seq->computed_tokens / sched->limits.block_tokens;
+    uint32_t end = u32_min(full, seq->named_blocks);
+    uint32_t quota = sched->tenants.rows[seq->tenant].cached_blocks;
+    const uint32_t *table = blocks_table(&sched->blocks, seq->slot);
+    for (; seq->listed_blocks < end; seq->listed_blocks++)
+        if (!seq->cache_readonly)
+            prefix_list(&sched->blocks.prefix, table[seq->listed_blocks], seq->cache_domain, quota);
 }

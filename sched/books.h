@@ -27,6 +27,7 @@
 #include "sched/deadlines.h"
 #include "sched/policy.h"
 #include "sched/seq.h"
+#include "sched/tenants.h"
 
 enum slot_state { SLOT_FREE = 0, SLOT_OPEN, SLOT_OWED, SLOT_CLOSED };
 
@@ -40,6 +41,7 @@ struct flight {
     uint64_t step;
     uint32_t n_rows;
     sched_id *rows; /* [n_rows] of [slots_max] */
+    uint32_t *ends; /* [n_rows] of [slots_max] positions of each that are computed with it */
 };
 
 struct sched {
@@ -58,6 +60,7 @@ struct sched {
     uint32_t ended_first, n_ended;
     sched_id *ended; /* [requests_max] a ring: n_ended from ended_first on, in order of their end */
     struct deadlines deadlines;
+    struct tenants tenants;
 
     struct blocks blocks;
     uint32_t releasing_blocks; /* held by sequences that do not run: free when steps retire */
@@ -75,11 +78,15 @@ struct sched {
     uint32_t *plan_closes;        /* [slots_max] */
     struct sched_open_row *opens; /* [slots_max] */
     struct sched_row *rows;       /* [slots_max] */
-    uint32_t *plan_blocks;        /* [blocks_count] each is taken at most once in a step */
+    uint32_t *plan_blocks;        /* [blocks_count + shared_max] taken once, shared often */
+    uint32_t (*copies)[2];        /* [slots_max] */
+    uint32_t *matched;            /* [a table's most] blocks of the last look-up */
+    uint32_t step_tokens;         /* of a step: step_tokens_max unless the owner wants fewer */
     struct seq **scratch;         /* [slots_max] for plan.c: whose turn it is */
     struct seq **candidates;      /* [slots_max] for plan.c: whom a policy may choose to preempt */
 
-    uint64_t admitted_total, preempted_total, ended_total, recomputed_tokens_total;
+    uint64_t submitted_total, admitted_total, preempted_total, ended_total;
+    uint64_t processed_tokens_total, recomputed_tokens_total, cached_tokens_total;
     uint64_t dropped_total, unexpected_total;
     uint64_t end_interval_ns; /* recent mean time between two ends; 0: none was seen */
     uint64_t end_seen_ns;     /* when ended_total was end_seen_total */
@@ -89,13 +96,26 @@ struct sched {
 /* The only reading of time: the latest `now` that the owner has told. */
 void books_tick(struct sched *sched, uint64_t now_ns);
 
+/* ---- moves (books.c) ---- */
+
 /* A free id becomes a waiting sequence (the caller fills what was submitted before). */
-void seq_wait(struct sched *sched, struct seq *seq, bool front);
+void seq_wait(struct sched *sched, struct seq *seq, enum arrival arrival);
 void seq_aside(struct sched *sched, struct seq *seq);
-void seq_run(struct sched *sched, struct seq *seq);
+/* The caller puts its blocks into the table of its new slot. */
+void seq_run(struct sched *sched, struct seq *seq, uint32_t cached_tokens);
 void seq_return(struct sched *sched, struct seq *seq);
 void seq_end(struct sched *sched, struct seq *seq);
 void seq_release(struct sched *sched, struct seq *seq);
+
+/* After any change of planned_tokens, known tokens or paused. */
+void seq_prefilling_update(struct sched *sched, struct seq *seq);
+
+/* Planned blocks of the prompt get their digests; computed ones of those are listed. */
+void seq_name_blocks(struct sched *sched, struct seq *seq);
+void seq_list_blocks(struct sched *sched, struct seq *seq);
+
+/* The sums of all tenants anew, from the sequences: after tenants_replace. */
+void tenants_recount(struct sched *sched);
 
 /* The close of an owed slot is in the step being planned. */
 void slot_closed(struct sched *sched, uint32_t slot);
@@ -105,3 +125,55 @@ void sched_slots_reset(struct sched *sched);
 
 /* Steps in flight that will never retire are forgotten; nobody has anything in flight. */
 void flights_reset(struct sched *sched);
+
+/* ---- a step in the making (plan.c) and who joins it (admit.c) ---- */
+
+struct draft {
+    uint32_t tokens_left;      /* of step_tokens */
+    uint32_t open_tokens_left; /* of open_tokens_max */
+    uint32_t promised_blocks;  /* on their way back, for sequences that sit out this step */
+    uint32_t reserved_blocks;  /* kept for what the running ones will sample .. */
+    bool reserved_counted;     /* .. once this is set */
+    bool preempted;            /* since blocks ran out: nobody is admitted */
+};
+
+/* What it takes to admit a waiting one. */
+struct need {
+    uint32_t known_tokens, cached_tokens;
+    uint32_t shared_blocks; /* first entries of its table, listed already */
+    uint32_t copy_block;    /* the next entry is a copy of this one; PREFIX_NONE: no copy */
+    uint32_t new_blocks;    /* further entries, taken at once (the copy is one) */
+    uint32_t later_blocks;  /* kept free for what it will sample */
+    uint32_t cost_blocks;   /* by how much the takeable blocks shrink: new, later, cached ones */
+};
+
+/* Exact when `looks_up`: then sched->matched has the shared blocks. Else from its last look-up, and
+ * cost_blocks does not count cached ones. */
+struct need need_of(struct sched *sched, struct seq *seq, bool looks_up);
+
+/* Counts what must be kept for the running ones, in all and by tenant. */
+void draft_reserve(struct sched *sched, struct draft *draft);
+
+/* Takeable by `tenant`: what others have reserved and what running ones will need stays out. */
+uint32_t blocks_admissible(const struct sched *sched, const struct draft *draft, uint32_t tenant);
+
+/* Lets a waiting one run, with its first row, if it can be: else says why not. */
+bool seq_admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32_t tokens_max,
+               enum refusal *ret_why);
+
+/* Gives n known tokens to a running one, in a row of its own or the one that it has. */
+void row_grant(struct sched *sched, struct draft *draft, struct seq *seq, uint32_t n_tokens);
+
+/* The same for at most n_max; returns how many, 0 when the step or its chunk is full. */
+uint32_t chunk_grant(struct sched *sched, struct draft *draft, struct seq *seq, uint32_t n_max);
+
+/* Preempts the one of sched->candidates [n] that the policy chooses; NULL when it wants nobody. */
+struct seq *victim_preempt(struct sched *sched, struct draft *draft, uint32_t n, struct seq *needy);
+
+/* Free blocks, and those that steps in flight still hold, less what is promised or kept. */
+uint32_t blocks_coming(const struct sched *sched, const struct draft *draft, uint32_t tenant);
+
+static inline bool row_given(const struct sched *sched, const struct seq *seq)
+{
+    return seq->row_step == sched->next_step;
+}

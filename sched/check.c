@@ -62,6 +62,9 @@ static void seq_check_running(const struct sched *sched, const struct seq *seq)
     BOOKS(sched, seq->n_pending == 0 ? seq->planned_tokens < known
                                      : seq->planned_tokens == known - 1 + seq->n_pending);
     BOOKS(sched, seq->planned_tokens <= seq->planned_high_tokens);
+    BOOKS(sched, seq->computed_tokens <= seq->planned_tokens);
+    BOOKS(sched, seq->listed_blocks <= seq->computed_tokens / sched->blocks.block_tokens);
+    BOOKS(sched, seq->prefilling == (!seq->paused && seq_ready_tokens(seq) > 1));
     BOOKS(sched,
           blocks_for(&sched->blocks, seq->planned_tokens) <= sched->blocks.table_counts[seq->slot]);
 }
@@ -139,14 +142,57 @@ static void slots_check(const struct sched *sched)
         BOOKS(sched, sched->slots[sched->owed[i]].state == SLOT_OWED);
 }
 
+/* Nobody has a block of another, but blocks of his own domain that are full and written no more. */
 static void owners_check(const struct sched *sched)
 {
-    for (uint32_t slot = 0; slot < sched->limits.slots_max; slot++)
+    const struct prefix *prefix = &sched->blocks.prefix;
+    for (uint32_t slot = 0; slot < sched->limits.slots_max; slot++) {
+        if (sched->blocks.table_counts[slot] == 0)
+            continue;
+        const struct seq *seq = &sched->seqs[sched->slots[slot].holder];
         for (uint32_t i = 0; i < sched->blocks.table_counts[slot]; i++) {
-            uint32_t block = sched->blocks.tables[(size_t)slot * sched->blocks.table_max + i];
-            BOOKS(sched, sched->blocks.blocks[block].references == 1);
-            BOOKS(sched, sched->blocks.blocks[block].owner == sched->slots[slot].holder);
+            uint32_t block = blocks_table(&sched->blocks, slot)[i];
+            if (!prefix_is_listed(prefix, block)) {
+                BOOKS(sched, sched->blocks.blocks[block].references == 1);
+                BOOKS(sched, sched->blocks.blocks[block].owner == seq->id);
+                continue;
+            }
+            BOOKS(sched, prefix->domains[prefix->blocks[block].domain].id == seq->cache_domain);
+            BOOKS(sched, i < seq->listed_blocks);
+            BOOKS(sched, (i + 1) * sched->blocks.block_tokens <= seq->computed_tokens);
+            BOOKS(sched,
+                  i >= seq->n_digests || memcmp(&seq->digests[i], &prefix->blocks[block].digest,
+                                                sizeof seq->digests[i]) == 0);
         }
+    }
+}
+
+/* What the rows say against what the sequences are. */
+static void tenants_balance(const struct sched *sched)
+{
+    const struct tenants *tenants = &sched->tenants;
+    uint32_t unused = 0;
+    for (uint32_t i = 0; i < tenants->count; i++) {
+        const struct tenant *row = &tenants->rows[i];
+        uint32_t waiting = 0, running = 0, prefilling = 0, blocks = 0, releasing = 0;
+        for (uint32_t s = 0; s < sched->limits.requests_max; s++) {
+            const struct seq *seq = &sched->seqs[s];
+            if (seq->state == SEQ_FREE || !tenants_is_below(tenants, seq->tenant, row))
+                continue;
+            waiting += seq->state == SEQ_WAITING;
+            running += seq->state == SEQ_RUNNING;
+            prefilling += seq->state == SEQ_RUNNING && !seq->paused && seq_ready_tokens(seq) > 1;
+            uint32_t n = seq->slot == SEQ_NO_SLOT ? 0 : sched->blocks.table_counts[seq->slot];
+            blocks += n;
+            releasing += seq->state == SEQ_RUNNING ? 0 : n;
+        }
+        BOOKS(sched, row->n_waiting == waiting && row->n_running == running);
+        BOOKS(sched, row->n_prefilling == prefilling);
+        BOOKS(sched, row->blocks == blocks && row->releasing_blocks == releasing);
+        BOOKS(sched, row->blocks <= row->limit_blocks);
+        unused += row->reserved_blocks > blocks ? row->reserved_blocks - blocks : 0;
+    }
+    BOOKS(sched, tenants->unused_blocks == unused);
 }
 
 void sched_check(const struct sched *sched)
@@ -156,6 +202,7 @@ void sched_check(const struct sched *sched)
     counts_check(sched);
     slots_check(sched);
     owners_check(sched);
+    tenants_balance(sched);
     for (uint32_t i = 0; i < sched->limits.requests_max; i++)
         seq_check(sched, &sched->seqs[i]);
     BOOKS(sched, sched->n_flights <= SCHED_STEPS_MAX);

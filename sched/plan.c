@@ -1,105 +1,174 @@
 /*
- * The next step, as sched.h describes it. In order: a token for each that decodes (preempting when
- * blocks run out), a chunk for each in prefill, the closes that are owed, admission. A step that
- * preempted admits nobody; nor does one that left somebody without a block, since none is free.
+ * The next step, as sched.h describes it. In order: whom the policy takes from the running ones for
+ * those who wait, a token for each that decodes (preempting when blocks run out), the closes that
+ * are owed, then chunks and admissions as the policy names them. A step that preempted for blocks
+ * admits nobody; nor does one that left somebody without a block, since none is free.
  */
 #include "sched/books.h"
-
-struct draft {
-    uint32_t tokens_left;      /* of step_tokens_max */
-    uint32_t open_tokens_left; /* of open_tokens_max */
-    uint32_t promised_blocks;  /* on their way back, for sequences that sit out this step */
-    bool preempted;
-};
-
-static bool row_given(const struct sched *sched, const struct seq *seq)
-{
-    return seq->row_step == sched->next_step;
-}
 
 static uint32_t blocks_append(struct sched *sched, struct seq *seq, uint32_t n)
 {
     uint32_t first = sched->plan.n_blocks;
     blocks_take(&sched->blocks, seq->slot, seq->id, n, sched->plan_blocks + first);
+    if (n > 0)
+        tenants_blocks_add(&sched->tenants, seq->tenant, n);
     sched->plan.n_blocks += n;
     return first;
 }
+
+/* ---- rows ---- */
 
 /* What the row computes for the first time is charged; what it computes again is counted. */
 static void tokens_account(struct sched *sched, struct seq *seq, uint32_t first, uint32_t end)
 {
     uint32_t high = seq->planned_high_tokens;
+    struct tenants *tenants = &sched->tenants;
+    sched->processed_tokens_total += end - first;
     if (first < high) {
         uint32_t again = u32_min(end, high) - first;
         seq->recomputed_tokens += again;
         sched->recomputed_tokens_total += again;
+        for (struct tenant *t = &tenants->rows[seq->tenant]; t; t = tenant_above(tenants, t))
+            t->recomputed_tokens_total += again;
     }
     if (end <= high)
         return;
     seq->planned_high_tokens = end;
     uint32_t from = u32_max(first, high), to = u32_min(end, seq->prompt_tokens);
-    if (from < to)
-        sched->policy->charge(sched->policy_state, seq, to - from, 0);
+    if (from >= to)
+        return;
+    for (struct tenant *t = &tenants->rows[seq->tenant]; t; t = tenant_above(tenants, t))
+        t->prefill_tokens_total += to - from;
+    sched->policy->charge(sched->policy_state, seq, to - from, 0);
 }
 
-static void row_add(struct sched *sched, struct draft *draft, struct seq *seq, uint32_t n_tokens)
+static struct sched_row *row_new(struct sched *sched, struct seq *seq, uint32_t n_tokens)
 {
-    uint32_t first = seq->planned_tokens, end = first + n_tokens;
     uint32_t have = sched->blocks.table_counts[seq->slot];
-    uint32_t need = blocks_for(&sched->blocks, end);
+    uint32_t need = blocks_for(&sched->blocks, seq->planned_tokens + n_tokens);
     uint32_t n_blocks = need > have ? need - have : 0;
-    CHECK(n_tokens > 0 && n_tokens <= draft->tokens_left);
-    CHECK(!row_given(sched, seq) && sched->plan.n_rows < sched->limits.slots_max);
-
+    CHECK(sched->plan.n_rows < sched->limits.slots_max);
     struct sched_row *row = &sched->rows[sched->plan.n_rows];
     *row = (struct sched_row){.id = seq->id,
                               .slot = seq->slot,
-                              .first_position = first,
-                              .n_tokens = n_tokens,
-                              .from_last = first >= seq_known_tokens(seq),
-                              .samples = end >= seq_known_tokens(seq),
+                              .first_position = seq->planned_tokens,
+                              .from_last = seq->planned_tokens >= seq_known_tokens(seq),
                               .n_blocks = n_blocks,
                               .blocks_first = blocks_append(sched, seq, n_blocks)};
+    sched->flights[sched->n_flights].rows[sched->plan.n_rows] = seq->id;
+    seq->row_step = sched->next_step;
+    seq->row_at = sched->plan.n_rows++;
+    seq->rows_in_flight++;
+    return row;
+}
+
+void row_grant(struct sched *sched, struct draft *draft, struct seq *seq, uint32_t n_tokens)
+{
+    uint32_t end = seq->planned_tokens + n_tokens;
+    CHECK(n_tokens > 0 && n_tokens <= draft->tokens_left);
+    struct sched_row *row =
+        row_given(sched, seq) ? &sched->rows[seq->row_at] : row_new(sched, seq, n_tokens);
+    CHECK(!row->samples && row->first_position + row->n_tokens == seq->planned_tokens);
+    row->n_tokens += n_tokens;
+    row->samples = end >= seq_known_tokens(seq);
     if (row->samples) {
         CHECK(seq->n_pending < SCHED_STEPS_MAX);
         seq->pending_steps[seq->n_pending++] = sched->next_step;
     }
-    sched->flights[sched->n_flights].rows[sched->plan.n_rows++] = seq->id;
+    sched->flights[sched->n_flights].ends[seq->row_at] = end;
     draft->tokens_left -= n_tokens;
-    tokens_account(sched, seq, first, end);
+    tokens_account(sched, seq, seq->planned_tokens, end);
     seq->planned_tokens = end;
-    seq->row_step = sched->next_step;
-    seq->rows_in_flight++;
+    seq_name_blocks(sched, seq);
+    seq_prefilling_update(sched, seq);
 }
 
-/* Free blocks, and those that steps in flight still hold, less what others were promised. */
-static uint32_t blocks_coming(const struct sched *sched, const struct draft *draft)
+/* A last known token does not wait for another step if this one has room for it. */
+uint32_t chunk_grant(struct sched *sched, struct draft *draft, struct seq *seq, uint32_t n_max)
 {
-    return sched->blocks.free_count + sched->releasing_blocks - draft->promised_blocks;
+    uint32_t given = row_given(sched, seq) ? sched->rows[seq->row_at].n_tokens : 0;
+    uint32_t ready = seq_known_tokens(seq) - seq->planned_tokens;
+    uint32_t room = u32_min(draft->tokens_left, sched->limits.chunk_tokens_max - given);
+    uint32_t n = u32_min(u32_min(ready, n_max), room);
+    if (n + 1 == ready && n < room)
+        n++;
+    if (n > 0)
+        row_grant(sched, draft, seq, n);
+    return n;
 }
 
-/* Preempts one of sched->candidates [n]; NULL when the policy finds nobody. */
-static struct seq *victim_preempt(struct sched *sched, struct draft *draft, uint32_t n,
-                                  struct seq *needy)
+/* ---- preemption ---- */
+
+uint32_t blocks_coming(const struct sched *sched, const struct draft *draft, uint32_t tenant)
 {
-    struct seq *victim = sched->policy->victim(sched->policy_state, sched->candidates, n, needy);
-    if (!victim)
-        return NULL;
+    uint32_t in = blocks_takeable(&sched->blocks) + sched->releasing_blocks;
+    uint32_t out = draft->promised_blocks + tenants_kept_blocks(&sched->tenants, tenant);
+    return in > out ? in - out : 0;
+}
+
+static void seq_preempt(struct sched *sched, struct seq *victim)
+{
     CHECK(victim->state == SEQ_RUNNING && !row_given(sched, victim));
     seq_return(sched, victim);
     victim->preempted_count++;
     sched->preempted_total++;
+    struct tenants *tenants = &sched->tenants;
+    for (struct tenant *t = &tenants->rows[victim->tenant]; t; t = tenant_above(tenants, t))
+        t->preempted_total++;
+}
+
+struct seq *victim_preempt(struct sched *sched, struct draft *draft, uint32_t n, struct seq *needy)
+{
+    struct seq *victim = sched->policy->victim(sched->policy_state, sched->candidates, n, needy);
+    if (!victim)
+        return NULL;
+    seq_preempt(sched, victim);
     draft->preempted = true;
     return victim;
 }
 
-static uint32_t candidates_without_row(struct sched *sched)
+/* Those without a row, of `row` and below it; NULL: of all. */
+static uint32_t candidates_without_row(struct sched *sched, const struct tenant *row)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < sched->n_running; i++)
-        if (!row_given(sched, sched->running[i]))
-            sched->candidates[n++] = sched->running[i];
+    for (uint32_t i = 0; i < sched->n_running; i++) {
+        struct seq *seq = sched->running[i];
+        if (!row_given(sched, seq) && (!row || tenants_is_below(&sched->tenants, seq->tenant, row)))
+            sched->candidates[n++] = seq;
+    }
     return n;
+}
+
+static void plan_reclaim(struct sched *sched)
+{
+    if (!sched->policy->reclaim || sched->n_waiting == 0)
+        return;
+    struct seq *victim;
+    while ((victim = sched->policy->reclaim(sched->policy_state)))
+        seq_preempt(sched, victim);
+}
+
+/* ---- decoding ones ---- */
+
+static bool needs_block(const struct sched *sched, const struct seq *seq)
+{
+    return blocks_for(&sched->blocks, seq->planned_tokens + 1) >
+           sched->blocks.table_counts[seq->slot];
+}
+
+/* A tenant at its limit makes room among its own. False: `seq` sits out. */
+static bool limit_place(struct sched *sched, struct draft *draft, struct seq *seq)
+{
+    struct tenant *full;
+    while ((full = tenants_full_row(&sched->tenants, seq->tenant, 1))) {
+        if (full->releasing_blocks > 0)
+            return false;
+        uint32_t n = candidates_without_row(sched, full);
+        struct seq *victim = victim_preempt(sched, draft, n, seq);
+        if (!victim || victim == seq)
+            return false;
+    }
+    return true;
 }
 
 /*
@@ -109,16 +178,17 @@ static uint32_t candidates_without_row(struct sched *sched)
  */
 static bool decode_place(struct sched *sched, struct draft *draft, struct seq *seq)
 {
-    if (blocks_for(&sched->blocks, seq->planned_tokens + 1) <=
-        sched->blocks.table_counts[seq->slot])
+    if (!needs_block(sched, seq))
         return true;
-    while (blocks_coming(sched, draft) == 0) {
-        uint32_t n = candidates_without_row(sched);
+    if (!limit_place(sched, draft, seq))
+        return false;
+    while (blocks_coming(sched, draft, seq->tenant) == 0) {
+        uint32_t n = candidates_without_row(sched, NULL);
         struct seq *victim = victim_preempt(sched, draft, n, seq);
         if (!victim || victim == seq)
             return false;
     }
-    if (sched->blocks.free_count > 0)
+    if (blocks_takeable(&sched->blocks) > tenants_kept_blocks(&sched->tenants, seq->tenant))
         return true;
     draft->promised_blocks++;
     return false;
@@ -127,33 +197,25 @@ static bool decode_place(struct sched *sched, struct draft *draft, struct seq *s
 /* Preemption changes `running`, so whose turn it is gets written down first. */
 static void plan_decodes(struct sched *sched, struct draft *draft)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < sched->n_running; i++)
-        if (seq_ready_tokens(sched->running[i]) == 1)
-            sched->scratch[n++] = sched->running[i];
+    uint32_t n = 0, n_blocks = 0;
+    for (uint32_t i = 0; i < sched->n_running; i++) {
+        struct seq *seq = sched->running[i];
+        if (seq_ready_tokens(seq) != 1)
+            continue;
+        sched->scratch[n++] = seq;
+        n_blocks += needs_block(sched, seq);
+    }
+    if (sched->policy->order &&
+        n_blocks + sched->tenants.unused_blocks > blocks_takeable(&sched->blocks))
+        sched->policy->order(sched->policy_state, sched->scratch, n);
     for (uint32_t i = 0; i < n; i++) {
         struct seq *seq = sched->scratch[i];
         if (seq->state == SEQ_RUNNING && decode_place(sched, draft, seq))
-            row_add(sched, draft, seq, 1);
+            row_grant(sched, draft, seq, 1);
     }
 }
 
-static uint32_t chunk_tokens(const struct sched *sched, const struct draft *draft,
-                             const struct seq *seq)
-{
-    return u32_min(u32_min(seq_ready_tokens(seq), sched->limits.chunk_tokens_max),
-                   draft->tokens_left);
-}
-
-/* Chunks need no blocks: admission took those of all known tokens. */
-static void plan_chunks(struct sched *sched, struct draft *draft)
-{
-    for (uint32_t i = 0; i < sched->n_running && draft->tokens_left > 0; i++) {
-        struct seq *seq = sched->running[i];
-        if (seq_ready_tokens(seq) > 1)
-            row_add(sched, draft, seq, chunk_tokens(sched, draft, seq));
-    }
-}
+/* ---- closes, chunks and admissions ---- */
 
 static void plan_closes(struct sched *sched)
 {
@@ -164,82 +226,39 @@ static void plan_closes(struct sched *sched)
     sched->n_owed = 0;
 }
 
-/* Running ones that may be preempted for a waiting one, and the blocks they hold. */
-static uint32_t candidates_paused(struct sched *sched, bool idle, uint32_t *ret_blocks)
+static void plan_grants(struct sched *sched, struct draft *draft)
 {
-    uint32_t n = 0, n_blocks = 0;
-    for (uint32_t i = 0; i < sched->n_running; i++) {
-        struct seq *seq = sched->running[i];
-        if (!seq->paused || row_given(sched, seq))
-            continue;
-        if (!idle && sched->now_ns - seq->paused_since_ns < SCHED_PAUSE_NS)
-            continue;
-        sched->candidates[n++] = seq;
-        n_blocks += sched->blocks.table_counts[seq->slot];
-    }
-    *ret_blocks = n_blocks;
-    return n;
-}
-
-/*
- * The head of the line does not fit. Readers that are slow must not keep everybody else out: if
- * preempting them makes enough room, they go, and the head fits once their blocks are back.
- */
-static void room_make(struct sched *sched, struct draft *draft, struct seq *head, uint32_t n_blocks)
-{
-    bool idle = sched->plan.n_rows == 0 && sched->n_flights == 0;
-    uint32_t held;
-    uint32_t n = candidates_paused(sched, idle, &held);
-    if (n == 0 || blocks_coming(sched, draft) + held < n_blocks)
-        return;
-    while (sched->n_running == sched->limits.slots_max || blocks_coming(sched, draft) < n_blocks) {
-        if (!victim_preempt(sched, draft, n, head))
-            return;
-        n = candidates_paused(sched, idle, &held);
-    }
-}
-
-static void admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32_t n_blocks)
-{
-    DCHECK(draft->promised_blocks == 0);
-    seq_run(sched, seq);
-    sched->opens[sched->plan.n_opens++] =
-        (struct sched_open_row){.id = seq->id,
-                                .slot = seq->slot,
-                                .known_tokens = seq_known_tokens(seq),
-                                .n_blocks = n_blocks,
-                                .blocks_first = blocks_append(sched, seq, n_blocks)};
-    draft->open_tokens_left -= seq_known_tokens(seq);
-    row_add(sched, draft, seq, chunk_tokens(sched, draft, seq));
-}
-
-static void plan_admissions(struct sched *sched, struct draft *draft)
-{
+    const struct sched_policy *policy = sched->policy;
+    void *state = sched->policy_state;
+    policy->begin(state);
     while (draft->tokens_left > 0) {
-        struct seq *head = sched->policy->head(sched->policy_state, sched->now_ns);
-        if (!head)
-            return;
-        if (head->paused) {
-            seq_aside(sched, head);
-            continue;
+        uint32_t n_max;
+        struct seq *seq = policy->next(state, &n_max);
+        if (!seq)
+            break;
+        uint32_t before = draft->tokens_left;
+        enum refusal why;
+        if (seq->state == SEQ_RUNNING) {
+            CHECK(seq->prefilling);
+            chunk_grant(sched, draft, seq, n_max);
+            policy->granted(state, seq, before - draft->tokens_left);
+        } else if (seq->paused) {
+            seq_aside(sched, seq);
+        } else if (seq_admit(sched, draft, seq, n_max, &why)) {
+            policy->granted(state, seq, before - draft->tokens_left);
+        } else {
+            policy->refused(state, seq, why);
         }
-        uint32_t known = seq_known_tokens(head);
-        /* A slot that it still holds: preempted, and a step in flight names it. With two steps in
-         * flight that step has retired by now, so this guards only a longer pipeline. */
-        if (head->slot != SEQ_NO_SLOT || known > draft->open_tokens_left)
-            return;
-        uint32_t n_blocks = blocks_for(&sched->blocks, known + 1);
-        if (sched->n_free_slots == 0 || sched->blocks.free_count < n_blocks) {
-            room_make(sched, draft, head, n_blocks);
-            return;
-        }
-        admit(sched, draft, head, n_blocks);
     }
+    if (policy->end)
+        policy->end(state);
 }
 
 static void plan_commit(struct sched *sched)
 {
     struct sched_plan *plan = &sched->plan;
+    for (uint32_t i = 0; i < plan->n_copies; i++)
+        blocks_let_go(&sched->blocks, plan->copies[i][0]);
     if (plan->n_closes + plan->n_opens + plan->n_rows == 0)
         return;
     plan->step = sched->next_step++;
@@ -254,16 +273,16 @@ const struct sched_plan *sched_plan(struct sched *sched, uint64_t now_ns)
     sched->plan = (struct sched_plan){.closes = sched->plan_closes,
                                       .opens = sched->opens,
                                       .rows = sched->rows,
-                                      .blocks = sched->plan_blocks};
+                                      .blocks = sched->plan_blocks,
+                                      .copies = (const uint32_t(*)[2])sched->copies};
     if (sched->n_flights == SCHED_STEPS_MAX)
         return &sched->plan;
-    struct draft draft = {.tokens_left = sched->limits.step_tokens_max,
+    struct draft draft = {.tokens_left = sched->step_tokens,
                           .open_tokens_left = sched->limits.open_tokens_max};
+    plan_reclaim(sched);
     plan_decodes(sched, &draft);
-    plan_chunks(sched, &draft);
     plan_closes(sched);
-    if (!draft.preempted)
-        plan_admissions(sched, &draft);
+    plan_grants(sched, &draft);
     plan_closes(sched); /* of those that made room */
     plan_commit(sched);
     return &sched->plan;

@@ -3,9 +3,7 @@
  * its end, those that ran before at its front. Whoever was admitted last is preempted first, so the
  * one that has run longest always gets through; slow readers go before everybody.
  */
-#include "sched/policy.h"
-
-#include "sched/seq.h"
+#include "sched/books.h"
 
 #define NOBODY UINT32_MAX
 
@@ -15,8 +13,11 @@ struct link {
 };
 
 struct fcfs {
+    const struct sched *sched;
     uint32_t first, last;
-    struct link links[]; /* [requests_max] */
+    uint32_t next_running; /* of a step: whose chunk comes next */
+    bool is_over;          /* of a step: the head was refused, so nobody else is admitted */
+    struct link links[];   /* [requests_max] */
 };
 
 static size_t fcfs_footprint(const struct sched_limits *limits)
@@ -24,9 +25,10 @@ static size_t fcfs_footprint(const struct sched_limits *limits)
     return sizeof(struct fcfs) + limits->requests_max * sizeof(struct link);
 }
 
-static void fcfs_init(void *state, const struct sched_limits *limits)
+static void fcfs_init(void *state, const struct sched *sched)
 {
     struct fcfs *line = state;
+    line->sched = sched;
     line->first = line->last = NOBODY;
 }
 
@@ -37,19 +39,14 @@ static void line_join(struct fcfs *line, uint32_t before, uint32_t after)
     *(after == NOBODY ? &line->last : &line->links[after].before) = before;
 }
 
-static void fcfs_enqueue(void *state, struct seq *seq, bool front, uint64_t now_ns)
+static void fcfs_enqueue(void *state, struct seq *seq, enum arrival arrival)
 {
     struct fcfs *line = state;
+    bool front = arrival != ARRIVES_NEW;
     uint32_t before = front ? NOBODY : line->last, after = front ? line->first : NOBODY;
     line->links[seq->id].seq = seq;
     line_join(line, before, seq->id);
     line_join(line, seq->id, after);
-}
-
-static struct seq *fcfs_head(void *state, uint64_t now_ns)
-{
-    const struct fcfs *line = state;
-    return line->first == NOBODY ? NULL : line->links[line->first].seq;
 }
 
 static void fcfs_dequeue(void *state, struct seq *seq)
@@ -67,6 +64,41 @@ static void fcfs_charge(void *state, struct seq *seq, uint32_t prefill_tokens,
     /* Nobody pays: that is the policy. */
 }
 
+/* Only the next token: the rest comes when it comes. */
+static uint32_t fcfs_reserve(void *state, const struct seq *seq)
+{
+    return 1;
+}
+
+static void fcfs_begin(void *state)
+{
+    struct fcfs *line = state;
+    line->next_running = 0;
+    line->is_over = false;
+}
+
+/* One chunk for each of the running ones, then the line. */
+static struct seq *fcfs_next(void *state, uint32_t *ret_tokens_max)
+{
+    struct fcfs *line = state;
+    const struct sched *sched = line->sched;
+    *ret_tokens_max = sched->limits.chunk_tokens_max;
+    while (line->next_running < sched->n_running) {
+        struct seq *seq = sched->running[line->next_running++];
+        if (seq->prefilling && !row_given(sched, seq))
+            return seq;
+    }
+    return line->is_over || line->first == NOBODY ? NULL : line->links[line->first].seq;
+}
+
+static void fcfs_granted(void *state, struct seq *seq, uint32_t n_tokens) {}
+
+static void fcfs_refused(void *state, struct seq *seq, enum refusal why)
+{
+    struct fcfs *line = state;
+    line->is_over = true;
+}
+
 static struct seq *fcfs_victim(void *state, struct seq *const *running, uint32_t n,
                                struct seq *needy)
 {
@@ -81,8 +113,12 @@ const struct sched_policy policy_fcfs = {
     .footprint = fcfs_footprint,
     .init = fcfs_init,
     .enqueue = fcfs_enqueue,
-    .head = fcfs_head,
     .dequeue = fcfs_dequeue,
     .charge = fcfs_charge,
+    .reserve = fcfs_reserve,
+    .begin = fcfs_begin,
+    .next = fcfs_next,
+    .granted = fcfs_granted,
+    .refused = fcfs_refused,
     .victim = fcfs_victim,
 };

@@ -59,7 +59,7 @@ struct prefix {
     uint32_t over_first, over_last; /* domains */
     uint32_t first, last;           /* cached blocks of all, least recently used first */
     uint32_t n_listed, n_cached, n_domains;
-    uint64_t hits_total, misses_total, evicted_total; /* blocks */
+    uint64_t evicted_total;
 };
 
 size_t prefix_footprint(const struct sched_limits *limits);
@@ -72,13 +72,16 @@ void prefix_reset(struct prefix *prefix);
 uint32_t prefix_find(const struct prefix *prefix, uint64_t domain,
                      const struct sched_digest *digest);
 
-/* How many of the digests [n], from the first on, are listed. */
+/* How many of the digests [n], from the first on, are listed; and by which blocks [n]. */
 uint32_t prefix_match(const struct prefix *prefix, uint64_t domain,
-                      const struct sched_digest *digests, uint32_t n);
+                      const struct sched_digest *digests, uint32_t n, uint32_t *ret_blocks);
 
-/* Lists a block that a table names. False when the digest is listed already, or the domain is 0. */
-bool prefix_list(struct prefix *prefix, uint32_t block, uint64_t domain, uint32_t quota_blocks,
-                 const struct sched_digest *digest);
+/* The digest of what a block that is not listed will hold. */
+void prefix_name(struct prefix *prefix, uint32_t block, const struct sched_digest *digest);
+
+/* Lists a named block that a table names. False when its digest is listed already, or the domain
+ * is 0. */
+bool prefix_list(struct prefix *prefix, uint32_t block, uint64_t domain, uint32_t quota_blocks);
 
 static inline bool prefix_is_listed(const struct prefix *prefix, uint32_t block)
 {

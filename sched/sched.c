@@ -7,6 +7,7 @@
 #define SLOTS_LIMIT (1u << 20)
 #define BLOCKS_LIMIT (1u << 28)
 #define TOKENS_LIMIT (1u << 28)
+#define TENANTS_LIMIT (1u << 20)
 
 #define RETRY_MIN_NS 100000000ull
 #define RETRY_MAX_NS 30000000000ull
@@ -29,9 +30,22 @@ static void *carve_take(struct carve *carve, size_t size_bytes)
 
 struct pieces {
     struct sched *sched;
-    void *policy, *blocks, *deadlines;
+    void *policy, *blocks, *deadlines, *tenants;
     sched_id *flight_rows[SCHED_STEPS_MAX];
+    uint32_t *flight_ends[SCHED_STEPS_MAX];
 };
+
+static size_t table_max(const struct sched_limits *limits)
+{
+    return div_up_u32(limits->context_tokens, limits->block_tokens);
+}
+
+/* Each block is taken at most once in a step; besides, each open may name blocks that others read,
+ * as many as the known tokens of all opens fill. */
+static size_t plan_blocks_max(const struct sched_limits *limits)
+{
+    return (size_t)limits->blocks_count + limits->open_tokens_max / limits->block_tokens;
+}
 
 /* The whole memory of a scheduler, in one place: footprint and open cannot disagree. */
 static struct pieces pieces_carve(struct carve *carve, const struct sched_limits *limits,
@@ -50,14 +64,19 @@ static struct pieces pieces_carve(struct carve *carve, const struct sched_limits
     sched->plan_closes = carve_take(carve, slots * sizeof *sched->plan_closes);
     sched->opens = carve_take(carve, slots * sizeof *sched->opens);
     sched->rows = carve_take(carve, slots * sizeof *sched->rows);
-    sched->plan_blocks = carve_take(carve, limits->blocks_count * sizeof *sched->plan_blocks);
+    sched->plan_blocks = carve_take(carve, plan_blocks_max(limits) * sizeof *sched->plan_blocks);
+    sched->copies = carve_take(carve, slots * sizeof *sched->copies);
+    sched->matched = carve_take(carve, table_max(limits) * sizeof *sched->matched);
     sched->scratch = carve_take(carve, slots * sizeof *sched->scratch);
     sched->candidates = carve_take(carve, slots * sizeof *sched->candidates);
-    for (uint32_t i = 0; i < SCHED_STEPS_MAX; i++)
+    for (uint32_t i = 0; i < SCHED_STEPS_MAX; i++) {
         pieces.flight_rows[i] = carve_take(carve, slots * sizeof(sched_id));
+        pieces.flight_ends[i] = carve_take(carve, slots * sizeof(uint32_t));
+    }
     pieces.policy = carve_take(carve, policy->footprint(limits));
     pieces.blocks = carve_take(carve, blocks_footprint(limits));
     pieces.deadlines = carve_take(carve, deadlines_footprint(limits->requests_max));
+    pieces.tenants = carve_take(carve, tenants_footprint(limits));
     return pieces;
 }
 
@@ -103,6 +122,7 @@ static enum status limits_check(const struct sched_limits *l, struct error *erro
         {"step_tokens_max", "slots_max", l->step_tokens_max, l->slots_max},
         {"step_rows_max", "slots_max", l->step_rows_max, l->slots_max},
         {"open_tokens_max", "context_tokens", l->open_tokens_max, l->context_tokens},
+        {"TENANTS_LIMIT", "tenants_max", TENANTS_LIMIT, l->tenants_max},
     };
     enum status status = STATUS_OK;
     for (size_t i = 0; i < array_count(ranges) && status == STATUS_OK; i++)
@@ -146,11 +166,15 @@ enum status sched_open(const struct sched_limits *limits, const struct sched_pol
         sched->free_ids[i] = limits->requests_max - 1 - i;
         sched->seqs[i] = (struct seq){.id = i, .slot = SEQ_NO_SLOT};
     }
-    for (uint32_t i = 0; i < SCHED_STEPS_MAX; i++)
+    for (uint32_t i = 0; i < SCHED_STEPS_MAX; i++) {
         sched->flights[i].rows = pieces.flight_rows[i];
+        sched->flights[i].ends = pieces.flight_ends[i];
+    }
+    sched->step_tokens = limits->step_tokens_max;
+    tenants_init(&sched->tenants, limits, pieces.tenants);
     blocks_init(&sched->blocks, limits, pieces.blocks);
     deadlines_init(&sched->deadlines, limits->requests_max, pieces.deadlines);
-    policy->init(sched->policy_state, limits);
+    policy->init(sched->policy_state, sched);
     sched_slots_reset(sched);
     flights_reset(sched);
     *ret_sched = sched;
@@ -160,6 +184,30 @@ enum status sched_open(const struct sched_limits *limits, const struct sched_pol
 void sched_close(struct sched *sched)
 {
     free(sched);
+}
+
+enum status sched_set_tenants(struct sched *sched, const struct tenant_table *table,
+                              struct error *error)
+{
+    enum status status = tenants_check(table, &sched->limits, error);
+    if (status != STATUS_OK)
+        return status;
+    if (table->n_rows < sched->tenants.count)
+        return error_field(error, "tenants",
+                           "tenants: the table has %u rows and the one before %u; a tenant that "
+                           "goes is closed, not left out",
+                           table->n_rows, sched->tenants.count);
+    tenants_replace(&sched->tenants, table);
+    tenants_recount(sched);
+    if (sched->policy->tenants_changed)
+        sched->policy->tenants_changed(sched->policy_state);
+    return STATUS_OK;
+}
+
+void sched_set_step_tokens(struct sched *sched, uint32_t n_tokens)
+{
+    n_tokens = u32_max(n_tokens, sched->limits.slots_max);
+    sched->step_tokens = u32_min(n_tokens, sched->limits.step_tokens_max);
 }
 
 /* Half of the line has moved on by then, at the rate at which requests ended lately. */
@@ -227,6 +275,27 @@ static enum status fit_check(const struct sched *sched, const struct sched_submi
     return STATUS_OK;
 }
 
+static enum status tenant_check(const struct sched *sched,
+                                const struct sched_submission *submission, struct error *error)
+{
+    const struct tenants *tenants = &sched->tenants;
+    if (submission->tenant >= tenants->count)
+        return error_field(error, "tenant", "there is no tenant %u; the table has %u rows",
+                           submission->tenant, tenants->count);
+    const struct tenant *tenant = &tenants->rows[submission->tenant];
+    if (tenant->has_children)
+        return error_field(error, "tenant",
+                           "tenant %u has tenants below it; a request comes from one of them",
+                           submission->tenant);
+    for (const struct tenant *t = tenant; t; t = tenant_above(tenants, t))
+        if (t->closed)
+            return error_set(error, STATUS_DENIED, "tenant %u is closed for new requests",
+                             (uint32_t)(t - tenants->rows));
+    if (submission->class > CLASS_DEFAULT)
+        return error_field(error, "class", "there is no class %d", (int)submission->class);
+    return STATUS_OK;
+}
+
 static enum status room_check(const struct sched *sched, struct error *error)
 {
     if (sched->n_waiting_new < sched->limits.waiting_max && sched->n_free_ids > 0)
@@ -246,7 +315,9 @@ enum status sched_submit(struct sched *sched, const struct sched_submission *sub
                          uint64_t now_ns, sched_id *ret_id, struct error *error)
 {
     books_tick(sched, now_ns);
-    enum status status = fit_check(sched, submission, error);
+    enum status status = tenant_check(sched, submission, error);
+    if (status == STATUS_OK)
+        status = fit_check(sched, submission, error);
     if (status != STATUS_OK)
         return status;
     if (submission->deadline_ns <= sched->now_ns)
@@ -267,14 +338,22 @@ enum status sched_submit(struct sched *sched, const struct sched_submission *sub
     *seq = (struct seq){.request_id = submission->request_id,
                         .deadline_ns = submission->deadline_ns,
                         .cache_domain = submission->cache_domain,
+                        .cache_readonly = submission->cache_readonly,
+                        .digests = submission->digests,
+                        .n_digests = submission->cache_domain ? submission->n_digests : 0,
                         .tenant = submission->tenant,
-                        .class = submission->class,
+                        .class = submission->class != CLASS_DEFAULT
+                                     ? submission->class
+                                     : sched->tenants.rows[submission->tenant].class,
+                        .number = ++sched->submitted_total,
                         .prompt_tokens = submission->prompt_tokens,
                         .output_tokens_max = submission->output_tokens_max,
                         .id = id,
                         .slot = SEQ_NO_SLOT};
     deadlines_add(&sched->deadlines, id, seq->deadline_ns);
-    seq_wait(sched, seq, false);
+    seq->matched_blocks = prefix_match(&sched->blocks.prefix, seq->cache_domain, seq->digests,
+                                       seq->n_digests, sched->matched);
+    seq_wait(sched, seq, ARRIVES_NEW);
     *ret_id = id;
     return STATUS_OK;
 }
@@ -306,8 +385,9 @@ void sched_pause(struct sched *sched, sched_id id, bool paused)
         return;
     seq->paused = paused;
     seq->paused_since_ns = sched->now_ns;
+    seq_prefilling_update(sched, seq);
     if (!paused && seq->state == SEQ_WAITING && !seq->in_line)
-        seq_wait(sched, seq, true);
+        seq_wait(sched, seq, ARRIVES_RESUMED);
 }
 
 bool sched_sampled(struct sched *sched, uint64_t step, sched_id id, bool finished)
@@ -325,15 +405,20 @@ bool sched_sampled(struct sched *sched, uint64_t step, sched_id id, bool finishe
         return false;
     }
     seq->sampled_tokens++;
+    struct tenants *tenants = &sched->tenants;
+    for (struct tenant *t = &tenants->rows[seq->tenant]; t; t = tenant_above(tenants, t))
+        t->output_tokens_total++;
     sched->policy->charge(sched->policy_state, seq, 0, 1);
     if (finished || seq->sampled_tokens == seq->output_tokens_max)
         seq_end(sched, seq);
     return true;
 }
 
-static void row_retired(struct sched *sched, struct seq *seq, uint64_t step)
+static void row_retired(struct sched *sched, struct seq *seq, uint64_t step, uint32_t end)
 {
     CHECK(seq->rows_in_flight > 0);
+    seq->computed_tokens = end;
+    seq_list_blocks(sched, seq);
     if (seq->n_pending > 0 && seq->pending_steps[0] == step) {
         CHECK(seq_over(seq)); /* a live one would lose a token */
         seq->n_pending--;
@@ -350,17 +435,26 @@ void sched_retired(struct sched *sched, uint64_t step, uint64_t now_ns)
     CHECK(sched->n_flights > 0 && sched->flights[0].step == step);
     struct flight flight = sched->flights[0];
     for (uint32_t i = 0; i < flight.n_rows; i++)
-        row_retired(sched, &sched->seqs[flight.rows[i]], step);
+        row_retired(sched, &sched->seqs[flight.rows[i]], step, flight.ends[i]);
     sched->n_flights--;
     memmove(sched->flights, sched->flights + 1, sched->n_flights * sizeof *sched->flights);
-    sched->flights[sched->n_flights] = (struct flight){.rows = flight.rows};
+    sched->flights[sched->n_flights] = (struct flight){.rows = flight.rows, .ends = flight.ends};
     end_rate_learn(sched);
 }
 
 void sched_block_filled(struct sched *sched, sched_id id, uint32_t block_index,
                         const struct sched_digest *digest)
 {
-    seq_live(sched, id);
+    struct seq *seq = seq_live(sched, id);
+    uint32_t end = (block_index + 1) * sched->limits.block_tokens;
+    if (seq->state != SEQ_RUNNING || seq->cache_domain == 0 || seq->cache_readonly ||
+        block_index != seq->named_blocks || end > seq_known_tokens(seq) ||
+        block_index >= sched->blocks.table_counts[seq->slot])
+        return;
+    uint32_t block = blocks_table(&sched->blocks, seq->slot)[block_index];
+    prefix_name(&sched->blocks.prefix, block, digest);
+    seq->named_blocks++;
+    seq_list_blocks(sched, seq);
 }
 
 bool sched_next_ended(struct sched *sched, struct sched_ended *ret_ended)
@@ -376,7 +470,9 @@ bool sched_next_ended(struct sched *sched, struct sched_ended *ret_ended)
     *ret_ended = (struct sched_ended){.id = seq->id,
                                       .request_id = seq->request_id,
                                       .prompt_computed_tokens =
-                                          u32_min(seq->planned_high_tokens, seq->prompt_tokens),
+                                          u32_min(seq->planned_high_tokens, seq->prompt_tokens) -
+                                          seq->cached_tokens,
+                                      .cached_tokens = seq->cached_tokens,
                                       .recomputed_tokens = seq->recomputed_tokens,
                                       .preempted_count = seq->preempted_count};
     return true;
@@ -408,23 +504,47 @@ void sched_replay(struct sched *sched)
     for (uint32_t slot = 0; slot < sched->limits.slots_max; slot++)
         if (sched->slots[slot].held)
             seq_release(sched, &sched->seqs[sched->slots[slot].holder]);
-    CHECK(sched->blocks.free_count == sched->blocks.count && sched->releasing_blocks == 0);
+    CHECK(blocks_takeable(&sched->blocks) == sched->blocks.count && sched->releasing_blocks == 0);
     blocks_reset(&sched->blocks);
     sched_slots_reset(sched);
 }
 
 void sched_stats(const struct sched *sched, struct sched_stats *ret_stats)
 {
-    *ret_stats = (struct sched_stats){.waiting = sched->n_waiting,
-                                      .running = sched->n_running,
-                                      .steps_in_flight = sched->n_flights,
-                                      .blocks_free = sched->blocks.free_count,
-                                      .blocks_used = sched->blocks.count - sched->blocks.free_count,
-                                      .blocks_count = sched->blocks.count,
-                                      .preempted_total = sched->preempted_total,
-                                      .admitted_total = sched->admitted_total,
-                                      .ended_total = sched->ended_total,
-                                      .recomputed_tokens_total = sched->recomputed_tokens_total,
-                                      .dropped_total = sched->dropped_total,
-                                      .unexpected_total = sched->unexpected_total};
+    *ret_stats =
+        (struct sched_stats){.waiting = sched->n_waiting,
+                             .running = sched->n_running,
+                             .steps_in_flight = sched->n_flights,
+                             .blocks_free = sched->blocks.free_count,
+                             .blocks_used = sched->blocks.count - blocks_takeable(&sched->blocks),
+                             .blocks_cached = sched->blocks.prefix.n_cached,
+                             .cached_tokens_total = sched->cached_tokens_total,
+                             .evicted_blocks_total = sched->blocks.prefix.evicted_total,
+                             .blocks_count = sched->blocks.count,
+                             .preempted_total = sched->preempted_total,
+                             .admitted_total = sched->admitted_total,
+                             .ended_total = sched->ended_total,
+                             .recomputed_tokens_total = sched->recomputed_tokens_total,
+                             .dropped_total = sched->dropped_total,
+                             .unexpected_total = sched->unexpected_total};
+}
+
+bool sched_tenant_stats(const struct sched *sched, uint32_t tenant,
+                        struct sched_tenant_stats *ret_stats)
+{
+    if (tenant >= sched->tenants.count)
+        return false;
+    const struct tenant *t = &sched->tenants.rows[tenant];
+    *ret_stats = (struct sched_tenant_stats){.waiting = t->n_waiting,
+                                             .running = t->n_running,
+                                             .blocks = t->blocks,
+                                             .blocks_reserved = t->reserved_blocks,
+                                             .blocks_limit = t->limit_blocks,
+                                             .prefill_tokens_total = t->prefill_tokens_total,
+                                             .output_tokens_total = t->output_tokens_total,
+                                             .cached_tokens_total = t->cached_tokens_total,
+                                             .recomputed_tokens_total = t->recomputed_tokens_total,
+                                             .admitted_total = t->admitted_total,
+                                             .preempted_total = t->preempted_total};
+    return true;
 }

@@ -24,7 +24,9 @@
  * first `prompt_tokens + sampled_tokens` are known. Positions below `planned_tokens` are computed,
  * or will be by a step in flight. A row that reaches the last known token samples the next one.
  * While n samples are pending, planned = known - 1 + n: a decoding sequence runs at most n tokens
- * ahead of what is known, and a sequence in prefill has none pending.
+ * ahead of what is known, and a sequence in prefill has none pending. Positions that the prefix
+ * cache holds count as planned when the sequence is opened; the last known one is never among them,
+ * since it takes a computed position to sample from.
  *
  * Owner: the scheduler. A policy reads all of it and writes none.
  */
@@ -41,10 +43,14 @@ struct seq {
     uint64_t request_id;
     uint64_t deadline_ns;
     uint64_t cache_domain;
+    const struct sched_digest *digests; /* [n_digests] its owner's, while it is not over */
+    uint32_t n_digests;
     uint32_t tenant;
-    enum sched_class class;
+    enum sched_class class; /* never CLASS_DEFAULT */
+    bool cache_readonly;
     uint32_t prompt_tokens;
     uint32_t output_tokens_max;
+    uint64_t number; /* of submissions, this is the n-th */
 
     /* Where it is. */
     sched_id id;
@@ -57,16 +63,25 @@ struct seq {
 
     /* How far it is. */
     uint32_t sampled_tokens;      /* that count */
-    uint32_t planned_tokens;      /* since it was opened last */
+    uint32_t planned_tokens;      /* since it was opened last; begins with what was cached */
     uint32_t planned_high_tokens; /* the most that planned_tokens ever was */
     uint32_t recomputed_tokens;   /* planned below the high mark */
+    uint32_t cached_tokens;       /* found in the cache above the high mark */
     uint32_t preempted_count;
+    bool prefilling; /* runs, is not paused, has more than one known token to plan */
+
+    /* Its blocks in the prefix cache, since it was opened last; the first ones of its table. */
+    uint32_t matched_blocks;  /* at the last look-up: the first of its digests that are listed */
+    uint32_t computed_tokens; /* by steps that have retired */
+    uint32_t named_blocks;    /* whose digest is known: of the prompt, then told by its owner */
+    uint32_t listed_blocks;   /* that are computed, and listed unless somebody else's is */
 
     /* What is in flight. */
     uint32_t rows_in_flight;                 /* rows of steps that have not retired */
     uint32_t n_pending;                      /* sampling rows whose token was not reported */
     uint64_t pending_steps[SCHED_STEPS_MAX]; /* [n_pending] their steps, oldest first */
     uint64_t row_step;                       /* the last step that was given a row of it */
+    uint32_t row_at;                         /* the place of that row in its step */
 };
 
 static inline uint32_t seq_known_tokens(const struct seq *seq)

@@ -70,6 +70,8 @@ struct tenant {
     uint32_t n_prefilling;     /* of the running: known tokens are left to plan */
     uint32_t blocks;           /* entries of its sequences' block tables */
     uint32_t releasing_blocks; /* of them: given back when steps in flight retire */
+    uint32_t promised_blocks;  /* kept for what its running sequences will sample; of the step.. */
+    uint64_t promised_step;    /* .. with this number, else none */
     uint64_t prefill_tokens_total, output_tokens_total; /* service: what was charged */
     uint64_t cached_tokens_total, recomputed_tokens_total;
     uint64_t admitted_total, preempted_total;
@@ -101,8 +103,11 @@ static inline struct tenant *tenant_above(const struct tenants *tenants, const s
 void tenants_blocks_add(struct tenants *tenants, uint32_t tenant, uint32_t n);
 void tenants_blocks_remove(struct tenants *tenants, uint32_t tenant, uint32_t n);
 
-/* Blocks that are free but kept for others than `tenant`. */
+/* Blocks that are kept for others than `tenant`, used or not. */
 uint32_t tenants_kept_blocks(const struct tenants *tenants, uint32_t tenant);
 
-/* Blocks that the path's limits still allow; blocks that are on their way back count as given. */
-uint32_t tenants_room_blocks(const struct tenants *tenants, uint32_t tenant);
+/* The lowest row of the path whose limit does not allow n blocks more; NULL when all do. */
+struct tenant *tenants_full_row(const struct tenants *tenants, uint32_t tenant, uint32_t n);
+
+/* Whether `tenant` is `row` or below it. */
+bool tenants_is_below(const struct tenants *tenants, uint32_t tenant, const struct tenant *row);

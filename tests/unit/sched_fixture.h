@@ -129,6 +129,14 @@ static inline uint64_t step_whole(struct fixture *f)
     return number;
 }
 
+/* Whom the policy would admit next. */
+static inline struct seq *line_head(struct fixture *f)
+{
+    uint32_t tokens_max;
+    f->sched->policy->begin(f->sched->policy_state);
+    return f->sched->policy->next(f->sched->policy_state, &tokens_max);
+}
+
 static inline void cancel(struct fixture *f, sched_id id)
 {
     sched_cancel(f->sched, id);

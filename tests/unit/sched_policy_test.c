@@ -5,53 +5,77 @@
 
 static struct seq seqs[SEQS];
 
+static struct sched quiet; /* nobody runs */
+
 static void *line_open(void)
 {
-    struct sched_limits limits = {.requests_max = SEQS};
-    void *line = calloc(1, policy_fcfs.footprint(&limits));
-    policy_fcfs.init(line, &limits);
+    quiet = (struct sched){.limits = {.requests_max = SEQS, .chunk_tokens_max = 7}};
+    void *line = calloc(1, policy_fcfs.footprint(&quiet.limits));
+    policy_fcfs.init(line, &quiet);
     for (uint32_t i = 0; i < SEQS; i++)
         seqs[i] = (struct seq){.id = i};
     return line;
 }
 
+static struct seq *first_of(void *line)
+{
+    uint32_t tokens_max = 0;
+    policy_fcfs.begin(line);
+    struct seq *head = policy_fcfs.next(line, &tokens_max);
+    assert_int_equal(tokens_max, 7);
+    return head;
+}
+
 static void line_is(void *line, const char *ids)
 {
     for (const char *id = ids; *id; id++) {
-        struct seq *head = policy_fcfs.head(line, 0);
+        struct seq *head = first_of(line);
         assert_non_null(head);
         assert_int_equal(head->id, *id - '0');
         policy_fcfs.dequeue(line, head);
     }
-    assert_null(policy_fcfs.head(line, 0));
+    assert_null(first_of(line));
     free(line);
 }
 
 static void first_come_first_served(void **state)
 {
     void *line = line_open();
-    assert_null(policy_fcfs.head(line, 0));
+    assert_null(first_of(line));
     for (uint32_t i = 0; i < 4; i++)
-        policy_fcfs.enqueue(line, &seqs[i], false, 0);
-    policy_fcfs.enqueue(line, &seqs[5], true, 0);
-    policy_fcfs.enqueue(line, &seqs[4], true, 0);
+        policy_fcfs.enqueue(line, &seqs[i], ARRIVES_NEW);
+    policy_fcfs.enqueue(line, &seqs[5], ARRIVES_PREEMPTED);
+    policy_fcfs.enqueue(line, &seqs[4], ARRIVES_RESUMED);
     line_is(line, "450123");
+}
+
+/* Whoever is refused keeps all behind him out for this step, and is asked again in the next. */
+static void the_head_keeps_others_out(void **state)
+{
+    void *line = line_open();
+    uint32_t tokens_max;
+    policy_fcfs.enqueue(line, &seqs[2], ARRIVES_NEW);
+    policy_fcfs.enqueue(line, &seqs[3], ARRIVES_NEW);
+    assert_ptr_equal(first_of(line), &seqs[2]);
+    policy_fcfs.refused(line, &seqs[2], REFUSED_BLOCKS);
+    assert_null(policy_fcfs.next(line, &tokens_max));
+    line_is(line, "23");
 }
 
 static void leaving_from_anywhere(void **state)
 {
     void *line = line_open();
     for (uint32_t i = 0; i < SEQS; i++)
-        policy_fcfs.enqueue(line, &seqs[i], false, 0);
+        policy_fcfs.enqueue(line, &seqs[i], ARRIVES_NEW);
     policy_fcfs.dequeue(line, &seqs[0]);
     policy_fcfs.dequeue(line, &seqs[3]);
     policy_fcfs.dequeue(line, &seqs[5]);
-    policy_fcfs.enqueue(line, &seqs[3], false, 0);
-    policy_fcfs.enqueue(line, &seqs[0], true, 0);
+    policy_fcfs.enqueue(line, &seqs[3], ARRIVES_NEW);
+    policy_fcfs.enqueue(line, &seqs[0], ARRIVES_PREEMPTED);
     line_is(line, "01243");
 
     line = line_open();
-    policy_fcfs.enqueue(line, &seqs[2], true, 0);
+    policy_fcfs.enqueue(line, &seqs[2], ARRIVES_PREEMPTED);
     policy_fcfs.dequeue(line, &seqs[2]);
     line_is(line, "");
 }
@@ -179,6 +203,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(first_come_first_served),
+        cmocka_unit_test(the_head_keeps_others_out),
         cmocka_unit_test(leaving_from_anywhere),
         cmocka_unit_test(victim_is_a_paused_one_or_the_last),
         cmocka_unit_test(tokens_are_charged_once),

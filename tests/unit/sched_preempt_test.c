@@ -292,7 +292,7 @@ static void preempted_wait_in_order(void **state)
     assert_int_equal(state_of(&f, b), SEQ_RUNNING);
     assert_int_equal(state_of(&f, c), SEQ_WAITING);
     assert_int_equal(state_of(&f, d), SEQ_WAITING);
-    assert_ptr_equal(policy_fcfs.head(f.sched->policy_state, 0), &f.sched->seqs[c]);
+    assert_ptr_equal(line_head(&f), &f.sched->seqs[c]);
     fixture_close(&f);
 }
 

@@ -1,0 +1,200 @@
+/*
+ * Who joins: what a waiting sequence needs, whether it is there, and the open that says so.
+ *
+ * Room is counted in blocks that can be taken: free ones and cached ones. Out of it stay those that
+ * other tenants have reserved, and those that the running ones will need for the output that the
+ * policy predicts; so a good prediction means no preemption, and a bad one costs a preemption, not
+ * correctness.
+ */
+#include "sched/books.h"
+
+/* A sequence may not be expected to grow further than it may. */
+static uint32_t reserve_tokens(const struct sched *sched, const struct seq *seq)
+{
+    uint32_t left = seq->prompt_tokens + seq->output_tokens_max - seq_known_tokens(seq);
+    return u32_min(sched->policy->reserve(sched->policy_state, seq), u32_max(left, 1));
+}
+
+/*
+ * The last known token is computed in any case: its position gives the first sample. When the cache
+ * holds even that, its block would be written, so it is copied first.
+ */
+struct need need_of(struct sched *sched, struct seq *seq, bool looks_up)
+{
+    const struct blocks *blocks = &sched->blocks;
+    struct need need = {.known_tokens = seq_known_tokens(seq), .copy_block = PREFIX_NONE};
+    uint32_t first_blocks = blocks_for(blocks, need.known_tokens + 1), cached = 0;
+    if (looks_up)
+        seq->matched_blocks = prefix_match(&blocks->prefix, seq->cache_domain, seq->digests,
+                                           seq->n_digests, sched->matched);
+    need.cached_tokens = u32_min(seq->matched_blocks * blocks->block_tokens, need.known_tokens - 1);
+    need.shared_blocks = need.cached_tokens / blocks->block_tokens;
+    for (uint32_t i = 0; looks_up && i < seq->matched_blocks; i++)
+        cached += blocks->blocks[sched->matched[i]].references == 0;
+    if (looks_up && need.cached_tokens % blocks->block_tokens)
+        need.copy_block = sched->matched[need.shared_blocks];
+    need.new_blocks = first_blocks - need.shared_blocks;
+    need.later_blocks =
+        blocks_for(blocks, need.known_tokens + reserve_tokens(sched, seq)) - first_blocks;
+    need.cost_blocks = need.new_blocks + need.later_blocks + cached;
+    return need;
+}
+
+void draft_reserve(struct sched *sched, struct draft *draft)
+{
+    struct tenants *tenants = &sched->tenants;
+    draft->reserved_counted = true;
+    draft->reserved_blocks = 0;
+    for (uint32_t i = 0; i < sched->n_running; i++) {
+        struct seq *seq = sched->running[i];
+        if (seq->paused)
+            continue;
+        uint32_t reserve = reserve_tokens(sched, seq);
+        uint32_t want = blocks_for(&sched->blocks, seq_known_tokens(seq) + reserve);
+        uint32_t have = sched->blocks.table_counts[seq->slot];
+        if (reserve <= 1 || want <= have)
+            continue;
+        draft->reserved_blocks += want - have;
+        for (struct tenant *t = &tenants->rows[seq->tenant]; t; t = tenant_above(tenants, t)) {
+            t->promised_blocks =
+                (t->promised_step == sched->next_step ? t->promised_blocks : 0) + (want - have);
+            t->promised_step = sched->next_step;
+        }
+    }
+}
+
+uint32_t blocks_admissible(const struct sched *sched, const struct draft *draft, uint32_t tenant)
+{
+    uint32_t takeable = blocks_takeable(&sched->blocks);
+    uint32_t out = tenants_kept_blocks(&sched->tenants, tenant) + draft->reserved_blocks;
+    return takeable > out ? takeable - out : 0;
+}
+
+/* The limits of the path, less what its running ones are expected to take. */
+static bool limits_allow(const struct sched *sched, const struct seq *seq, uint32_t n_blocks)
+{
+    const struct tenants *tenants = &sched->tenants;
+    for (const struct tenant *t = &tenants->rows[seq->tenant]; t; t = tenant_above(tenants, t)) {
+        uint32_t promised = t->promised_step == sched->next_step ? t->promised_blocks : 0;
+        if ((uint64_t)t->blocks + promised + n_blocks > t->limit_blocks)
+            return false;
+    }
+    return true;
+}
+
+/* Running ones that may be preempted for a waiting one, and the blocks they hold. */
+static uint32_t candidates_paused(struct sched *sched, bool idle, uint32_t *ret_blocks)
+{
+    uint32_t n = 0, n_blocks = 0;
+    for (uint32_t i = 0; i < sched->n_running; i++) {
+        struct seq *seq = sched->running[i];
+        if (!seq->paused || row_given(sched, seq))
+            continue;
+        if (!idle && sched->now_ns - seq->paused_since_ns < SCHED_PAUSE_NS)
+            continue;
+        sched->candidates[n++] = seq;
+        n_blocks += sched->blocks.table_counts[seq->slot];
+    }
+    *ret_blocks = n_blocks;
+    return n;
+}
+
+/*
+ * The head of the line does not fit. Readers that are slow must not keep everybody else out: if
+ * preempting them makes enough room, they go, and the head fits once their blocks are back. What
+ * they are expected to sample keeps nobody out: they do not sample.
+ */
+static void room_make(struct sched *sched, struct draft *draft, struct seq *head, uint32_t n_blocks)
+{
+    bool idle = sched->plan.n_rows == 0 && sched->n_flights == 0;
+    uint32_t held;
+    uint32_t n = candidates_paused(sched, idle, &held);
+    if (n == 0 || blocks_coming(sched, draft, head->tenant) + held < n_blocks)
+        return;
+    while (sched->n_running == sched->limits.slots_max ||
+           blocks_coming(sched, draft, head->tenant) < n_blocks) {
+        if (!victim_preempt(sched, draft, n, head))
+            return;
+        n = candidates_paused(sched, idle, &held);
+    }
+}
+
+static void blocks_copy(struct sched *sched, uint32_t from, uint32_t to)
+{
+    uint32_t(*copy)[2] = &sched->copies[sched->plan.n_copies++];
+    (*copy)[0] = from;
+    (*copy)[1] = to;
+}
+
+/* Shares what is listed, takes the others; all of them are the open's. */
+static uint32_t table_fill(struct sched *sched, const struct seq *seq, const struct need *need)
+{
+    uint32_t first = sched->plan.n_blocks;
+    uint32_t *ret_blocks = sched->plan_blocks + first;
+    for (uint32_t i = 0; i < need->shared_blocks; i++) {
+        blocks_share(&sched->blocks, seq->slot, sched->matched[i]);
+        ret_blocks[i] = sched->matched[i];
+    }
+    ret_blocks += need->shared_blocks;
+    /* Held, lest it be evicted for the blocks that are taken now; plan.c lets it go. */
+    if (need->copy_block != PREFIX_NONE)
+        blocks_hold(&sched->blocks, need->copy_block);
+    blocks_take(&sched->blocks, seq->slot, seq->id, need->new_blocks, ret_blocks);
+    if (need->copy_block != PREFIX_NONE)
+        blocks_copy(sched, need->copy_block, ret_blocks[0]);
+    uint32_t n = need->shared_blocks + need->new_blocks;
+    tenants_blocks_add(&sched->tenants, seq->tenant, n);
+    sched->plan.n_blocks += n;
+    return first;
+}
+
+static void seq_open(struct sched *sched, struct draft *draft, struct seq *seq,
+                     const struct need *need)
+{
+    seq_run(sched, seq, need->cached_tokens);
+    uint32_t first = table_fill(sched, seq, need);
+    sched->opens[sched->plan.n_opens++] =
+        (struct sched_open_row){.id = seq->id,
+                                .slot = seq->slot,
+                                .known_tokens = need->known_tokens,
+                                .cached_tokens = need->cached_tokens,
+                                .n_blocks = need->shared_blocks + need->new_blocks,
+                                .blocks_first = first};
+    draft->open_tokens_left -= need->known_tokens;
+    draft->reserved_blocks += need->later_blocks;
+    struct tenants *tenants = &sched->tenants;
+    for (struct tenant *t = &tenants->rows[seq->tenant]; t; t = tenant_above(tenants, t)) {
+        t->promised_blocks =
+            (t->promised_step == sched->next_step ? t->promised_blocks : 0) + need->later_blocks;
+        t->promised_step = sched->next_step;
+    }
+}
+
+bool seq_admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32_t tokens_max,
+               enum refusal *ret_why)
+{
+    *ret_why = REFUSED_STEP;
+    /* A slot that it still holds: preempted, and a step in flight names it. With two steps in
+     * flight that step has retired by now, so this guards only a longer pipeline. */
+    if (draft->preempted || draft->promised_blocks > 0 || seq->slot != SEQ_NO_SLOT ||
+        seq_known_tokens(seq) > draft->open_tokens_left)
+        return false;
+    if (!draft->reserved_counted)
+        draft_reserve(sched, draft);
+    struct need need = need_of(sched, seq, true);
+    if (sched->n_free_slots == 0) {
+        room_make(sched, draft, seq, need.cost_blocks);
+        return false;
+    }
+    *ret_why = REFUSED_LIMIT;
+    if (!limits_allow(sched, seq, need.shared_blocks + need.new_blocks + need.later_blocks))
+        return false;
+    *ret_why = REFUSED_BLOCKS;
+    if (blocks_admissible(sched, draft, seq->tenant) < need.cost_blocks) {
+        room_make(sched, draft, seq, need.cost_blocks);
+        return false;
+    }
+    seq_open(sched, draft, seq, &need);
+    chunk_grant(sched, draft, seq, tokens_max);
+    return true;
+}
