@@ -2,11 +2,17 @@
  * chat: from messages to the pieces of a prompt, by the model's own template.
  *
  * Templates are recognised, not interpreted: chat_open reads the template text in the model's files
- * (tokenizer_config.json or chat_template.jinja; GGUF: tokenizer.chat_template) and compares it
- * with what each known family needs. Known: ChatML (with the default system turn that the template
- * names, as SmolLM2's does) and Mistral's [INST] template. A template that is not recognised gives
- * a chat that refuses to render, by name, and never renders wrongly; text and ids prompts still
- * work.
+ * (chat_template.jinja, else tokenizer_config.json; GGUF: tokenizer.chat_template), cuts it into
+ * the tokens of its language and compares them with those of known templates. Spaces within tags,
+ * kinds of quotes and the like do not count; anything else does (text/chat_template.h). Known are:
+ *
+ *   chatml    the plain loop over turns, with or without a default system turn, whose text is taken
+ *             from the template (SmolLM2, Qwen 1.5 and 2; later Qwen templates with tools are not)
+ *   mistral   [INST] turns without a system turn, as Mistral-7B-Instruct and Mixtral-8x7B-Instruct
+ *             first came, and the demo's
+ *
+ * Any other template, however similar, gives a chat that refuses to render, by name, and never
+ * renders wrongly; text and ids prompts still work.
  *
  * Immutable after chat_open; any thread.
  */

@@ -44,8 +44,13 @@ enum status model_files_json(const char *directory, const char *name, char *path
                              struct error *error)
 {
     static const struct json_limits limits = {16u << 20, 1000000};
-    enum status status = path_join(directory, name, path, error);
+    struct error cause;
+    enum status status = path_join(directory, name, path, &cause);
     if (!status)
-        status = json_read_file(path, &limits, ret_root, error);
-    return status == STATUS_NOT_FOUND ? STATUS_OK : status;
+        status = json_read_file(path, &limits, ret_root, &cause);
+    if (status == STATUS_NOT_FOUND)
+        return STATUS_OK;
+    if (status && error)
+        *error = cause;
+    return status;
 }
