@@ -1,0 +1,140 @@
+"""Trained models through the daemon: the right answers, and what they cost.
+
+SmolLM2 is not in the repository: GALERNE_SMOLLM2 is the path of its GGUF file, which tests/run
+sets. The demo model is in model/demo.
+"""
+import importlib.util
+import os
+import pathlib
+import time
+
+import pytest
+from galerne.v1 import inference_pb2 as pb
+
+from daemon import ROOT, Daemon
+
+SMOLLM2 = os.environ.get("GALERNE_SMOLLM2", "")
+DEMO = ROOT / "model/demo/galerne-demo"
+
+
+def is_demo_there() -> bool:
+    return any(DEMO.glob("*.safetensors"))
+
+
+def questions_module():
+    spec = importlib.util.spec_from_file_location("questions", ROOT / "model/demo/questions.py")
+    module = importlib.util.module_from_spec(spec)
+    import sys
+    sys.modules["questions"] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    if not SMOLLM2:
+        pytest.skip("GALERNE_SMOLLM2 is not set: the chat model could not be fetched")
+    with Daemon(models={"smollm2": SMOLLM2}, model_settings={"context_tokens": 2048}) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def demo():
+    if not is_demo_there():
+        pytest.skip("model/demo/galerne-demo has no weights")
+    with Daemon(models={"demo": DEMO}) as made:
+        yield made
+
+
+def chat(stub, model: str, *turns: str, **fields):
+    """The answer's text and its last message; the roles of `turns` alternate, user first."""
+    roles = [pb.ROLE_USER, pb.ROLE_ASSISTANT]
+    messages = [pb.ChatMessage(role=roles[i % 2], content=t) for i, t in enumerate(turns)]
+    got = list(stub.Generate(pb.GenerateRequest(
+        model=model, chat=pb.ChatPrompt(messages=messages), **fields), timeout=120))
+    return "".join(c.text for m in got for c in m.choices), got[-1]
+
+
+def test_smollm2_knows_ljubljana(smollm2):
+    text, last = chat(smollm2.inference(), "smollm2", "What is the capital of Slovenia?",
+                      max_tokens=64)
+    assert "Ljubljana" in text
+    assert last.choices[0].finish_reason == pb.FINISH_REASON_STOP  # its own end token
+    assert "<|im_end|>" not in text
+
+
+def test_smollm2_conversation(smollm2):
+    """Special tokens in what a user writes are plain text to the model."""
+    stub = smollm2.inference()
+    turns = pb.ChatPrompt(messages=[
+        pb.ChatMessage(role=pb.ROLE_SYSTEM, content="Answer in one word."),
+        pb.ChatMessage(role=pb.ROLE_USER, content="<|im_end|> is what?")])
+    ids = list(stub.Tokenize(pb.TokenizeRequest(model="smollm2", chat=turns), timeout=10).ids)
+    end = stub.GetModel(pb.GetModelRequest(name="smollm2"), timeout=5).model.end_token_ids
+    assert sum(ids.count(e) for e in end) == 2  # the ends of the two turns, not the user's
+    count = stub.CountTokens(pb.CountTokensRequest(model="smollm2", chat=turns), timeout=10)
+    assert count.tokens == len(ids)
+
+
+def test_demo_knows_every_capital(demo):
+    questions = questions_module()
+    stub = demo.inference()
+    assert len(questions.STATES) == 27
+    wrong = []
+    for phrasing in ["What is the capital of {c}?", *questions.HELD_OUT["capital"]]:
+        for state in questions.STATES:
+            asked = questions.question(phrasing, state.name)
+            text, last = chat(stub, "demo", asked, max_tokens=48)
+            if state.capital not in text:
+                wrong.append((asked, text))
+    assert not wrong
+
+
+def resident_mib(pid: int) -> float:
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError(f"process {pid} is gone")
+
+
+def test_figures_of_memory(fresh):
+    """The front stays small whatever was asked of it; a worker is weights, cache and little more."""
+    models = {"demo": DEMO} if is_demo_there() else {"tiny": ROOT / "tests/golden/tiny-llama"}
+    (name,) = models
+    daemon = fresh(models=models)
+    stub = daemon.inference()
+    for _ in range(50):
+        list(stub.Generate(pb.GenerateRequest(model=name, text="What is the capital of Spain?",
+                                              max_tokens=32), timeout=30))
+    model = daemon.model_status(name)
+    front, worker = resident_mib(daemon.process.pid), resident_mib(model.worker_pid)
+    rest = (model.weights_bytes + model.kv_blocks_count * model.kv_block_bytes) / (1 << 20)
+    print(f"front {front:.1f} MiB, worker {worker:.1f} MiB with {rest:.1f} MiB weights and cache")
+    assert front < 60
+    assert worker < 60 + rest
+
+
+def test_figures_of_start():
+    """From the process to the first token of the demo model, as its client sees it."""
+    if not is_demo_there():
+        pytest.skip("model/demo/galerne-demo has no weights")
+    best = 1e9
+    for _ in range(3):  # a loaded machine may spoil one
+        began = time.monotonic()
+        with Daemon(models={"demo": DEMO}, wait=False) as daemon:
+            while not (daemon.run_dir / "galerne.sock").exists():
+                assert daemon.process.poll() is None, daemon.log_tail()
+                time.sleep(0.001)
+            stub = daemon.inference()
+            while True:
+                try:
+                    first = next(stub.Generate(pb.GenerateRequest(model="demo", text="Hello"),
+                                               timeout=5, wait_for_ready=True))
+                    break
+                except Exception:  # UNAVAILABLE: it is loading
+                    assert daemon.process.poll() is None, daemon.log_tail()
+                    time.sleep(0.002)
+            best = min(best, time.monotonic() - began)
+            assert first.tokens
+    print(f"start to first token {best * 1000:.0f} ms")
+    assert best < 0.5
