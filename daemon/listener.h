@@ -3,9 +3,9 @@
  *
  *     open   binds its sockets (so a second daemon is refused before models load)
  *     start  takes calls; until the front is ready, calls are answered UNAVAILABLE
- *     drain  no new calls; tells clients (GOAWAY), lets running calls finish until the deadline,
- *            then cancels the rest; returns when none is left
- *     close  frees everything
+ *     drain  no new calls; lets running calls finish until the deadline, then cancels the rest;
+ *            tells clients (GOAWAY); returns when none is left, or some seconds after the deadline
+ *     close  frees everything; text threads and engines have stopped, so that nobody wakes it
  */
 #pragma once
 

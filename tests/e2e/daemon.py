@@ -44,13 +44,14 @@ class Daemon:
     """`settings` are keys of the configuration file; models maps names to paths."""
 
     def __init__(self, models=None, model_settings=None, start=True, wait=True, directory=None,
-                 **settings):
+                 files_max=None, **settings):
         self.owns_directory = directory is None
         self.directory = pathlib.Path(directory or tempfile.mkdtemp(prefix="galerne-e2e-"))
         self.run_dir = self.directory / "run"
         self.log_path = self.directory / "log"
         self.config = self.directory / "galerne.yaml"
         self.process = None
+        self.files_max = files_max  # descriptors that the daemon may have
         self.channels = []
         lines = {"runtime_dir": self.run_dir, "log_level": "debug", "listener_threads_count": 2,
                  "message_max_bytes": 65536, **settings}
@@ -64,8 +65,10 @@ class Daemon:
 
     def start(self, wait: bool = True) -> None:
         log = open(self.log_path, "ab")
-        self.process = subprocess.Popen([build_dir() / "daemon/galerned", "--config", self.config],
-                                        stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        command = [build_dir() / "daemon/galerned", "--config", self.config]
+        if self.files_max:
+            command = ["prlimit", f"--nofile={self.files_max}", *command]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         log.close()
         if wait:
             wait_until("galerned is ready", self.is_ready, 30)

@@ -165,3 +165,47 @@ def test_hundreds_of_connections(daemon):
             one.close()
     answer = daemon.inference().ListModels(pb.ListModelsRequest(), timeout=10, wait_for_ready=True)
     assert len(answer.models) == 2
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_descriptors_run_out(fresh):
+    """More connections than descriptors: the daemon waits without spinning, says so, and serves
+    again when some are closed."""
+    daemon = fresh(files_max=160, listener_threads_count=1)
+    path = str(daemon.run_dir / "galerne.sock")
+    opened = []
+    for _ in range(250):
+        one = socket.socket(socket.AF_UNIX)
+        one.connect(path)
+        opened.append(one)
+    wait_until("it says so", lambda: "new connections wait" in daemon.log_tail())
+    before = cpu_seconds(daemon.process.pid)
+    time.sleep(1)
+    assert cpu_seconds(daemon.process.pid) - before < 0.3
+    for one in opened:
+        one.close()
+    answer = list(daemon.inference().Generate(
+        pb.GenerateRequest(model="tiny", text="x", max_tokens=3), timeout=20, wait_for_ready=True))
+    assert answer[-1].usage.output_tokens == 3
+
+
+def test_garbage_on_the_socket(daemon):
+    """Bytes that are no HTTP/2, and a preface that never goes on."""
+    path = str(daemon.run_dir / "galerne.sock")
+    for talk in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", os.urandom(4096),
+                 b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+                 + b"\xff\xff\xff\x01\x05\0\0\0\1" + b"x" * 100):
+        with socket.socket(socket.AF_UNIX) as one:
+            one.connect(path)
+            one.sendall(talk)
+            one.settimeout(0.2)
+            try:
+                while one.recv(4096):
+                    pass
+            except (TimeoutError, ConnectionResetError):
+                pass
+    assert len(daemon.inference().ListModels(pb.ListModelsRequest(), timeout=5).models) == 2
