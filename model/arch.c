@@ -331,9 +331,9 @@ static enum status gguf_refusals(const struct gguf *gguf, const struct arch *arc
     static const char *const must_be_one[] = {"llama.rope.scaling.factor",
                                               "llama.rope.scale_linear"};
     struct span type = span_of("none");
-    enum status status = gguf_get_string(gguf, "llama.rope.scaling.type", &type, error);
-    if (status == STATUS_NOT_FOUND)
-        status = STATUS_OK;
+    enum status status = STATUS_OK;
+    if (gguf_key_find(gguf, "llama.rope.scaling.type"))
+        status = gguf_get_string(gguf, "llama.rope.scaling.type", &type, error);
     if (!status && !span_equal(type, span_of("none")))
         return error_set(error, STATUS_UNSUPPORTED,
                          "%s: llama.rope.scaling.type: \"%.*s\" is not supported, expected none",
