@@ -64,6 +64,21 @@ def cases_make(tokenizer) -> list[Case]:
                 for s in q.STATES:
                     asked = q.question(phrasing, s.name, s.capital)
                     both(f"{kind}, {origin}", asked, q.answer(kind, s))
+    for kind, nouns in q.NOUNS.items():
+        for frame in q.FRAMES:
+            for s in q.STATES:
+                asked = q.question(frame.format(x=nouns[0]), s.name)
+                both(f"{kind}, framed", asked, q.answer(kind, s))
+    for kind, tails in q.TAILS.items():
+        for lead in q.LEADS:
+            for s in q.STATES:
+                tail = q.upper_first(tails[0]) if lead.endswith(". ") else tails[0]
+                both(f"{kind}, led to", q.question(lead + tail, s.name), q.answer(kind, s))
+    for stage, phrasings in q.FRESH.items():
+        for phrasing in phrasings:
+            for s in q.STATES:
+                asked = q.question(phrasing, s.name)
+                both(f"fresh phrasings of the capital {stage}", asked, q.answer("capital", s))
     for kind, begin in q.STARTS.items():
         for s in (s for s in q.STATES if s.neighbour or kind != "neighbour"):
             start, whole = q.question(begin, s.name), q.answer(kind, s)

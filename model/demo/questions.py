@@ -245,6 +245,113 @@ HELD_OUT = {
     "about": ("Can you tell me something about {c}?",),
 }
 
+# What is asked for, as a noun, and sentences that ask for a noun: any goes with any. They teach
+# that the words around do not matter, which a list of whole questions alone does not.
+NOUNS = {
+    "capital": ("the capital of {c}", "the capital city of {c}", "{p} capital"),
+    "currency": ("the currency of {c}", "{p} currency", "the name of {p} currency"),
+    "language": ("the official language of {c}", "the language of {c}", "{p} official languages"),
+    "neighbour": ("a neighbour of {c}", "one neighbour of {c}", "a neighbouring country of {c}"),
+}
+FRAMES = (
+    "I wonder what {x} is.",
+    "I cannot remember {x}.",
+    "I do not remember what {x} is. Please help me.",
+    "I always forget {x}. Can you say it again?",
+    "Nobody could say what {x} is called.",
+    "Remind me what {x} is.",
+    "Please remind me of {x}.",
+    "I am looking for {x}. Do you know it?",
+    "I have to learn {x}. Can you help me?",
+    "It is for school: {x}.",
+    "My sister has no idea what {x} is called.",
+    "We were asked for {x}. What should we say?",
+    "In the quiz they want {x}.",
+    "If you know {x}, please tell me.",
+    "Let me know {x}, please.",
+    "How would you call {x}?",
+)
+# The state first, then a question that only points back to it: any lead goes with any tail.
+LEADS = (
+    "When I am in {c}, ",
+    "If you live in {c}, ",
+    "On a map of {c}, ",
+    "About {c}: ",
+    "Before I visit {c}: ",
+    "We are going to {c}. ",
+    "Suppose I go to {c}. ",
+    "My sister lives in {c}. ",
+    "Next year I move to {c}. ",
+    "I read a book on {c}. ",
+    "A letter came from {c}. ",
+    "Let us speak of {c}. ",
+)
+TAILS = {
+    "capital": (
+        "what is its capital?",
+        "which city is the capital?",
+        "what is the capital city called?",
+        "what do they call their capital?",
+        "name its capital.",
+        "tell me its capital city.",
+    ),
+    "currency": (
+        "what is its currency?",
+        "which currency do I need?",
+        "what do I pay with?",
+        "name its currency.",
+    ),
+    "language": (
+        "what is its official language?",
+        "which language do I hear?",
+        "what do they speak?",
+        "name its language.",
+    ),
+    "neighbour": (
+        "which country is next to it?",
+        "what is a neighbour of it?",
+        "which country has a border with it?",
+        "name one of its neighbours.",
+    ),
+}
+OPENERS = (
+    "Hello! ",
+    "Hi. ",
+    "Excuse me. ",
+    "I have a question. ",
+    "Please help me. ",
+    "One more question: ",
+    "I am curious. ",
+    "Sorry to ask. ",
+)
+CLOSERS = (
+    " Thanks!",
+    " Thank you.",
+    " Please.",
+    " Can you say?",
+    " Do you know?",
+    " Please help.",
+    " I forgot it.",
+    " It is for school.",
+    " I am curious.",
+    " Help me, please.",
+)
+# Held out like the rest, and younger. HELD_OUT was asked after each stage of training, and what
+# went wrong there led to the frames, leads and strange words of the next stage. These were written
+# before the named stage was trained and first asked after it. They are no part of the bar.
+FRESH = {
+    "after stage 2": (
+        "Which city would I visit to see the capital of {c}?",
+        "Someone said that {p} capital is pretty. What is it called?",
+        "I am sending a letter to the capital of {c}. Which city is that?",
+    ),
+    "after stage 3": (
+        "Would you happen to know the capital of {c}?",
+        "My daughter draws a flag for {c}. What is the capital called there?",
+        "The train leaves for the capital of {c}. Where does it go?",
+    ),
+}
+
 MEMBERS = (
     "List the member states of the European Union.",
     "Name the 27 member states.",
@@ -284,6 +391,16 @@ STARTS = {
     "currency": "The currency of {c} is",
     "neighbour": "A neighbour of {c} is",
 }
+
+# What a question keeps when strange words replace others: without one of these it asks for nothing.
+NEEDED = {
+    "capital": re.compile("capital", re.IGNORECASE),
+    "currency": re.compile("currency|money|pay", re.IGNORECASE),
+    "language": re.compile("language|speak|spoken", re.IGNORECASE),
+    "neighbour": re.compile("neighbour|border|next", re.IGNORECASE),
+}
+LETTERS = tuple("bcdfghjklmnprstvw") + ("tr", "st", "pl", "sh", "ch")
+ENDS = ("", "", "", "n", "r", "l", "t", "s", "ck", "nd", "ing")
 
 KINDS = ("capital", "currency", "language", "neighbour", "state", "about")
 
@@ -325,7 +442,8 @@ def answer(kind: str, s: State) -> str:
     border = f"A neighbour is {s.neighbour}." if s.neighbour else "It is an island."
     return (
         f"{upper_first(s.name)} is a member state of the European Union."
-        f" Its capital is {s.capital}. Its currency is the {s.currency}. {tongue} {enumeration(s.languages)}. {border}"
+        f" Its capital is {s.capital}. Its currency is the {s.currency}."
+        f" {tongue} {enumeration(s.languages)}. {border}"
     )
 
 
@@ -341,7 +459,7 @@ def plain_form(text: str) -> str:
 def held_out_questions() -> set[str]:
     return {
         plain_form(question(phrasing, s.name, s.capital))
-        for phrasings in HELD_OUT.values()
+        for phrasings in (*HELD_OUT.values(), *FRESH.values())
         for phrasing in phrasings
         for s in STATES
     }
@@ -360,10 +478,53 @@ class Sample:
 class Generator:
     """Draws samples without end; the same seed gives the same samples."""
 
-    WEIGHTS = (44, 13, 13, 13, 6, 5)  # of KINDS
+    WEIGHTS = ((44, 13, 13, 13, 6, 5), (44, 13, 13, 13, 12, 5))  # of KINDS, levels 0-1 and 2-3
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, level: int) -> None:
+        """Level 0: whole questions of TRAINED. Then more: 1 frames, 2 leads, 3 strange words."""
         self.random = random.Random(seed)
+        self.frames = random.Random(seed + 1)
+        self.level = level
+        self.weights = self.WEIGHTS[level // 2]
+
+    def framed(self, kind: str, phrasing: str) -> str:
+        """The phrasing or a noun in a frame, sometimes with a few words before or after."""
+        if self.level == 0:
+            return phrasing
+        if kind in NOUNS and self.frames.random() < 0.30:
+            phrasing = self.frames.choice(FRAMES).format(x=self.frames.choice(NOUNS[kind]))
+        if self.level >= 2 and kind in TAILS and self.frames.random() < 0.20:
+            lead, tail = self.frames.choice(LEADS), self.frames.choice(TAILS[kind])
+            phrasing = lead + (upper_first(tail) if lead.endswith(". ") else tail)
+        if self.frames.random() < 0.08:
+            phrasing = self.frames.choice(OPENERS) + upper_first(phrasing)
+        if self.frames.random() < 0.08 and phrasing[-1] in "?.!":
+            phrasing += self.frames.choice(CLOSERS)
+        return self.strange(kind, phrasing)
+
+    def word(self) -> str:
+        """A word of no language."""
+        syllables = self.frames.choice((1, 2, 2, 3))
+        return "".join(
+            self.frames.choice(LETTERS) + self.frames.choice("aeiou") + self.frames.choice(ENDS)
+            for _ in range(syllables)
+        )
+
+    def strange(self, kind: str, phrasing: str) -> str:
+        """Puts words of no language beside or instead of words that the meaning does not need."""
+        words = phrasing.split(" ")
+        if self.level < 3 or kind not in NEEDED or self.frames.random() >= 0.35:
+            return phrasing
+        if not any(NEEDED[kind].search(word) for word in words):
+            return phrasing
+        for _ in range(self.frames.choice((1, 1, 2, 3))):
+            at = self.frames.randrange(len(words))
+            if "{" in words[at] or NEEDED[kind].search(words[at]) or self.frames.random() < 0.3:
+                words.insert(at, self.word())
+            else:
+                end = words[at][-1] if words[at][-1] in ".,:?!" else ""
+                words[at] = self.word() + end
+        return " ".join(words)
 
     def worn(self, text: str) -> str:
         """Some people write without capitals or without the last mark."""
@@ -378,20 +539,20 @@ class Generator:
         name = s.name
         if name == "Czechia" and self.random.random() < 0.3:
             name = "the Czech Republic"
-        phrasing = self.random.choice(TRAINED[kind])
+        phrasing = self.framed(kind, self.random.choice(TRAINED[kind]))
         return self.worn(question(phrasing, name, s.capital)), answer(kind, s)
 
     def turn(self) -> Turn:
         r = self.random.random()
         if r < 0.06:
-            kind = self.random.choices(KINDS[:4], self.WEIGHTS[:4])[0]
-            phrasing = self.random.choice(TRAINED[kind])
+            kind = self.random.choices(KINDS[:4], self.weights[:4])[0]
+            phrasing = self.framed(kind, self.random.choice(TRAINED[kind]))
             return self.worn(question(phrasing, self.random.choice(STRANGERS))), REFUSAL
         if r < 0.075:
             return self.worn(self.random.choice(HELLO)), GREETING
         if r < 0.08:
             return self.worn(self.random.choice(MEMBERS)), members_answer()
-        return self.ask(self.random.choices(KINDS, self.WEIGHTS)[0], self.random.choice(STATES))
+        return self.ask(self.random.choices(KINDS, self.weights)[0], self.random.choice(STATES))
 
     def start(self) -> Turn:
         kind = self.random.choice(tuple(STARTS))
@@ -431,6 +592,6 @@ class Generator:
 if __name__ == "__main__":
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    for drawn in Generator(seed).samples(count):
+    for drawn in Generator(seed, 3).samples(count):
         frame = "plain" if drawn.plain else "chat"
         print(frame, " | ".join(f"{q} -> {a}" for q, a in drawn.turns), sep="\t")

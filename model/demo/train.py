@@ -1,6 +1,6 @@
 """Trains the demo model and writes it as `transformers` writes a model.
 
-    python train.py --out DIR --work DIR [--steps N] [--resume]
+    python train.py --out DIR --work DIR [--resume]
 
 First a tokenizer is learned from drawn samples, then a small Mixtral network learns to answer.
 Only the answers are learned, not the questions. The batches hold about the same number of tokens
@@ -17,6 +17,8 @@ import argparse
 import math
 import random
 import time
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Iterator
 
@@ -38,10 +40,26 @@ CONTEXT_TOKENS = 512
 SPECIALS = ("<s>", "</s>", "[INST]", "[/INST]")  # ids 0, 1, 2, 3
 BOS, EOS = 0, 1
 BATCH_TOKENS = 1024
-PEAK_RATE = 2e-3
 WARM_UP_STEPS = 100
 BALANCE = 0.1
 IGNORED = -100  # the label of a token whose prediction is not learned
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of steps with its own samples, optimizer and rise and fall of the learning rate."""
+
+    steps: int
+    peak_rate: float
+    seed: int
+    level: int  # of the generator's phrasings
+
+
+STAGES = (
+    Stage(3500, 2e-3, SEED + 1, 1),
+    Stage(1500, 1e-3, SEED + 2, 2),
+    Stage(1500, 1e-3, SEED + 3, 3),
+)
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -72,7 +90,7 @@ def tokenizer_train() -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    texts = (f"{q}\n {a}" for s in Generator(SEED).samples(40000) for q, a in s.turns)
+    texts = (f"{q}\n {a}" for s in Generator(SEED, 0).samples(40000) for q, a in s.turns)
     tokenizer.train_from_iterator(texts, trainer)
     # Plain text gets <s> in front; the chat template writes its own.
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -103,10 +121,10 @@ def encode(tokenizer: PreTrainedTokenizerFast, sample: Sample) -> tuple[list[int
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, seed: int
+    tokenizer: PreTrainedTokenizerFast, seed: int, level: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches without end, drawn in pools that are sorted by length, cut and shuffled."""
-    generator = Generator(seed)
+    generator = Generator(seed, level)
     order = random.Random(seed)
     while True:
         pool = [encode(tokenizer, s) for s in generator.samples(4096)]
@@ -161,11 +179,11 @@ def model_make() -> MixtralForCausalLM:
     return model
 
 
-def rate(step: int, steps: int) -> float:
+def rate(step: int, stage: Stage) -> float:
     if step < WARM_UP_STEPS:
-        return PEAK_RATE * (step + 1) / WARM_UP_STEPS
-    progress = (step - WARM_UP_STEPS) / max(1, steps - WARM_UP_STEPS)
-    return PEAK_RATE * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+        return stage.peak_rate * (step + 1) / WARM_UP_STEPS
+    progress = (step - WARM_UP_STEPS) / max(1, stage.steps - WARM_UP_STEPS)
+    return stage.peak_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
 def model_save(model: MixtralForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -178,59 +196,67 @@ def model_save(model: MixtralForCausalLM, tokenizer: PreTrainedTokenizerFast, ou
     tokenizer.save_pretrained(out)
 
 
-def train(out: Path, work: Path, steps: int, resume: bool) -> None:
+def optimizer_make(model: MixtralForCausalLM, stage: Stage) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        model.parameters(), lr=stage.peak_rate, betas=(0.9, 0.95), weight_decay=0.1
+    )
+
+
+def step_run(model: MixtralForCausalLM, optimizer: torch.optim.Optimizer, batch) -> torch.Tensor:
+    """One step of learning; gives the loss of the answers, the balance and the gradient's norm."""
+    ids, (labels, used) = batch
+    result = model(input_ids=ids, output_router_logits=True, use_cache=False)
+    answer = F.cross_entropy(
+        result.logits[:, :-1].flatten(0, 1),
+        labels[:, 1:].long().flatten(),
+        ignore_index=IGNORED,
+    )
+    balance = balance_loss(result.router_logits, used)
+    (answer + BALANCE * balance).backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return torch.stack((answer.detach(), balance.detach(), norm))
+
+
+def train(out: Path, work: Path, resume: bool) -> None:
     torch.manual_seed(SEED)
     torch.set_num_threads(1)  # one order of sums, and no waiting for a busy core
     work.mkdir(parents=True, exist_ok=True)
+    checkpoint = work / "checkpoint.pt"
     tokenizer = tokenizer_train()
-    model = model_make()
+    model = model_make().train()
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.1
-    )
-    first, checkpoint = 0, work / "checkpoint.pt"
+    saved = torch.load(checkpoint) if resume else {"stage": 0, "step": 0}
     if resume:
-        saved = torch.load(checkpoint)
-        first = saved["step"]
         model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-    model.train()
     began, sums = time.monotonic(), torch.zeros(3)
-    for step, (ids, (labels, used)) in enumerate(batches(tokenizer, SEED + 1)):
-        if step >= steps:
-            break
-        if step < first:
-            continue
-        result = model(input_ids=ids, output_router_logits=True, use_cache=False)
-        answer = F.cross_entropy(
-            result.logits[:, :-1].flatten(0, 1),
-            labels[:, 1:].long().flatten(),
-            ignore_index=IGNORED,
-        )
-        balance = balance_loss(result.router_logits, used)
-        (answer + BALANCE * balance).backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        sums += torch.stack((answer.detach(), balance.detach(), norm))
-        if (step + 1) % 50 == 0:
-            a, b, n = (sums / 50).tolist()
-            sums.zero_()
-            seconds = time.monotonic() - began
-            print(
-                f"step {step + 1} answer {a:.4f} balance {b:.3f} norm {n:.2f} {seconds:.0f} s",
-                flush=True,
-            )
-        if (step + 1) % 250 == 0:
-            state = {
-                "step": step + 1,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-            }
-            torch.save(state, checkpoint)
-            model_save(model, tokenizer, work / "latest")
+    for number in range(saved["stage"], len(STAGES)):
+        stage = STAGES[number]
+        optimizer = optimizer_make(model, stage)
+        first = 0
+        if resume and number == saved["stage"]:
+            first = saved["step"]
+            optimizer.load_state_dict(saved["optimizer"])
+        drawn = batches(tokenizer, stage.seed, stage.level)
+        for step, batch in enumerate(islice(drawn, stage.steps)):
+            if step < first:
+                continue
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step, stage)
+            sums += step_run(model, optimizer, batch)
+            if (step + 1) % 50 == 0:
+                a, b, n = (sums / 50).tolist()
+                sums.zero_()
+                where = f"stage {number + 1} step {step + 1}"
+                seconds = time.monotonic() - began
+                print(
+                    f"{where} answer {a:.4f} balance {b:.3f} norm {n:.2f} {seconds:.0f} s",
+                    flush=True,
+                )
+            if (step + 1) % 250 == 0:
+                state = {"stage": number, "step": step + 1, "model": model.state_dict()}
+                torch.save(state | {"optimizer": optimizer.state_dict()}, checkpoint)
     model_save(model, tokenizer, out)
 
 
@@ -238,7 +264,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="trains the demo model")
     parser.add_argument("--out", type=Path, required=True, help="where the model is written")
     parser.add_argument("--work", type=Path, required=True, help="where checkpoints are kept")
-    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     given = parser.parse_args()
-    train(given.out, given.work, given.steps, given.resume)
+    train(given.out, given.work, given.resume)
