@@ -12,8 +12,19 @@ from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
-PACK = {U8: "<B", I8: "<b", U16: "<H", I16: "<h", U32: "<I", I32: "<i", F32: "<f", BOOL: "<B",
-        U64: "<Q", I64: "<q", F64: "<d"}
+PACK = {
+    U8: "<B",
+    I8: "<b",
+    U16: "<H",
+    I16: "<h",
+    U32: "<I",
+    I32: "<i",
+    F32: "<f",
+    BOOL: "<B",
+    U64: "<Q",
+    I64: "<q",
+    F64: "<d",
+}
 
 
 def write(target: str, name: str, data: bytes) -> None:
@@ -34,10 +45,14 @@ def key(name: str, kind: int, value, element: int = 0) -> bytes:
     head = text(name) + struct.pack("<I", kind)
     if kind != ARRAY:
         return head + scalar(kind, value)
-    return head + struct.pack("<IQ", element, len(value)) + b"".join(scalar(element, v) for v in value)
+    return (
+        head + struct.pack("<IQ", element, len(value)) + b"".join(scalar(element, v) for v in value)
+    )
 
 
-def gguf(keys: list[bytes], tensors: list[tuple[str, int, list[int], int]], align: int = 32) -> bytes:
+def gguf(
+    keys: list[bytes], tensors: list[tuple[str, int, list[int], int]], align: int = 32
+) -> bytes:
     """tensors: name, type, dims (contiguous first), bytes."""
     infos, data = b"", b""
     for name, kind, dims, size in tensors:
@@ -50,9 +65,15 @@ def gguf(keys: list[bytes], tensors: list[tuple[str, int, list[int], int]], alig
 
 
 def llama_keys(experts: int) -> list[bytes]:
-    counts = {"block_count": 1, "embedding_length": 32, "attention.head_count": 2,
-              "attention.head_count_kv": 1, "feed_forward_length": 32, "context_length": 64,
-              "rope.dimension_count": 16}
+    counts = {
+        "block_count": 1,
+        "embedding_length": 32,
+        "attention.head_count": 2,
+        "attention.head_count_kv": 1,
+        "feed_forward_length": 32,
+        "context_length": 64,
+        "rope.dimension_count": 16,
+    }
     if experts:
         counts |= {"expert_count": experts, "expert_used_count": 1}
     keys = [key("general.architecture", STRING, "llama")]
@@ -66,10 +87,16 @@ def llama_keys(experts: int) -> list[bytes]:
 
 def llama_tensors(experts: int) -> list[tuple[str, int, list[int], int]]:
     f32, q8, q4_0, q4_1, f16 = 0, 8, 2, 3, 1
-    tensors = [("token_embd.weight", q8, [32, 4], 4 * 34), ("output_norm.weight", f32, [32], 128),
-               ("blk.0.attn_norm.weight", f32, [32], 128), ("blk.0.attn_q.weight", q4_0, [32, 32], 32 * 18),
-               ("blk.0.attn_k.weight", q4_1, [32, 16], 16 * 20), ("blk.0.attn_v.weight", q8, [32, 16], 16 * 34),
-               ("blk.0.attn_output.weight", f16, [32, 32], 2048), ("blk.0.ffn_norm.weight", f32, [32], 128)]
+    tensors = [
+        ("token_embd.weight", q8, [32, 4], 4 * 34),
+        ("output_norm.weight", f32, [32], 128),
+        ("blk.0.attn_norm.weight", f32, [32], 128),
+        ("blk.0.attn_q.weight", q4_0, [32, 32], 32 * 18),
+        ("blk.0.attn_k.weight", q4_1, [32, 16], 16 * 20),
+        ("blk.0.attn_v.weight", q8, [32, 16], 16 * 34),
+        ("blk.0.attn_output.weight", f16, [32, 32], 2048),
+        ("blk.0.ffn_norm.weight", f32, [32], 128),
+    ]
     if experts:
         tensors.append(("blk.0.ffn_gate_inp.weight", f32, [32, experts], experts * 128))
     for name in ("gate", "up", "down"):
@@ -89,18 +116,46 @@ def tensor(dtype: str, shape: list[int], begin: int, end: int) -> dict:
 
 
 def configs() -> dict[str, dict]:
-    llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False,
-             "head_dim": None, "hidden_act": "silu", "hidden_size": 64, "intermediate_size": 96,
-             "max_position_embeddings": 512, "mlp_bias": False, "num_attention_heads": 4,
-             "num_hidden_layers": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
-             "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}, "vocab_size": 320}
-    mixtral = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_size": 48,
-               "head_dim": 8, "intermediate_size": 24, "max_position_embeddings": 512,
-               "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2,
-               "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None,
-               "tie_word_embeddings": True, "vocab_size": 320, "rope_theta": 1e6}
-    scaled = llama | {"rope_parameters": None, "rope_theta": 5e5, "head_dim": 16,
-                      "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
+    llama = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "attention_bias": False,
+        "head_dim": None,
+        "hidden_act": "silu",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "max_position_embeddings": 512,
+        "mlp_bias": False,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+        "vocab_size": 320,
+    }
+    mixtral = {
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "hidden_size": 48,
+        "head_dim": 8,
+        "intermediate_size": 24,
+        "max_position_embeddings": 512,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "vocab_size": 320,
+        "rope_theta": 1e6,
+    }
+    scaled = llama | {
+        "rope_parameters": None,
+        "rope_theta": 5e5,
+        "head_dim": 16,
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0},
+    }
     return {"llama": llama, "mixtral": mixtral, "scaled": scaled}
 
 
@@ -122,29 +177,61 @@ def step(number, closes=(), opens=(), copies=(), rows=(), tokens=(), blocks=()) 
     Arrays are as long as given.
     """
     body, offsets, head_size = b"", [], 80
-    parts = [b"".join(struct.pack("<I", c) for c in closes),
-             b"".join(struct.pack("<8I", *o[:5], 0, *o[6:] or (0,), 0) + o[5] for o in opens),
-             b"".join(struct.pack("<2I", *c) for c in copies), b"".join(rows),
-             b"".join(struct.pack("<I", t) for t in tokens), b"".join(struct.pack("<I", b) for b in blocks)]
+    parts = [
+        b"".join(struct.pack("<I", c) for c in closes),
+        b"".join(struct.pack("<8I", *o[:5], 0, *o[6:] or (0,), 0) + o[5] for o in opens),
+        b"".join(struct.pack("<2I", *c) for c in copies),
+        b"".join(rows),
+        b"".join(struct.pack("<I", t) for t in tokens),
+        b"".join(struct.pack("<I", b) for b in blocks),
+    ]
     for part in parts:
         offsets.append(head_size + len(body))
         body += part + bytes(-len(part) % 8)
     counts = [len(closes), len(opens), len(copies), len(rows), len(tokens), len(blocks)]
-    return struct.pack("<IIQQQ12I", 1, head_size + len(body), number, 1, 0, *counts, *offsets) + body
+    return (
+        struct.pack("<IIQQQ12I", 1, head_size + len(body), number, 1, 0, *counts, *offsets) + body
+    )
 
 
 def steps() -> dict[str, bytes]:
-    start = step(1, opens=[(0, 5, 0, 1, 0, sampling()), (2, 18, 5, 0, 0, sampling(0.8, 0.9, 5, 3, 7))],
-                 rows=[row(0, 0, 5, samples=1), row(2, 0, 8, n_blocks=1, blocks_first=1)],
-                 tokens=[i % 40 for i in range(23)], blocks=[4, 1])
-    more = step(2, copies=[(4, 5)], blocks=[3],
-                rows=[row(0, 5, 1, LAST, 1), row(2, 8, 10, n_blocks=1, samples=1)])
-    swap = step(3, closes=[0], opens=[(0, 7, 0, 1, 0, sampling(n_logprobs=20))], tokens=range(7), blocks=[2],
-                rows=[row(2, 18, 1, HISTORY, 1), row(0, 0, 3, samples=1), row(0, 3, 4, samples=1)])
-    share = step(1, closes=[2], opens=[(2, 20, 0, 1, 0, sampling(), 16)], tokens=range(20), blocks=[1, 3],
-                 rows=[row(2, 16, 4, n_blocks=1, blocks_first=1, samples=1)])
+    start = step(
+        1,
+        opens=[(0, 5, 0, 1, 0, sampling()), (2, 18, 5, 0, 0, sampling(0.8, 0.9, 5, 3, 7))],
+        rows=[row(0, 0, 5, samples=1), row(2, 0, 8, n_blocks=1, blocks_first=1)],
+        tokens=[i % 40 for i in range(23)],
+        blocks=[4, 1],
+    )
+    more = step(
+        2,
+        copies=[(4, 5)],
+        blocks=[3],
+        rows=[row(0, 5, 1, LAST, 1), row(2, 8, 10, n_blocks=1, samples=1)],
+    )
+    swap = step(
+        3,
+        closes=[0],
+        opens=[(0, 7, 0, 1, 0, sampling(n_logprobs=20))],
+        tokens=range(7),
+        blocks=[2],
+        rows=[row(2, 18, 1, HISTORY, 1), row(0, 0, 3, samples=1), row(0, 3, 4, samples=1)],
+    )
+    share = step(
+        1,
+        closes=[2],
+        opens=[(2, 20, 0, 1, 0, sampling(), 16)],
+        tokens=range(20),
+        blocks=[1, 3],
+        rows=[row(2, 16, 4, n_blocks=1, blocks_first=1, samples=1)],
+    )
     close = step(4, closes=[0, 2])
-    return {"start": start, "two": start + more, "four": start + more + swap + close, "share": start + share, "empty": step(1)}
+    return {
+        "start": start,
+        "two": start + more,
+        "four": start + more + swap + close,
+        "share": start + share,
+        "empty": step(1),
+    }
 
 
 def main() -> None:
@@ -152,13 +239,37 @@ def main() -> None:
     write("gguf", "mixture", gguf(llama_keys(2), llama_tensors(2)))
     kinds = [key(f"k{kind}", kind, "text" if kind == STRING else 1) for kind in PACK | {STRING: ""}]
     lists = [key(f"l{kind}", ARRAY, [1, 0], kind) for kind in PACK]
-    write("gguf", "kinds", gguf(kinds + lists + [key("general.alignment", U32, 64)], [("t", 30, [8, 2], 32)], 64))
+    write(
+        "gguf",
+        "kinds",
+        gguf(kinds + lists + [key("general.alignment", U32, 64)], [("t", 30, [8, 2], 32)], 64),
+    )
     write("gguf", "empty", gguf([], []))
-    write("safetensors", "three", safetensors(
-        {"__metadata__": {"format": "pt"}, "b": tensor("F32", [2, 3], 0, 24),
-         "a": tensor("BF16", [4], 24, 32), "s": tensor("I64", [], 32, 40)}, 40))
-    write("safetensors", "types", safetensors(
-        {"x": tensor("F16", [2, 2], 0, 8), "y": tensor("U8", [1, 1, 1, 4], 8, 12), "z": tensor("BOOL", [4], 12, 16)}, 16))
+    write(
+        "safetensors",
+        "three",
+        safetensors(
+            {
+                "__metadata__": {"format": "pt"},
+                "b": tensor("F32", [2, 3], 0, 24),
+                "a": tensor("BF16", [4], 24, 32),
+                "s": tensor("I64", [], 32, 40),
+            },
+            40,
+        ),
+    )
+    write(
+        "safetensors",
+        "types",
+        safetensors(
+            {
+                "x": tensor("F16", [2, 2], 0, 8),
+                "y": tensor("U8", [1, 1, 1, 4], 8, 12),
+                "z": tensor("BOOL", [4], 12, 16),
+            },
+            16,
+        ),
+    )
     write("safetensors", "empty", safetensors({}, 0))
     for name, config in configs().items():
         write("arch", name + ".json", json.dumps(config, indent=1).encode())
