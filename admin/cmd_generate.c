@@ -63,7 +63,6 @@ static const struct option_row rows[] = {
 struct answer {
     bool as_json;
     uint64_t asked_ns, first_ns, last_ns;
-    uint32_t first_tokens; /* tokens in the message that brought the first */
     uint32_t tokens;
     bool ends_line; /* the text so far ends with a line feed, or there is none */
     Galerne__V1__FinishReason finish;
@@ -121,7 +120,6 @@ static bool take(void *context, const ProtobufCMessage *untyped)
         answer->last_ns = clock_now_ns();
         if (!answer->first_ns) {
             answer->first_ns = answer->last_ns;
-            answer->first_tokens = (uint32_t)message->n_tokens;
         }
         answer->tokens += (uint32_t)message->n_tokens;
     }
@@ -149,7 +147,8 @@ static const char *finish_text(Galerne__V1__FinishReason finish)
     }
 }
 
-/* Tokens/s counts from the first token to the last: how fast the stream ran once it was running. */
+/* Tokens/s is over the whole call, prompt included: a short answer may come in one message, and a
+ * rate between messages would say nothing. */
 static void stats_print(const struct answer *answer)
 {
     if (!answer->first_ns) {
@@ -157,11 +156,9 @@ static void stats_print(const struct answer *answer)
         return;
     }
     double first_ms = (double)(answer->first_ns - answer->asked_ns) / 1e6;
-    double stream_s = (double)(answer->last_ns - answer->first_ns) / 1e9;
-    uint32_t more = answer->tokens - answer->first_tokens;
-    fprintf(stderr, "time to first token %.1f ms", first_ms);
-    if (more && stream_s > 0)
-        fprintf(stderr, ", %.1f tokens/s", more / stream_s);
+    double whole_s = (double)(answer->last_ns - answer->asked_ns) / 1e9;
+    fprintf(stderr, "time to first token %.1f ms, %.1f tokens/s", first_ms,
+            answer->tokens / whole_s);
     fprintf(stderr, ", prompt %u tokens, output %u tokens, finish %s\n",
             answer->usage.prompt_tokens, answer->usage.output_tokens, finish_text(answer->finish));
 }
