@@ -118,9 +118,8 @@ static bool take(void *context, const ProtobufCMessage *untyped)
     const Galerne__V1__GenerateResponse *message = (const Galerne__V1__GenerateResponse *)untyped;
     if (message->n_tokens) {
         answer->last_ns = clock_now_ns();
-        if (!answer->first_ns) {
+        if (!answer->first_ns)
             answer->first_ns = answer->last_ns;
-        }
         answer->tokens += (uint32_t)message->n_tokens;
     }
     for (size_t i = 0; i < message->n_choices; i++)
