@@ -98,7 +98,7 @@ def resident_mib(pid: int) -> float:
 
 
 def test_figures_of_memory(fresh):
-    """The front stays small whatever was asked of it; a worker is weights, cache and little more."""
+    """The front stays small whatever it was asked; a worker is weights, cache and little more."""
     models = {"demo": DEMO} if is_demo_there() else {"tiny": ROOT / "tests/golden/tiny-llama"}
     (name,) = models
     daemon = fresh(models=models)
