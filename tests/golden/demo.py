@@ -20,7 +20,7 @@ N_GREEDY = 64
 
 # Chats, and one question without any template.
 PROMPTS: dict[str, list[str] | str] = {
-    "portugal": ["What is the capital of Portugal?"],
+    "poland": ["What is the capital of Poland?"],
     "turns": [
         "What is the capital of Slovenia?",
         "The capital of Slovenia is Ljubljana.",
@@ -28,7 +28,7 @@ PROMPTS: dict[str, list[str] | str] = {
         "The currency of Denmark is the krone.",
         "Name a neighbour of Portugal.",
     ],
-    "plain": "What is the capital of Malta?",
+    "plain": "What is the capital of Latvia?",
 }
 
 
