@@ -64,6 +64,11 @@ static inline uint32_t u32_max(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
+static inline uint64_t u64_max(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
 /* Rounds `n` up to a multiple of `step` (any positive number). */
 static inline size_t round_up(size_t n, size_t step)
 {

@@ -19,7 +19,7 @@ static uint32_t reserve_tokens(const struct sched *sched, const struct seq *seq)
  * The last known token is computed in any case: its position gives the first sample. When the cache
  * holds even that, its block would be written, so it is copied first.
  */
-struct need need_of(struct sched *sched, struct seq *seq, bool looks_up)
+struct need need_of(const struct sched *sched, struct seq *seq, bool looks_up)
 {
     const struct blocks *blocks = &sched->blocks;
     struct need need = {.known_tokens = seq_known_tokens(seq), .copy_block = PREFIX_NONE};
@@ -29,10 +29,11 @@ struct need need_of(struct sched *sched, struct seq *seq, bool looks_up)
                                            seq->n_digests, sched->matched);
     need.cached_tokens = u32_min(seq->matched_blocks * blocks->block_tokens, need.known_tokens - 1);
     need.shared_blocks = need.cached_tokens / blocks->block_tokens;
-    for (uint32_t i = 0; looks_up && i < seq->matched_blocks; i++)
-        cached += blocks->blocks[sched->matched[i]].references == 0;
     if (looks_up && need.cached_tokens % blocks->block_tokens)
         need.copy_block = sched->matched[need.shared_blocks];
+    uint32_t n_touched = need.shared_blocks + (need.copy_block != PREFIX_NONE);
+    for (uint32_t i = 0; looks_up && i < n_touched; i++)
+        cached += blocks->blocks[sched->matched[i]].references == 0;
     need.new_blocks = first_blocks - need.shared_blocks;
     need.later_blocks =
         blocks_for(blocks, need.known_tokens + reserve_tokens(sched, seq)) - first_blocks;
@@ -40,9 +41,19 @@ struct need need_of(struct sched *sched, struct seq *seq, bool looks_up)
     return need;
 }
 
-void draft_reserve(struct sched *sched, struct draft *draft)
+/* Computing a whole block again takes one block less than copying it. */
+static void need_drop_copy(const struct sched *sched, struct need *need)
 {
-    struct tenants *tenants = &sched->tenants;
+    if (need->copy_block == PREFIX_NONE)
+        return;
+    need->cost_blocks -= sched->blocks.blocks[need->copy_block].references == 0;
+    need->cached_tokens = need->shared_blocks * sched->blocks.block_tokens;
+    need->copy_block = PREFIX_NONE;
+}
+
+void draft_reserve(const struct sched *sched, struct draft *draft)
+{
+    const struct tenants *tenants = &sched->tenants;
     draft->reserved_counted = true;
     draft->reserved_blocks = 0;
     for (uint32_t i = 0; i < sched->n_running; i++) {
@@ -190,6 +201,8 @@ bool seq_admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32
     if (!limits_allow(sched, seq, need.shared_blocks + need.new_blocks + need.later_blocks))
         return false;
     *ret_why = REFUSED_BLOCKS;
+    if (blocks_admissible(sched, draft, seq->tenant) < need.cost_blocks)
+        need_drop_copy(sched, &need);
     if (blocks_admissible(sched, draft, seq->tenant) < need.cost_blocks) {
         room_make(sched, draft, seq, need.cost_blocks);
         return false;

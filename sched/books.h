@@ -149,10 +149,10 @@ struct need {
 
 /* Exact when `looks_up`: then sched->matched has the shared blocks. Else from its last look-up, and
  * cost_blocks does not count cached ones. */
-struct need need_of(struct sched *sched, struct seq *seq, bool looks_up);
+struct need need_of(const struct sched *sched, struct seq *seq, bool looks_up);
 
 /* Counts what must be kept for the running ones, in all and by tenant. */
-void draft_reserve(struct sched *sched, struct draft *draft);
+void draft_reserve(const struct sched *sched, struct draft *draft);
 
 /* Takeable by `tenant`: what others have reserved and what running ones will need stays out. */
 uint32_t blocks_admissible(const struct sched *sched, const struct draft *draft, uint32_t tenant);

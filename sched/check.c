@@ -189,7 +189,6 @@ static void tenants_balance(const struct sched *sched)
         BOOKS(sched, row->n_waiting == waiting && row->n_running == running);
         BOOKS(sched, row->n_prefilling == prefilling);
         BOOKS(sched, row->blocks == blocks && row->releasing_blocks == releasing);
-        BOOKS(sched, row->blocks <= row->limit_blocks);
         unused += row->reserved_blocks > blocks ? row->reserved_blocks - blocks : 0;
     }
     BOOKS(sched, tenants->unused_blocks == unused);

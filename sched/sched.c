@@ -197,6 +197,19 @@ enum status sched_set_tenants(struct sched *sched, const struct tenant_table *ta
                            "tenants: the table has %u rows and the one before %u; a tenant that "
                            "goes is closed, not left out",
                            table->n_rows, sched->tenants.count);
+    for (uint32_t i = 0; i < table->n_rows; i++) {
+        uint32_t parent = table->rows[i].parent;
+        if (parent == TENANT_TOP || parent >= sched->tenants.count ||
+            sched->tenants.rows[parent].has_children)
+            continue;
+        const struct tenant *above = &sched->tenants.rows[parent];
+        if (above->n_waiting + above->n_running > 0)
+            return error_field(error, "parent",
+                               "tenants: row %u (%s): its parent, row %u, has %u requests of its "
+                               "own; it can have tenants below it when they are over",
+                               i, table->rows[i].name ? table->rows[i].name : "no name", parent,
+                               above->n_waiting + above->n_running);
+    }
     tenants_replace(&sched->tenants, table);
     tenants_recount(sched);
     if (sched->policy->tenants_changed)

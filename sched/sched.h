@@ -57,10 +57,12 @@
 #define SCHED_STEPS_MAX 2
 #define SCHED_PAUSE_NS 1000000000ull /* a paused sequence is safe from waiting ones this long */
 
+#define SCHED_NONE UINT32_MAX
+
 struct sched;
 
-/* How policy_fair weighs and bounds; zeros are the defaults (docs/scheduler.md says what each
- * does). Costs are in units of one prompt token. */
+/* How policy_fair weighs and bounds (docs/scheduler.md). Zeros are the defaults; SCHED_NONE is zero
+ * where that makes sense. Costs are in units of a prompt token's. */
 struct sched_fairness {
     uint32_t prompt_cost, output_cost; /* of a token; output_cost >= prompt_cost */
     uint32_t quantum_tokens;           /* prompt tokens of one grant */

@@ -1,8 +1,12 @@
 #include "tests/sim/fake_worker.h"
 
+/* Each block once, and those that several opens share. */
+#define FAKE_PLAN_BLOCKS_MAX (FAKE_BLOCKS_MAX + FAKE_OPEN_TOKENS_MAX)
+
 struct front_slot {
     bool open;
     sched_id id;
+    uint64_t domain;
     uint32_t planned_tokens;
     uint32_t n_blocks;
     uint32_t blocks[FAKE_CONTEXT_MAX]; /* [n_blocks] */
@@ -19,12 +23,13 @@ struct device_slot {
 
 struct copied_step {
     uint64_t number;
-    uint32_t n_closes, n_opens, n_rows, n_blocks;
+    uint32_t n_closes, n_opens, n_rows, n_blocks, n_copies;
+    uint32_t copies[FAKE_SLOTS_MAX][2];
     uint32_t closes[FAKE_SLOTS_MAX];
     struct sched_open_row opens[FAKE_SLOTS_MAX];
     uint32_t open_tokens[FAKE_SLOTS_MAX][FAKE_CONTEXT_MAX];
     struct sched_row rows[FAKE_SLOTS_MAX];
-    uint32_t blocks[FAKE_BLOCKS_MAX];
+    uint32_t blocks[FAKE_PLAN_BLOCKS_MAX];
 };
 
 struct fake_worker {
@@ -33,7 +38,8 @@ struct fake_worker {
     uint64_t handed_over, ran, retired;
     struct front_slot front[FAKE_SLOTS_MAX];
     uint64_t block_used_by[FAKE_BLOCKS_MAX]; /* the last step whose rows may touch it */
-    bool block_owned[FAKE_BLOCKS_MAX];       /* in the table of a slot that is open */
+    uint32_t block_tables[FAKE_BLOCKS_MAX];  /* tables of open slots that name it */
+    uint64_t block_domain[FAKE_BLOCKS_MAX];  /* of the slot that wrote it last */
     struct device_slot device[FAKE_SLOTS_MAX];
     uint64_t cells[FAKE_BLOCKS_MAX * FAKE_BLOCK_TOKENS_MAX];
     struct copied_step steps[SCHED_STEPS_MAX]; /* by number modulo */
@@ -55,6 +61,14 @@ void fake_prefix_add(struct fake_prefix *prefix, uint32_t token)
 uint32_t fake_prefix_sample(const struct fake_prefix *prefix)
 {
     return (uint32_t)(prefix->fold >> 16);
+}
+
+struct sched_digest fake_prefix_digest(const struct fake_prefix *prefix, uint64_t domain)
+{
+    struct sched_digest digest;
+    uint64_t words[4] = {mix(prefix->fold, domain), prefix->cell, prefix->fold, prefix->n_tokens};
+    memcpy(digest.bytes, words, sizeof words);
+    return digest;
 }
 
 struct fake_worker *fake_worker_new(const struct sched_limits *limits, uint64_t seed)
@@ -80,7 +94,8 @@ void fake_worker_restart(struct fake_worker *worker)
     memset(worker->front, 0, sizeof worker->front);
     memset(worker->device, 0, sizeof worker->device);
     memset(worker->block_used_by, 0, sizeof worker->block_used_by);
-    memset(worker->block_owned, 0, sizeof worker->block_owned);
+    memset(worker->block_tables, 0, sizeof worker->block_tables);
+    memset(worker->block_domain, 0, sizeof worker->block_domain);
     worker->handed_over = worker->ran = worker->retired = 0;
     for (size_t i = 0; i < array_count(worker->cells); i++)
         worker->cells[i] = worker->noise = mix(worker->noise, i);
@@ -119,10 +134,22 @@ static void blocks_granted(struct fake_worker *worker, struct front_slot *slot,
 {
     for (uint32_t i = 0; i < n; i++) {
         MUST(blocks[i] < worker->limits.blocks_count);
-        MUST(!worker->block_owned[blocks[i]]);
+        MUST(worker->block_tables[blocks[i]] == 0);
         MUST(worker->block_used_by[blocks[i]] <= worker->retired);
         MUST(slot->n_blocks < FAKE_CONTEXT_MAX);
-        worker->block_owned[blocks[i]] = true;
+        worker->block_tables[blocks[i]] = 1;
+        slot->blocks[slot->n_blocks++] = blocks[i];
+    }
+}
+
+/* Read, never written: full of what its own domain computed. (Of what: the device sees.) */
+static void blocks_shared(struct fake_worker *worker, struct front_slot *slot,
+                          const uint32_t *blocks, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        MUST(blocks[i] < worker->limits.blocks_count && slot->n_blocks < FAKE_CONTEXT_MAX);
+        MUST(slot->domain != 0 && worker->block_domain[blocks[i]] == slot->domain);
+        worker->block_tables[blocks[i]]++;
         slot->blocks[slot->n_blocks++] = blocks[i];
     }
 }
@@ -134,7 +161,7 @@ static void closes_check(struct fake_worker *worker, const struct sched_plan *pl
         struct front_slot *slot = &worker->front[plan->closes[i]];
         MUST(slot->open);
         for (uint32_t b = 0; b < slot->n_blocks; b++)
-            worker->block_owned[slot->blocks[b]] = false;
+            worker->block_tables[slot->blocks[b]]--;
         slot->open = false;
         slot->n_blocks = 0;
     }
@@ -153,11 +180,47 @@ static void opens_check(struct fake_worker *worker, const struct sched_plan *pla
         struct fake_known known = known_of(context, open->id);
         MUST(open->known_tokens == known.n_tokens && known.n_pending == 0);
         tokens += open->known_tokens;
-        *slot = (struct front_slot){.open = true, .id = open->id, .used_by = plan->step};
+        MUST(open->cached_tokens < open->known_tokens);
+        *slot = (struct front_slot){.open = true,
+                                    .id = open->id,
+                                    .domain = known.domain,
+                                    .planned_tokens = open->cached_tokens,
+                                    .used_by = plan->step};
         MUST(open->blocks_first + open->n_blocks <= plan->n_blocks);
-        blocks_granted(worker, slot, plan->blocks + open->blocks_first, open->n_blocks);
+        const uint32_t *blocks = plan->blocks + open->blocks_first;
+        uint32_t n_shared = open->cached_tokens / worker->limits.block_tokens;
+        MUST(n_shared <= open->n_blocks);
+        blocks_shared(worker, slot, blocks, n_shared);
+        blocks_granted(worker, slot, blocks + n_shared, open->n_blocks - n_shared);
     }
     MUST(tokens <= worker->limits.open_tokens_max);
+}
+
+static struct front_slot *slot_with(struct fake_worker *worker, uint32_t block)
+{
+    for (uint32_t i = 0; i < worker->limits.slots_max; i++)
+        for (uint32_t b = 0; worker->front[i].open && b < worker->front[i].n_blocks; b++)
+            if (worker->front[i].blocks[b] == block)
+                return &worker->front[i];
+    return NULL;
+}
+
+/* Into a private block of a slot that opens now, from a block of its domain that stays as it is. */
+static void copies_check(struct fake_worker *worker, const struct sched_plan *plan)
+{
+    for (uint32_t i = 0; i < plan->n_copies; i++) {
+        uint32_t from = plan->copies[i][0], to = plan->copies[i][1];
+        MUST(from < worker->limits.blocks_count && to < worker->limits.blocks_count);
+        struct front_slot *slot = slot_with(worker, to);
+        MUST(slot && slot->used_by == plan->step && worker->block_tables[to] == 1);
+        MUST(slot->domain != 0 && worker->block_domain[from] == slot->domain);
+        worker->block_domain[to] = slot->domain;
+        for (uint32_t j = 0; j < plan->n_copies; j++)
+            MUST(plan->copies[j][1] != from && (i == j || plan->copies[j][1] != to));
+        for (uint32_t j = 0; j < plan->n_rows; j++)
+            for (uint32_t b = 0; b < plan->rows[j].n_blocks; b++)
+                MUST(plan->blocks[plan->rows[j].blocks_first + b] != from);
+    }
 }
 
 static void row_check(struct fake_worker *worker, const struct sched_plan *plan,
@@ -182,6 +245,11 @@ static void row_check(struct fake_worker *worker, const struct sched_plan *plan,
     MUST(end <= slot->n_blocks * worker->limits.block_tokens);
     for (uint32_t b = 0; b < slot->n_blocks; b++)
         worker->block_used_by[slot->blocks[b]] = plan->step;
+    for (uint32_t p = row->first_position; p < end; p++) {
+        uint32_t block = slot->blocks[p / worker->limits.block_tokens];
+        MUST(worker->block_tables[block] == 1);
+        worker->block_domain[block] = slot->domain;
+    }
     slot->planned_tokens = end;
     slot->used_by = slot->row_in = plan->step;
 }
@@ -195,6 +263,8 @@ static void step_copy(struct fake_worker *worker, const struct sched_plan *plan,
     step->n_opens = plan->n_opens;
     step->n_rows = plan->n_rows;
     step->n_blocks = plan->n_blocks;
+    step->n_copies = plan->n_copies;
+    memcpy(step->copies, plan->copies, plan->n_copies * sizeof *plan->copies);
     memcpy(step->closes, plan->closes, plan->n_closes * sizeof *plan->closes);
     memcpy(step->opens, plan->opens, plan->n_opens * sizeof *plan->opens);
     memcpy(step->rows, plan->rows, plan->n_rows * sizeof *plan->rows);
@@ -213,9 +283,10 @@ void fake_worker_hand_over(struct fake_worker *worker, const struct sched_plan *
     MUST(plan->n_closes + plan->n_opens + plan->n_rows > 0);
     MUST(plan->n_closes <= worker->limits.slots_max && plan->n_opens <= worker->limits.slots_max);
     MUST(plan->n_rows <= worker->limits.step_rows_max && plan->n_rows <= worker->limits.slots_max);
-    MUST(plan->n_blocks <= worker->limits.blocks_count && plan->n_copies == 0);
+    MUST(plan->n_blocks <= FAKE_PLAN_BLOCKS_MAX && plan->n_copies <= plan->n_opens);
     closes_check(worker, plan);
     opens_check(worker, plan, known_of, context);
+    copies_check(worker, plan);
     uint32_t tokens = 0;
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         struct fake_known known = known_of(context, plan->rows[i].id);
@@ -257,6 +328,26 @@ static void row_run(struct fake_worker *worker, const struct sched_row *row)
     }
 }
 
+/* What an open says is computed must be there, cell by cell; its copies were made. */
+static void cached_verify(struct fake_worker *worker, const struct sched_open_row *open)
+{
+    const struct device_slot *slot = &worker->device[open->slot];
+    struct fake_prefix prefix = {0};
+    for (uint32_t p = 0; p < open->cached_tokens; p++) {
+        fake_prefix_add(&prefix, slot->tokens[p]);
+        MUST(*cell_of(worker, slot, p) == prefix.cell);
+    }
+}
+
+static void copies_run(struct fake_worker *worker, const struct copied_step *step)
+{
+    uint32_t block_tokens = worker->limits.block_tokens;
+    for (uint32_t i = 0; i < step->n_copies; i++)
+        memcpy(worker->cells + step->copies[i][1] * block_tokens,
+               worker->cells + step->copies[i][0] * block_tokens,
+               block_tokens * sizeof *worker->cells);
+}
+
 static uint32_t row_sample(struct fake_worker *worker, const struct sched_row *row)
 {
     struct device_slot *slot = &worker->device[row->slot];
@@ -286,6 +377,9 @@ uint32_t fake_worker_run(struct fake_worker *worker, struct fake_token *ret_toke
         memcpy(slot->tokens, step->open_tokens[i], slot->n_tokens * sizeof *slot->tokens);
         blocks_append(slot, step->blocks + open->blocks_first, open->n_blocks);
     }
+    copies_run(worker, step);
+    for (uint32_t i = 0; i < step->n_opens; i++)
+        cached_verify(worker, &step->opens[i]);
     uint32_t n = 0;
     for (uint32_t i = 0; i < step->n_rows; i++) {
         const struct sched_row *row = &step->rows[i];

@@ -9,8 +9,10 @@
  *
  * The worker keeps two views. The *front's* is as of the last step handed over; against it each new
  * step is checked (budgets, slots and blocks not named by a step in flight, positions without gap,
- * where the input of a row comes from). The *device's* is as of the last step run; it alone holds
- * tokens and cells. Steps run in order, one a call.
+ * where the input of a row comes from, that no row writes a block which another table names, that
+ * no table names a block which another domain wrote). The *device's* is as of the last step run; it
+ * alone holds tokens and cells, and an open that claims computed positions must find their very
+ * cells there. Steps run in order, one a call.
  *
  * A breach calls sim_fail (sched_sim.c), which names the seed and aborts.
  */
@@ -41,11 +43,15 @@ struct fake_prefix {
 void fake_prefix_add(struct fake_prefix *prefix, uint32_t token);
 uint32_t fake_prefix_sample(const struct fake_prefix *prefix);
 
+/* The name of the block that ends with this prefix, in a domain. */
+struct sched_digest fake_prefix_digest(const struct fake_prefix *prefix, uint64_t domain);
+
 /* All known tokens of a sequence, when it is opened. */
 struct fake_known {
     uint32_t n_tokens;
     const uint32_t *tokens; /* [n_tokens] */
     uint32_t n_pending;     /* sampled in flight, not reported */
+    uint64_t domain;        /* whose cache it may read; 0: nobody's */
 };
 typedef struct fake_known (*fake_known_of)(void *context, sched_id id);
 

@@ -1,7 +1,10 @@
 /*
  * The scheduler under thousands of random days: arrivals, lengths, stops, cancels, deadlines,
- * pauses, lost workers, tiny pools, at most two steps in flight, against a worker that trusts
- * nothing (fake_worker.h). After each call the books balance, and at the end of a scenario
+ * pauses, lost workers, tiny pools, at most two steps in flight, tenants with weights and rights
+ * that change, prompts that share beginnings within and across cache domains, against a worker that
+ * trusts nothing (fake_worker.h). Half of the days are served first come, first served; in the
+ * others the fair policy runs beside its naive twin (fair_twin.h), and every plan of the two must
+ * be the same to the byte. After each call the books balance, and at the end of a scenario
  *
  *     every request ended exactly once, for the right reason, with the right counts
  *     its client saw exactly its tokens, each once, in order (they depend on every KV cell)
@@ -18,12 +21,16 @@
 
 #include "base/clock.h"
 #include "sched/policy.h"
+#include "sched/tenants.h"
 #include "tests/sim/alloc_trap.h"
+#include "tests/sim/fair_twin.h"
 #include "tests/sim/fake_worker.h"
 
-#define SCENARIOS_COUNT 8000
+#define SCENARIOS_COUNT 10000
 #define REQUESTS_MAX 48
 #define TURNS_MAX 200000
+#define ROWS_MAX 12
+#define STEMS_COUNT 3 /* beginnings that prompts share */
 
 enum cause { CAUSE_NONE = 0, CAUSE_TOKENS, CAUSE_CANCEL, CAUSE_DEADLINE };
 
@@ -32,11 +39,16 @@ struct request {
     bool submitted, live, opened, paused, was_paused;
     enum cause cause; /* why it is over */
     uint32_t prompt_tokens, output_tokens_max, stop_after_tokens;
-    uint64_t deadline_ns;
+    uint64_t deadline_ns, domain;
+    uint32_t tenant;
+    enum sched_class class;
+    bool readonly;
     uint32_t n_tokens, n_pending;
     uint32_t tokens[FAKE_CONTEXT_MAX]; /* [n_tokens] */
     struct fake_prefix prefix;         /* of those: the oracle */
-    uint32_t planned_tokens, high_tokens, recomputed_tokens;
+    struct sched_digest digests[FAKE_CONTEXT_MAX];
+    uint32_t n_digests;
+    uint32_t planned_tokens, high_tokens, recomputed_tokens, cached_tokens;
     uint32_t opens_count, replays_count;
 };
 
@@ -44,7 +56,11 @@ struct sim {
     uint64_t seed, random;
     struct sched_limits limits;
     struct sched *sched;
+    struct sched *twin; /* NULL: first come, first served */
     struct fake_worker *worker;
+    struct tenant_row rows[ROWS_MAX]; /* [n_rows] of the table in force */
+    uint32_t n_rows;
+    uint32_t stems[STEMS_COUNT][FAKE_CONTEXT_MAX];
     uint64_t now_ns;
     uint32_t n_requests, n_submitted, n_live;
     struct request requests[REQUESTS_MAX];
@@ -54,6 +70,7 @@ struct sim {
     uint64_t steps_count, turns_count;
     bool calm; /* the chaos is over: everybody must end now */
     uint32_t cancel_odds, pause_odds, loss_odds, deadline_odds; /* one in n turns; 0: never */
+    uint32_t table_odds, domains_count;
     bool odd_victims;
 };
 
@@ -61,8 +78,8 @@ static struct sim sim;
 static bool verbose;
 static struct {
     uint64_t steps, tokens, ended, preempted, recomputed, replays, full, never, refused_late,
-        cancelled, expired;
-    double calm_ratio;
+        cancelled, expired, cached, copies, tables, rights, fair;
+    double calm_ratio[2]; /* first come, fair */
 } totals;
 
 /* ---- when it fails ---- */
@@ -134,10 +151,16 @@ static struct seq *odd_victim(void *state, struct seq *const *running, uint32_t 
 static void books_check(void)
 {
     sched_check(sim.sched);
-    struct sched_stats s;
+    struct sched_stats s, twin;
     sched_stats(sim.sched, &s);
+    if (sim.twin) {
+        sched_stats(sim.twin, &twin);
+        MUST(s.waiting == twin.waiting && s.running == twin.running);
+        MUST(s.blocks_free == twin.blocks_free && s.blocks_cached == twin.blocks_cached);
+        MUST(s.preempted_total == twin.preempted_total && s.ended_total == twin.ended_total);
+    }
     MUST(s.blocks_count == sim.limits.blocks_count);
-    MUST(s.blocks_free + s.blocks_used == s.blocks_count && s.blocks_cached == 0);
+    MUST(s.blocks_free + s.blocks_used + s.blocks_cached == s.blocks_count);
     MUST(s.steps_in_flight == fake_worker_steps(sim.worker));
     MUST(s.unexpected_total == sim.unexpected_count && s.dropped_total == sim.dropped_count);
     uint32_t unfinished = 0;
@@ -147,13 +170,24 @@ static void books_check(void)
     MUST(s.running <= sim.limits.slots_max);
 }
 
-/* Every call into the scheduler is made by this, so that none allocates unseen. */
-#define CALL(statement)                                                                            \
+/*
+ * Every call into the scheduler is made by this, so that none allocates unseen. The statement is
+ * played on the twin too, as `sched`; it must give the same `result`.
+ */
+#define CALL_OF(result, statement)                                                                 \
     do {                                                                                           \
+        struct sched *sched = sim.sched;                                                           \
         alloc_trap_arm();                                                                          \
         statement;                                                                                 \
         MUST(alloc_trap_disarm().calls == 0);                                                      \
+        if (sim.twin) {                                                                            \
+            __auto_type first_ = (result);                                                         \
+            sched = sim.twin;                                                                      \
+            statement;                                                                             \
+            MUST(first_ == (result));                                                              \
+        }                                                                                          \
     } while (0)
+#define CALL(statement) CALL_OF(0, statement)
 
 /* ---- what may happen ---- */
 
@@ -190,6 +224,14 @@ static enum status submit_expected(const struct request *r)
     return STATUS_OK;
 }
 
+static bool row_has_children(uint32_t row)
+{
+    for (uint32_t i = 0; i < sim.n_rows; i++)
+        if (sim.rows[i].parent == row)
+            return true;
+    return false;
+}
+
 static void do_submit(void)
 {
     uint32_t index = sim.n_submitted++;
@@ -198,13 +240,22 @@ static void do_submit(void)
         r->deadline_ns = sim.now_ns - 1 + between(0, 60) * NS_PER_MS;
     else
         r->deadline_ns = UINT64_MAX;
+    do
+        r->tenant = between(0, sim.n_rows - 1);
+    while (row_has_children(r->tenant));
     struct sched_submission submission = {.request_id = 1000 + index,
+                                          .tenant = r->tenant,
+                                          .class = r->class,
                                           .deadline_ns = r->deadline_ns,
+                                          .cache_domain = r->domain,
+                                          .cache_readonly = r->readonly,
                                           .prompt_tokens = r->prompt_tokens,
-                                          .output_tokens_max = r->output_tokens_max};
+                                          .output_tokens_max = r->output_tokens_max,
+                                          .n_digests = r->n_digests,
+                                          .digests = r->digests};
     struct error error = {0};
     enum status status, expected = submit_expected(r);
-    CALL(status = sched_submit(sim.sched, &submission, sim.now_ns, &r->id, &error));
+    CALL_OF(r->id, status = sched_submit(sched, &submission, sim.now_ns, &r->id, &error));
     SAY("submit %u: prompt %u output %u of %u: %s\n", index, r->prompt_tokens, r->stop_after_tokens,
         r->output_tokens_max, status_name(status));
     MUST(status == expected);
@@ -224,8 +275,10 @@ static void do_submit(void)
 static struct fake_known known_of(void *context, sched_id id)
 {
     const struct request *r = request_by_id(id);
-    return (struct fake_known){
-        .n_tokens = r->n_tokens, .tokens = r->tokens, .n_pending = r->n_pending};
+    return (struct fake_known){.n_tokens = r->n_tokens,
+                               .tokens = r->tokens,
+                               .n_pending = r->n_pending,
+                               .domain = r->domain};
 }
 
 /* First come first served: among those that were never paused, nobody opens before an earlier. */
@@ -234,13 +287,18 @@ static void open_note(const struct sched_open_row *open)
     struct request *r = request_by_id(open->id);
     uint32_t number = (uint32_t)(r - sim.requests) + 1;
     MUST(r->cause == CAUSE_NONE && !r->paused);
-    if (!r->opened && !r->was_paused) {
+    if (!sim.twin && !r->opened && !r->was_paused) {
         MUST(number > sim.opened_last);
         sim.opened_last = number;
     }
     r->opened = true;
     r->opens_count++;
-    r->planned_tokens = 0;
+    r->planned_tokens = open->cached_tokens;
+    if (open->cached_tokens > r->high_tokens) {
+        r->cached_tokens += open->cached_tokens - r->high_tokens;
+        totals.cached += open->cached_tokens - r->high_tokens;
+        r->high_tokens = open->cached_tokens;
+    }
 }
 
 static void row_note(const struct sched_row *row)
@@ -278,16 +336,48 @@ static void rows_complete(const struct sched_plan *plan)
     }
 }
 
+#define SAME(a, b, field, n) MUST(memcmp((a)->field, (b)->field, (n) * sizeof *(a)->field) == 0)
+
+static void plans_same(const struct sched_plan *a, const struct sched_plan *b)
+{
+    MUST(a->step == b->step && a->n_closes == b->n_closes && a->n_opens == b->n_opens);
+    MUST(a->n_rows == b->n_rows && a->n_blocks == b->n_blocks && a->n_copies == b->n_copies);
+    SAME(a, b, closes, a->n_closes);
+    SAME(a, b, opens, a->n_opens);
+    SAME(a, b, rows, a->n_rows);
+    SAME(a, b, blocks, a->n_blocks);
+    SAME(a, b, copies, a->n_copies);
+}
+
+/* A new table may find a tenant over its limit; no step takes it there, or further. */
+static void limits_hold(const struct sched_tenant_stats *before)
+{
+    for (uint32_t i = 0; i < sim.n_rows; i++) {
+        struct sched_tenant_stats after;
+        MUST(sched_tenant_stats(sim.sched, i, &after));
+        MUST(after.blocks <= before[i].blocks || after.blocks <= after.blocks_limit);
+    }
+}
+
 static bool do_plan(void)
 {
     const struct sched_plan *plan;
-    CALL(plan = sched_plan(sim.sched, sim.now_ns));
+    struct sched_tenant_stats before[ROWS_MAX];
+    for (uint32_t i = 0; i < sim.n_rows; i++)
+        MUST(sched_tenant_stats(sim.sched, i, &before[i]));
+    alloc_trap_arm();
+    plan = sched_plan(sim.sched, sim.now_ns);
+    MUST(alloc_trap_disarm().calls == 0);
+    if (sim.twin)
+        plans_same(plan, sched_plan(sim.twin, sim.now_ns));
+    limits_hold(before);
     if (plan->step == 0) {
         MUST(plan->n_closes + plan->n_opens + plan->n_rows + plan->n_blocks == 0);
         return false;
     }
-    SAY("plan %llu: closes %u opens %u rows %u blocks %u\n", (unsigned long long)plan->step,
-        plan->n_closes, plan->n_opens, plan->n_rows, plan->n_blocks);
+    SAY("plan %llu: closes %u opens %u rows %u blocks %u copies %u\n",
+        (unsigned long long)plan->step, plan->n_closes, plan->n_opens, plan->n_rows, plan->n_blocks,
+        plan->n_copies);
     fake_worker_hand_over(sim.worker, plan, known_of, NULL);
     rows_complete(plan);
     for (uint32_t i = 0; i < plan->n_opens; i++)
@@ -295,13 +385,15 @@ static bool do_plan(void)
     for (uint32_t i = 0; i < plan->n_rows; i++)
         row_note(&plan->rows[i]);
     sim.steps_count++;
+    totals.copies += plan->n_copies;
     return true;
 }
 
 static void do_cancel(struct request *r)
 {
     SAY("cancel %ld\n", (long)(r - sim.requests));
-    CALL(sched_cancel(sim.sched, r->id));
+    CALL(sched_cancel(sched, r->id));
+    memset(r->digests, 0xdb, sizeof r->digests); /* the owner's memory may go */
     if (r->cause == CAUSE_NONE)
         request_over(r, CAUSE_CANCEL);
 }
@@ -309,7 +401,7 @@ static void do_cancel(struct request *r)
 static void do_pause(struct request *r, bool paused)
 {
     SAY("%s %ld\n", paused ? "pause" : "resume", (long)(r - sim.requests));
-    CALL(sched_pause(sim.sched, r->id, paused));
+    CALL(sched_pause(sched, r->id, paused));
     r->paused = paused;
     r->was_paused = true;
 }
@@ -325,6 +417,13 @@ static struct request *any_live(void)
     return NULL;
 }
 
+/* The engine knows all tokens of a block, and says its name. */
+static void block_tell(const struct request *r)
+{
+    struct sched_digest digest = fake_prefix_digest(&r->prefix, r->domain);
+    CALL(sched_block_filled(sched, r->id, r->n_tokens / sim.limits.block_tokens - 1, &digest));
+}
+
 static void token_take(uint64_t step, const struct fake_token *token)
 {
     struct request *r = request_by_id(token->id);
@@ -334,7 +433,7 @@ static void token_take(uint64_t step, const struct fake_token *token)
         r->n_pending--;
         return;
     }
-    CALL(counts = sched_sampled(sim.sched, step, r->id, n_output >= r->stop_after_tokens));
+    CALL_OF(counts, counts = sched_sampled(sched, step, r->id, n_output >= r->stop_after_tokens));
     MUST(counts == expected);
     r->n_pending--;
     sim.dropped_count += !counts;
@@ -345,10 +444,12 @@ static void token_take(uint64_t step, const struct fake_token *token)
         totals.tokens++;
         if (n_output == r->stop_after_tokens)
             request_over(r, CAUSE_TOKENS);
+        else if (r->n_tokens % sim.limits.block_tokens == 0 && !one_in(20))
+            block_tell(r);
     }
     books_check();
     if (one_in(16)) { /* the same word twice */
-        CALL(counts = sched_sampled(sim.sched, step, r->id, true));
+        CALL_OF(counts, counts = sched_sampled(sched, step, r->id, true));
         MUST(!counts);
         sim.unexpected_count++;
     }
@@ -364,7 +465,7 @@ static void do_retire(void)
     SAY("run %llu: %u tokens\n", (unsigned long long)step, n);
     for (uint32_t i = 0; i < n; i++)
         token_take(step, &tokens[i]);
-    CALL(sched_retired(sim.sched, step, sim.now_ns));
+    CALL(sched_retired(sched, step, sim.now_ns));
     fake_worker_retired(sim.worker);
 }
 
@@ -372,14 +473,14 @@ static void do_lose(void)
 {
     SAY("worker lost with %u steps in flight\n", fake_worker_steps(sim.worker));
     fake_worker_restart(sim.worker);
-    CALL(sched_replay(sim.sched));
+    CALL(sched_replay(sched));
     for (uint32_t i = 0; i < sim.n_requests; i++) {
         sim.requests[i].n_pending = 0;
         sim.requests[i].replays_count++;
     }
     struct sched_stats s;
     sched_stats(sim.sched, &s);
-    MUST(s.running == 0 && s.blocks_used == 0 && s.steps_in_flight == 0);
+    MUST(s.running == 0 && s.blocks_free == s.blocks_count && s.steps_in_flight == 0);
     totals.replays++;
 }
 
@@ -393,9 +494,9 @@ static void do_expire(void)
                 first_ns = sim.requests[i].deadline_ns;
         sched_id id;
         bool expired;
-        CALL(told_ns = sched_next_deadline_ns(sim.sched));
+        CALL_OF(told_ns, told_ns = sched_next_deadline_ns(sched));
         MUST(told_ns == first_ns);
-        CALL(expired = sched_next_expired(sim.sched, sim.now_ns, &id));
+        CALL_OF(expired, expired = sched_next_expired(sched, sim.now_ns, &id));
         MUST(expired == (first_ns <= sim.now_ns));
         if (!expired)
             return;
@@ -403,6 +504,7 @@ static void do_expire(void)
         SAY("expired %ld\n", (long)(r - sim.requests));
         MUST(r->deadline_ns == first_ns);
         request_over(r, CAUSE_DEADLINE);
+        memset(r->digests, 0xdb, sizeof r->digests);
         books_check();
     }
 }
@@ -412,16 +514,18 @@ static void do_bury(void)
     struct sched_ended e;
     bool any;
     for (;;) {
-        CALL(any = sched_next_ended(sim.sched, &e));
+        CALL_OF(any, any = sched_next_ended(sched, &e));
         if (!any)
             return;
         struct request *r = request_by_id(e.id);
         SAY("ended %ld\n", (long)(r - sim.requests));
         MUST(e.request_id == 1000 + (uint64_t)(r - sim.requests));
         MUST(r->cause != CAUSE_NONE);
-        MUST(e.prompt_computed_tokens == u32_min(r->high_tokens, r->prompt_tokens));
+        MUST(e.prompt_computed_tokens ==
+             u32_min(r->high_tokens, r->prompt_tokens) - r->cached_tokens);
         MUST(e.recomputed_tokens == r->recomputed_tokens);
-        MUST(e.cached_tokens == 0);
+        MUST(e.cached_tokens == r->cached_tokens && r->cached_tokens < r->prompt_tokens);
+        MUST(r->domain != 0 || r->cached_tokens == 0);
         MUST(e.preempted_count <= r->opens_count);
         MUST(r->opens_count <= 1 + e.preempted_count + r->replays_count);
         if (r->cause == CAUSE_TOKENS)
@@ -441,9 +545,43 @@ static void do_lie(void)
 {
     bool counts;
     sched_id id = one_in(2) ? between(0, sim.limits.requests_max - 1) : (sched_id)chance_next();
-    CALL(counts = sched_sampled(sim.sched, 1000000000 + between(0, 9), id, one_in(2)));
+    uint64_t step = 1000000000 + between(0, 9);
+    CALL_OF(counts, counts = sched_sampled(sched, step, id, step % 2));
     MUST(!counts);
     sim.unexpected_count++;
+}
+
+/* A tree that may be wrong; only a good one comes into force. Rows stay, rows come. */
+static void do_table(void)
+{
+    struct tenant_row rows[ROWS_MAX];
+    uint32_t n = between(sim.n_rows, ROWS_MAX);
+    memset(rows, 0, sizeof rows);
+    bool rights = one_in(2);
+    for (uint32_t i = 0; i < n; i++) {
+        rows[i] = (struct tenant_row){.parent = one_in(2) ? TENANT_TOP : between(0, n - 1),
+                                      .weight = skewed(1, 9)};
+        if (one_in(40))
+            rows[i].weight = 0;
+        if (rights && one_in(3))
+            rows[i].reserved_blocks = between(1, u32_max(1, sim.limits.blocks_count / 6));
+        if (rights && one_in(3))
+            rows[i].limit_blocks = between(1, sim.limits.blocks_count);
+        if (rights && one_in(2))
+            rows[i].cached_blocks = between(1, 8);
+    }
+    struct tenant_table table = {.n_rows = n, .rows = rows};
+    struct error error = {0};
+    enum status status;
+    CALL_OF(status, status = sched_set_tenants(sched, &table, &error));
+    SAY("table of %u rows: %s %s\n", n, status_name(status), error.text);
+    MUST(status == STATUS_OK || (status == STATUS_INVALID && error.text[0] && error.field[0]));
+    if (status != STATUS_OK)
+        return;
+    memcpy(sim.rows, rows, sizeof rows);
+    sim.n_rows = n;
+    totals.tables++;
+    totals.rights += rights;
 }
 
 /* ---- one scenario ---- */
@@ -463,10 +601,21 @@ static void limits_draw(void)
     l->step_rows_max = l->slots_max + between(0, 3);
     l->chunk_tokens_max = skewed(1, 64);
     l->open_tokens_max = between(l->context_tokens, FAKE_OPEN_TOKENS_MAX);
+    l->tenants_max = ROWS_MAX;
+    l->fairness = (struct sched_fairness){.quantum_tokens = skewed(1, 40),
+                                          .lead_cost = skewed(0, 300),
+                                          .reclaim_cost = one_in(2) ? skewed(1, 200) : 0,
+                                          .recompute_permille = one_in(2) ? between(1, 2000) : 0,
+                                          .advance_percent = one_in(2) ? between(1, 150) : 0};
+    if (one_in(4))
+        l->fairness.lead_cost = l->fairness.recompute_permille = SCHED_NONE;
 }
 
 static void requests_draw(void)
 {
+    sim.domains_count = between(0, 3);
+    for (uint32_t i = 0; i < STEMS_COUNT * FAKE_CONTEXT_MAX; i++)
+        sim.stems[i / FAKE_CONTEXT_MAX][i % FAKE_CONTEXT_MAX] = (uint32_t)chance_next();
     sim.n_requests = between(1, REQUESTS_MAX);
     uint32_t longest = between(2, sim.limits.context_tokens);
     for (uint32_t i = 0; i < sim.n_requests; i++) {
@@ -478,11 +627,29 @@ static void requests_draw(void)
                 1, u32_min(r->output_tokens_max, sim.limits.context_tokens - r->prompt_tokens));
         r->stop_after_tokens = one_in(2) ? r->output_tokens_max : between(1, r->output_tokens_max);
         r->n_tokens = r->prompt_tokens;
+        r->domain = between(0, sim.domains_count);
+        r->readonly = one_in(8);
+        r->class = between(CLASS_INTERACTIVE, CLASS_DEFAULT);
+        uint32_t stem = between(0, STEMS_COUNT - 1);
+        uint32_t stem_tokens = one_in(3) ? FAKE_CONTEXT_MAX : between(0, FAKE_CONTEXT_MAX);
         for (uint32_t t = 0; t < r->n_tokens; t++) {
-            r->tokens[t] = (uint32_t)chance_next();
+            r->tokens[t] = t < stem_tokens ? sim.stems[stem][t] : (uint32_t)chance_next();
             fake_prefix_add(&r->prefix, r->tokens[t]);
+            if ((t + 1) % sim.limits.block_tokens == 0)
+                r->digests[r->n_digests++] = fake_prefix_digest(&r->prefix, r->domain);
         }
     }
+}
+
+static void sched_begin(const struct sched_policy *policy, struct sched **ret_sched)
+{
+    struct error error;
+    alloc_trap_arm();
+    enum status status = sched_open(&sim.limits, policy, ret_sched, &error);
+    struct alloc_counts counts = alloc_trap_disarm();
+    MUST(status == STATUS_OK);
+    MUST(counts.calls == 1);
+    MUST(counts.last_bytes == sched_footprint(&sim.limits, policy));
 }
 
 static void scenario_open(uint64_t seed)
@@ -497,15 +664,18 @@ static void scenario_open(uint64_t seed)
     sim.loss_odds = one_in(3) ? between(20, 400) : 0;
     sim.deadline_odds = one_in(3) ? between(1, 10) : 0;
     sim.odd_victims = one_in(4);
+    sim.table_odds = one_in(2) ? between(5, 200) : 0;
+    sim.n_rows = 1;
+    sim.rows[0] = tenant_table_local.rows[0];
+    bool fair = one_in(2);
+    totals.fair += fair;
     policy = policy_fcfs;
     policy.victim = odd_victim;
-    struct error error;
-    alloc_trap_arm();
-    enum status status = sched_open(&sim.limits, &policy, &sim.sched, &error);
-    struct alloc_counts counts = alloc_trap_disarm();
-    MUST(status == STATUS_OK);
-    MUST(counts.calls == 1);
-    MUST(counts.last_bytes == sched_footprint(&sim.limits, &policy));
+    sched_begin(fair ? &policy_fair : &policy, &sim.sched);
+    if (fair)
+        sched_begin(&policy_fair_twin, &sim.twin);
+    while (one_in(2))
+        do_table();
     sim.worker = fake_worker_new(&sim.limits, seed);
     SAY("seed %llu: slots %u, %u blocks of %u, context %u, step %u tokens, chunk %u, %u requests\n",
         (unsigned long long)seed, sim.limits.slots_max, sim.limits.blocks_count,
@@ -525,6 +695,8 @@ static void chaos_turn(void)
         do_pause(r, r->cause == CAUSE_NONE && !r->paused);
     else if (one_in(sim.loss_odds))
         do_lose();
+    else if (one_in(sim.table_odds))
+        do_table();
     else if (one_in(50))
         do_lie();
     else if (fake_worker_steps(sim.worker) > 0 && one_in(2))
@@ -592,9 +764,10 @@ static void scenario_run(void)
         do_bury();
     }
     steps = sim.steps_count - steps;
+    bool fair = sim.twin != NULL;
     MUST(steps <= 20 + work);
-    if (work > 40 && (double)steps / (double)work > totals.calm_ratio)
-        totals.calm_ratio = (double)steps / (double)work;
+    if (work > 40 && (double)steps / (double)work > totals.calm_ratio[fair])
+        totals.calm_ratio[fair] = (double)steps / (double)work;
 }
 
 static void scenario_close(void)
@@ -606,10 +779,12 @@ static void scenario_close(void)
     for (uint32_t i = 0; i < sim.n_requests; i++)
         MUST(sim.requests[i].submitted && !sim.requests[i].live);
     MUST(s.waiting == 0 && s.running == 0 && s.steps_in_flight == 0);
-    MUST(s.blocks_free == sim.limits.blocks_count);
+    MUST(s.blocks_free + s.blocks_cached == sim.limits.blocks_count);
     MUST(fake_worker_open_slots(sim.worker) == 0); /* every open was closed */
     totals.steps += sim.steps_count;
     sched_close(sim.sched);
+    if (sim.twin)
+        sched_close(sim.twin);
     fake_worker_free(sim.worker);
 }
 
@@ -648,9 +823,13 @@ int main(void)
            (unsigned long long)totals.expired, (unsigned long long)totals.full,
            (unsigned long long)totals.never, (unsigned long long)totals.refused_late);
     printf(
-        "%llu preemptions, %llu tokens computed again, %llu workers lost; after the chaos at most "
-        "%.2f steps a token of the work left\n",
-        (unsigned long long)totals.preempted, (unsigned long long)totals.recomputed,
-        (unsigned long long)totals.replays, totals.calm_ratio);
+        "%llu days fair; %llu preemptions, %llu tokens computed again, %llu from the cache, %llu "
+        "blocks copied, %llu workers lost, %llu tables (%llu with rights)\n",
+        (unsigned long long)totals.fair, (unsigned long long)totals.preempted,
+        (unsigned long long)totals.recomputed, (unsigned long long)totals.cached,
+        (unsigned long long)totals.copies, (unsigned long long)totals.replays,
+        (unsigned long long)totals.tables, (unsigned long long)totals.rights);
+    printf("after the chaos at most %.2f steps a token of the work left; fair %.2f\n",
+           totals.calm_ratio[0], totals.calm_ratio[1]);
     return 0;
 }

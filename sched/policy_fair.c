@@ -1,0 +1,691 @@
+/*
+ * The fair policy: hierarchical start-time fair queueing at the grain of a chunk.
+ *
+ * Whoever is behind (shares.h) gets the next quantum: of the oldest prompt that it has in prefill,
+ * else of the first in its line, which is thereby admitted. When the pool has no room for the one
+ * who is behind, others may be admitted only while their lead over it is small, so that blocks
+ * which come back are its own. One who is far ahead may lose a sequence to one who waits, as long
+ * as the tokens that must be computed again stay within a budget. docs/scheduler.md has the whole
+ * story, the bound and its proof.
+ */
+#include "sched/books.h"
+#include "sched/shares.h"
+
+#define TRIES_MAX 8 /* refusals in a step; then nobody else is admitted */
+#define RESERVE_MIN_TOKENS 16
+#define RESERVE_UNKNOWN_TOKENS 128 /* nobody has ended yet */
+#define PREEMPTIONS_MAX 2          /* for fairness, of one request */
+
+/* What the policy knows of a sequence. */
+struct mark {
+    uint64_t advance_cost; /* charged ahead for output that has not come yet */
+    uint32_t owed_tokens;  /* to be computed again, since it was preempted for fairness */
+    uint32_t next_chunk;   /* in the list of its leaf */
+};
+
+/* Where a decoding one stands, from the top of the tree down. */
+struct standing {
+    struct seq *seq;
+    uint64_t v[TENANT_LEVELS_MAX];
+    uint32_t rows[TENANT_LEVELS_MAX]; /* SHARES_NOBODY below its leaf */
+    uint32_t at;                      /* in order of admission */
+};
+
+struct fair {
+    const struct sched *sched;
+    struct sched_fairness costs; /* no zeros left */
+    struct shares shares;
+    struct line_place *places; /* [requests_max] */
+    struct mark *marks;        /* [requests_max] */
+
+    /* Of a step. */
+    bool closed;             /* nobody else is admitted */
+    uint32_t tries;          /* refusals so far */
+    sched_id offered;        /* the last one that `next` named from a line */
+    uint32_t n_chunk_leaves; /* leaves that have chunks, or had */
+    uint32_t *chunk_leaves;  /* [slots_max] */
+    uint32_t n_out;
+    uint32_t *out_rows;         /* [tenants_max] rows that nobody else is admitted from */
+    struct standing *standings; /* [slots_max] for `order` */
+
+    uint32_t blocked_leaf; /* who was behind and found no room in the last step */
+    uint64_t owed_tokens;  /* of all marks */
+};
+
+/* ---- memory ---- */
+
+static uint32_t or_default(uint32_t value, uint32_t otherwise)
+{
+    return value ? value : otherwise;
+}
+
+static uint32_t or_none(uint32_t value, uint32_t otherwise)
+{
+    return value == SCHED_NONE ? 0 : or_default(value, otherwise);
+}
+
+static struct sched_fairness costs_of(const struct sched_limits *limits)
+{
+    const struct sched_fairness *f = &limits->fairness;
+    struct sched_fairness costs = {
+        .prompt_cost = or_default(f->prompt_cost, 1),
+        .output_cost = or_default(f->output_cost, 2),
+        .quantum_tokens = or_default(f->quantum_tokens, 256),
+        .lead_cost = or_none(f->lead_cost, 4 * limits->step_tokens_max),
+        .reclaim_cost = or_none(f->reclaim_cost, 16 * limits->step_tokens_max),
+        .recompute_permille = or_none(f->recompute_permille, 25),
+        .advance_percent = or_none(f->advance_percent, 100),
+    };
+    costs.output_cost = u32_max(costs.output_cost, costs.prompt_cost);
+    return costs;
+}
+
+struct pieces {
+    size_t shares, places, marks, chunk_leaves, out_rows, standings, end;
+};
+
+static size_t piece(size_t *end, size_t size_bytes)
+{
+    size_t at = *end;
+    *end += round_up(size_bytes, 16);
+    return at;
+}
+
+static struct pieces pieces_of(const struct sched_limits *limits)
+{
+    struct pieces p = {.end = round_up(sizeof(struct fair), 16)};
+    p.shares = piece(&p.end, shares_footprint(limits));
+    p.places = piece(&p.end, limits->requests_max * sizeof(struct line_place));
+    p.marks = piece(&p.end, limits->requests_max * sizeof(struct mark));
+    p.chunk_leaves = piece(&p.end, limits->slots_max * sizeof(uint32_t));
+    p.out_rows = piece(&p.end, u32_max(limits->tenants_max, 1) * sizeof(uint32_t));
+    p.standings = piece(&p.end, limits->slots_max * sizeof(struct standing));
+    return p;
+}
+
+static size_t fair_footprint(const struct sched_limits *limits)
+{
+    return pieces_of(limits).end;
+}
+
+static void fair_init(void *state, const struct sched *sched)
+{
+    struct fair *fair = state;
+    char *memory = state;
+    struct pieces p = pieces_of(&sched->limits);
+    *fair = (struct fair){.sched = sched,
+                          .costs = costs_of(&sched->limits),
+                          .places = (struct line_place *)(memory + p.places),
+                          .marks = (struct mark *)(memory + p.marks),
+                          .chunk_leaves = (uint32_t *)(memory + p.chunk_leaves),
+                          .out_rows = (uint32_t *)(memory + p.out_rows),
+                          .standings = (struct standing *)(memory + p.standings),
+                          .offered = LINE_NOBODY,
+                          .blocked_leaf = SHARES_NOBODY};
+    shares_init(&fair->shares, &sched->limits, &sched->tenants, memory + p.shares);
+}
+
+static void fair_tenants_changed(void *state)
+{
+    struct fair *fair = state;
+    fair->blocked_leaf = SHARES_NOBODY;
+    shares_rebuild(&fair->shares);
+}
+
+/* ---- predictions ---- */
+
+static uint32_t output_predicted(const struct fair *fair, const struct seq *seq)
+{
+    const struct share *rows = fair->shares.rows;
+    uint32_t p80 = outputs_p80(&rows[seq->tenant].outputs);
+    if (p80 == 0)
+        p80 = outputs_p80(&rows[fair->shares.root].outputs);
+    if (p80 == 0)
+        p80 = RESERVE_UNKNOWN_TOKENS;
+    return u32_min(p80, seq->output_tokens_max);
+}
+
+static uint32_t fair_reserve(void *state, const struct seq *seq)
+{
+    uint32_t predicted = output_predicted(state, seq);
+    uint32_t left = predicted > seq->sampled_tokens ? predicted - seq->sampled_tokens : 0;
+    return u32_max(left, RESERVE_MIN_TOKENS);
+}
+
+/* ---- service ---- */
+
+static void fair_charge(void *state, struct seq *seq, uint32_t prefill_tokens,
+                        uint32_t output_tokens)
+{
+    struct fair *fair = state;
+    struct mark *mark = &fair->marks[seq->id];
+    uint64_t output_cost = (uint64_t)output_tokens * fair->costs.output_cost;
+    uint64_t paid = output_cost < mark->advance_cost ? output_cost : mark->advance_cost;
+    mark->advance_cost -= paid;
+    uint64_t cost = (uint64_t)prefill_tokens * fair->costs.prompt_cost + output_cost - paid;
+    if (cost > 0)
+        shares_charge(&fair->shares, seq->tenant, cost);
+}
+
+/* The output that it will probably have is charged now: so a tenant that has much on its way is not
+ * taken for one that has little. */
+static void advance_charge(struct fair *fair, const struct seq *seq)
+{
+    uint32_t predicted = output_predicted(fair, seq);
+    uint64_t left = predicted > seq->sampled_tokens ? predicted - seq->sampled_tokens : 0;
+    uint64_t cost = left * fair->costs.output_cost * fair->costs.advance_percent / 100;
+    fair->marks[seq->id].advance_cost = cost;
+    if (cost > 0)
+        shares_charge(&fair->shares, seq->tenant, cost);
+}
+
+static void advance_refund(struct fair *fair, const struct seq *seq)
+{
+    struct mark *mark = &fair->marks[seq->id];
+    if (mark->advance_cost > 0)
+        shares_refund(&fair->shares, seq->tenant, mark->advance_cost);
+    mark->advance_cost = 0;
+}
+
+/* ---- lines ---- */
+
+static struct line *line_of(const struct fair *fair, const struct seq *seq)
+{
+    return &fair->shares.rows[seq->tenant].lines[seq->class == CLASS_BATCH];
+}
+
+static void line_count(struct fair *fair, uint32_t leaf, uint32_t n)
+{
+    for (uint32_t row = leaf; row != fair->shares.root; row = fair->shares.rows[row].parent) {
+        fair->shares.rows[row].n_line += n;
+        shares_update(&fair->shares, row);
+    }
+    fair->shares.rows[fair->shares.root].n_line += n;
+}
+
+/* Where the children of `parent` stand that want something: in line, or with a prompt in prefill.
+ */
+static uint64_t children_v(const struct fair *fair, uint32_t parent)
+{
+    const struct shares *shares = &fair->shares;
+    uint32_t first = shares_first(shares, parent);
+    uint64_t v = first == SHARES_NOBODY ? UINT64_MAX : shares->rows[first].v;
+    bool prefills = parent == shares->root || fair->sched->tenants.rows[parent].n_prefilling > 0;
+    for (uint32_t i = 0; prefills && i < fair->sched->n_running; i++) {
+        const struct seq *seq = fair->sched->running[i];
+        uint32_t row = seq->prefilling ? seq->tenant : shares->root;
+        while (row != shares->root && shares->rows[row].parent != parent)
+            row = shares->rows[row].parent;
+        if (row != shares->root && shares->rows[row].v < v)
+            v = shares->rows[row].v;
+    }
+    return v == UINT64_MAX ? shares->rows[parent].chosen_v : v;
+}
+
+/* Those of its rows that wanted nothing until now have no claim to the time before. */
+static void rows_lift(struct fair *fair, uint32_t leaf)
+{
+    struct shares *shares = &fair->shares;
+    for (uint32_t row = leaf; row != shares->root; row = shares->rows[row].parent) {
+        if (shares->rows[row].n_line > 0 || fair->sched->tenants.rows[row].n_prefilling > 0)
+            return; /* and so did those above it */
+        shares_lift(shares, row, children_v(fair, shares->rows[row].parent));
+    }
+}
+
+static uint64_t due_of(const struct fair *fair, const struct seq *seq, enum arrival arrival)
+{
+    if (arrival != ARRIVES_NEW)
+        return 0;
+    if (seq->deadline_ns != UINT64_MAX)
+        return u64_max(seq->deadline_ns, 1);
+    return fair->sched->now_ns +
+           (seq->class == CLASS_BATCH ? LINE_PATIENCE_BATCH_NS : LINE_PATIENCE_INTERACTIVE_NS);
+}
+
+static void fair_enqueue(void *state, struct seq *seq, enum arrival arrival)
+{
+    struct fair *fair = state;
+    if (arrival == ARRIVES_PREEMPTED)
+        advance_refund(fair, seq);
+    else
+        rows_lift(fair, seq->tenant);
+    if (arrival == ARRIVES_NEW)
+        fair->marks[seq->id] = (struct mark){.next_chunk = LINE_NOBODY};
+    line_enter(line_of(fair, seq), fair->places, seq, due_of(fair, seq, arrival));
+    line_count(fair, seq->tenant, 1);
+}
+
+static void owed_settle(struct fair *fair, const struct seq *seq)
+{
+    fair->owed_tokens -= fair->marks[seq->id].owed_tokens;
+    fair->marks[seq->id].owed_tokens = 0;
+}
+
+static void fair_dequeue(void *state, struct seq *seq)
+{
+    struct fair *fair = state;
+    struct line *line = line_of(fair, seq);
+    if (fair->offered == seq->id && !seq->paused)
+        line_passed(line, fair->places, seq);
+    line_leave(line, fair->places, seq);
+    line_count(fair, seq->tenant, -1u);
+    owed_settle(fair, seq);
+}
+
+static void fair_ended(void *state, struct seq *seq)
+{
+    struct fair *fair = state;
+    advance_refund(fair, seq);
+    if (seq->sampled_tokens == 0)
+        return;
+    outputs_add(&fair->shares.rows[seq->tenant].outputs, seq->sampled_tokens);
+    outputs_add(&fair->shares.rows[fair->shares.root].outputs, seq->sampled_tokens);
+}
+
+/* Interactive ones first, then batch. */
+static const struct seq *leaf_pick(const struct fair *fair, uint32_t leaf)
+{
+    const struct share *share = &fair->shares.rows[leaf];
+    const struct seq *seq = line_pick(&share->lines[0], fair->places);
+    return seq ? seq : line_pick(&share->lines[1], fair->places);
+}
+
+/* ---- the chunks of a step ---- */
+
+static void chunks_count(struct fair *fair, uint32_t leaf, uint32_t n)
+{
+    for (uint32_t row = leaf; row != fair->shares.root; row = fair->shares.rows[row].parent) {
+        fair->shares.rows[row].n_chunks += n;
+        shares_update(&fair->shares, row);
+    }
+    fair->shares.rows[fair->shares.root].n_chunks += n;
+}
+
+static void chunk_append(struct fair *fair, const struct seq *seq)
+{
+    struct share *leaf = &fair->shares.rows[seq->tenant];
+    fair->marks[seq->id].next_chunk = LINE_NOBODY;
+    if (leaf->chunks_first == LINE_NOBODY) {
+        leaf->chunks_first = seq->id;
+        CHECK(fair->n_chunk_leaves < fair->sched->limits.slots_max);
+        fair->chunk_leaves[fair->n_chunk_leaves++] = seq->tenant;
+    } else {
+        fair->marks[leaf->chunks_last].next_chunk = seq->id;
+    }
+    leaf->chunks_last = seq->id;
+    chunks_count(fair, seq->tenant, 1);
+}
+
+static void chunk_remove_first(struct fair *fair, uint32_t leaf)
+{
+    struct share *share = &fair->shares.rows[leaf];
+    share->chunks_first = fair->marks[share->chunks_first].next_chunk;
+    chunks_count(fair, leaf, -1u);
+}
+
+static void fair_begin(void *state)
+{
+    struct fair *fair = state;
+    fair->closed = false;
+    fair->tries = 0;
+    fair->blocked_leaf = SHARES_NOBODY;
+    for (uint32_t i = 0; i < fair->sched->n_running; i++)
+        if (fair->sched->running[i]->prefilling)
+            chunk_append(fair, fair->sched->running[i]);
+}
+
+static void fair_end(void *state)
+{
+    struct fair *fair = state;
+    struct shares *shares = &fair->shares;
+    for (uint32_t i = 0; i < fair->n_chunk_leaves; i++)
+        while (shares->rows[fair->chunk_leaves[i]].chunks_first != LINE_NOBODY)
+            chunk_remove_first(fair, fair->chunk_leaves[i]);
+    for (uint32_t i = 0; i < fair->n_out; i++) {
+        uint32_t row = fair->out_rows[i];
+        shares->rows[row].is_out = false;
+        shares_update(shares, row);
+        for (; row != SHARES_NOBODY; row = shares->rows[row].parent)
+            shares->rows[row].limit_v = UINT64_MAX;
+    }
+    fair->n_chunk_leaves = fair->n_out = 0;
+    fair->offered = LINE_NOBODY;
+}
+
+/* ---- who is next ---- */
+
+static void row_out(struct fair *fair, uint32_t row)
+{
+    fair->shares.rows[row].is_out = true;
+    fair->out_rows[fair->n_out++] = row;
+    shares_update(&fair->shares, row);
+}
+
+/* The child that is furthest behind among those with chunks. They are few. */
+static uint32_t child_with_chunks(const struct fair *fair, uint32_t parent)
+{
+    const struct share *rows = fair->shares.rows;
+    uint32_t best = SHARES_NOBODY;
+    for (uint32_t i = 0; i < fair->n_chunk_leaves; i++) {
+        uint32_t row = fair->chunk_leaves[i];
+        if (rows[row].n_chunks == 0)
+            continue;
+        while (row != fair->shares.root && rows[row].parent != parent)
+            row = rows[row].parent;
+        if (row == fair->shares.root)
+            continue;
+        if (best == SHARES_NOBODY || shares_behind(&fair->shares, row, best))
+            best = row;
+    }
+    return best;
+}
+
+/* Past the limit, only chunks of those who run already are given. */
+static uint32_t child_choose(const struct fair *fair, uint32_t parent)
+{
+    const struct share *share = &fair->shares.rows[parent];
+    uint32_t first = shares_first(&fair->shares, parent);
+    if (first == SHARES_NOBODY)
+        return SHARES_NOBODY;
+    if (!fair->closed && fair->shares.rows[first].v < share->limit_v)
+        return first;
+    return share->n_chunks > 0 ? child_with_chunks(fair, parent) : SHARES_NOBODY;
+}
+
+static struct seq *leaf_offer(struct fair *fair, uint32_t leaf)
+{
+    const struct share *share = &fair->shares.rows[leaf];
+    fair->offered = LINE_NOBODY;
+    if (share->chunks_first != LINE_NOBODY)
+        return &fair->sched->seqs[share->chunks_first];
+    const struct seq *seq = fair->closed ? NULL : leaf_pick(fair, leaf);
+    if (!seq)
+        return NULL;
+    fair->offered = seq->id;
+    return &fair->sched->seqs[seq->id];
+}
+
+static void chosen_note(struct fair *fair, uint32_t leaf)
+{
+    struct share *rows = fair->shares.rows;
+    for (uint32_t row = leaf; row != fair->shares.root; row = rows[row].parent)
+        rows[rows[row].parent].chosen_v = u64_max(rows[rows[row].parent].chosen_v, rows[row].v);
+}
+
+/* From the root to a leaf; a row that turns out to have nothing is left out, and it begins anew. */
+static struct seq *fair_next(void *state, uint32_t *ret_tokens_max)
+{
+    struct fair *fair = state;
+    uint32_t root = fair->shares.root, row = root;
+    *ret_tokens_max = fair->costs.quantum_tokens;
+    for (;;) {
+        if (share_is_leaf(&fair->shares, row)) {
+            struct seq *seq = leaf_offer(fair, row);
+            if (seq) {
+                chosen_note(fair, row);
+                return seq;
+            }
+        } else {
+            uint32_t child = child_choose(fair, row);
+            if (child != SHARES_NOBODY) {
+                row = child;
+                continue;
+            }
+        }
+        if (row == root)
+            return NULL;
+        row_out(fair, row);
+        row = root;
+    }
+}
+
+static void fair_granted(void *state, struct seq *seq, uint32_t n_tokens)
+{
+    struct fair *fair = state;
+    const struct sched *sched = fair->sched;
+    bool more = seq->prefilling && n_tokens > 0 &&
+                sched->rows[seq->row_at].n_tokens < sched->limits.chunk_tokens_max;
+    if (fair->offered != seq->id) {
+        CHECK(fair->shares.rows[seq->tenant].chunks_first == seq->id);
+        if (!more)
+            chunk_remove_first(fair, seq->tenant);
+        return;
+    }
+    advance_charge(fair, seq);
+    if (more)
+        chunk_append(fair, seq);
+}
+
+/* Who waits for blocks lets others pass only so far: at each level, `lead_cost` of its own. */
+static void path_limit(struct fair *fair, uint32_t leaf)
+{
+    struct share *rows = fair->shares.rows;
+    for (uint32_t row = leaf; row != fair->shares.root; row = rows[row].parent) {
+        struct share *parent = &rows[rows[row].parent];
+        uint64_t limit = rows[row].v + fair->costs.lead_cost * SHARES_ONE / rows[row].weight;
+        parent->limit_v = limit < parent->limit_v ? limit : parent->limit_v;
+    }
+}
+
+static void fair_refused(void *state, struct seq *seq, enum refusal why)
+{
+    struct fair *fair = state;
+    line_looked_at(line_of(fair, seq), fair->places, seq);
+    bool lacks = why == REFUSED_BLOCKS || fair->sched->n_free_slots == 0;
+    if (lacks && fair->blocked_leaf == SHARES_NOBODY)
+        fair->blocked_leaf = seq->tenant;
+    if (why == REFUSED_STEP || ++fair->tries == TRIES_MAX)
+        fair->closed = true;
+    if (why == REFUSED_BLOCKS)
+        path_limit(fair, seq->tenant);
+    if (why != REFUSED_STEP)
+        row_out(fair, seq->tenant);
+}
+
+/* ---- preemption ---- */
+
+static uint32_t private_blocks(const struct sched *sched, const struct seq *seq)
+{
+    uint32_t n = 0, count = sched->blocks.table_counts[seq->slot];
+    const uint32_t *table = blocks_table(&sched->blocks, seq->slot);
+    for (uint32_t i = 0; i < count; i++)
+        n += sched->blocks.blocks[table[i]].references == 1;
+    return n;
+}
+
+/* Of one tenant: fewest tokens to compute again for a block that comes free, then the last. */
+static bool is_cheaper(const struct sched *sched, const struct seq *a, const struct seq *b)
+{
+    uint64_t cost_a = (uint64_t)a->planned_tokens * private_blocks(sched, b);
+    uint64_t cost_b = (uint64_t)b->planned_tokens * private_blocks(sched, a);
+    return cost_a <= cost_b;
+}
+
+/* `a` comes later than `b` in order of admission. */
+static bool is_better_victim(const struct fair *fair, const struct seq *a, const struct seq *b)
+{
+    uint32_t side_a, side_b;
+    if (shares_part(&fair->shares, a->tenant, b->tenant, &side_a, &side_b))
+        return shares_behind(&fair->shares, side_b, side_a);
+    return is_cheaper(fair->sched, a, b);
+}
+
+/* What a tenant has reserved is not taken from it, save by itself. */
+static bool may_lose(const struct fair *fair, const struct seq *seq, uint32_t needy_tenant)
+{
+    const struct tenants *tenants = &fair->sched->tenants;
+    for (struct tenant *t = &tenants->rows[seq->tenant]; t; t = tenant_above(tenants, t))
+        if (t->reserved_blocks > 0 && t->blocks <= t->reserved_blocks &&
+            !tenants_is_below(tenants, needy_tenant, t))
+            return false;
+    return true;
+}
+
+static struct seq *fair_victim(void *state, struct seq *const *running, uint32_t n,
+                               struct seq *needy)
+{
+    const struct fair *fair = state;
+    struct seq *best = NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        struct seq *seq = running[i];
+        if (seq != needy && !may_lose(fair, seq, needy->tenant))
+            continue;
+        if (!best ||
+            (seq->paused != best->paused ? seq->paused : is_better_victim(fair, seq, best)))
+            best = seq;
+    }
+    return best;
+}
+
+static bool stands_before(const struct standing *a, const struct standing *b)
+{
+    for (uint32_t level = 0; level < TENANT_LEVELS_MAX; level++) {
+        if (a->rows[level] == b->rows[level])
+            continue;
+        return a->v[level] != b->v[level] ? a->v[level] < b->v[level]
+                                          : a->rows[level] < b->rows[level];
+    }
+    return a->at < b->at;
+}
+
+static void standings_sink(struct standing *s, uint32_t n, uint32_t place)
+{
+    struct standing moved = s[place];
+    for (uint32_t child; (child = 2 * place + 1) < n; place = child) {
+        if (child + 1 < n && stands_before(&s[child], &s[child + 1]))
+            child++;
+        if (!stands_before(&moved, &s[child]))
+            break;
+        s[place] = s[child];
+    }
+    s[place] = moved;
+}
+
+/* Those who are behind get the blocks that there are. (The C library's sort may allocate.) */
+static void fair_order(void *state, struct seq **decoding, uint32_t n)
+{
+    struct fair *fair = state;
+    const struct shares *shares = &fair->shares;
+    struct standing *s = fair->standings;
+    for (uint32_t i = 0; i < n; i++) {
+        s[i] = (struct standing){.seq = decoding[i], .at = i};
+        uint32_t row = decoding[i]->tenant;
+        for (uint32_t l = fair->sched->tenants.rows[row].level + 1; l < TENANT_LEVELS_MAX; l++)
+            s[i].rows[l] = SHARES_NOBODY;
+        for (; row != shares->root; row = shares->rows[row].parent) {
+            uint32_t level = fair->sched->tenants.rows[row].level;
+            s[i].rows[level] = row;
+            s[i].v[level] = shares->rows[row].v;
+        }
+    }
+    for (uint32_t i = n / 2; i-- > 0;)
+        standings_sink(s, n, i);
+    for (uint32_t left = n; left-- > 0;) {
+        decoding[left] = s[0].seq;
+        s[0] = s[left];
+        standings_sink(s, left, 0);
+    }
+}
+
+/* ---- reclaim ---- */
+
+/* Tokens that may be computed again for fairness: a part of all, less those that were or will be.
+ */
+static uint64_t recompute_credit(const struct fair *fair)
+{
+    const struct sched *sched = fair->sched;
+    uint64_t may = sched->processed_tokens_total * fair->costs.recompute_permille / 1000;
+    uint64_t did = sched->recomputed_tokens_total + fair->owed_tokens;
+    return may > did ? may - did : 0;
+}
+
+/* Whether `leaf` has reserved what it asks for. */
+static bool is_entitled(const struct fair *fair, uint32_t leaf, uint32_t n_blocks)
+{
+    const struct tenants *tenants = &fair->sched->tenants;
+    for (struct tenant *t = &tenants->rows[leaf]; t; t = tenant_above(tenants, t))
+        if (t->reserved_blocks > 0)
+            return t->blocks + n_blocks <= t->reserved_blocks;
+    return false;
+}
+
+/* Far enough ahead of `leaf`, and within what fairness may cost; for the entitled, anybody else. */
+static bool may_reclaim(const struct fair *fair, const struct seq *seq, uint32_t leaf,
+                        bool entitled)
+{
+    uint32_t ahead, behind;
+    const struct share *rows = fair->shares.rows;
+    if (!shares_part(&fair->shares, seq->tenant, leaf, &ahead, &behind) ||
+        !may_lose(fair, seq, leaf))
+        return false;
+    if (entitled)
+        return true;
+    uint64_t lead = fair->costs.reclaim_cost * SHARES_ONE / rows[behind].weight;
+    return seq->preempted_count < PREEMPTIONS_MAX && rows[ahead].v > rows[behind].v + lead &&
+           seq->planned_tokens <= recompute_credit(fair);
+}
+
+/* What the head of the leaf still lacks when all that is on its way back has come. */
+static uint32_t lacking_blocks(const struct fair *fair, uint32_t leaf, struct need *ret_need)
+{
+    const struct sched *sched = fair->sched;
+    struct draft draft = {0};
+    draft_reserve(sched, &draft);
+    *ret_need = need_of(sched, &sched->seqs[leaf_pick(fair, leaf)->id], false);
+    uint32_t coming = blocks_coming(sched, &draft, leaf);
+    uint32_t wanted = ret_need->cost_blocks + draft.reserved_blocks;
+    return wanted > coming ? wanted - coming : 0;
+}
+
+static struct seq *fair_reclaim(void *state)
+{
+    struct fair *fair = state;
+    const struct sched *sched = fair->sched;
+    uint32_t leaf = fair->blocked_leaf;
+    if (leaf == SHARES_NOBODY || !leaf_pick(fair, leaf))
+        return NULL;
+    struct need need;
+    uint32_t lacking = lacking_blocks(fair, leaf, &need);
+    if (lacking == 0 && sched->n_running < sched->limits.slots_max)
+        return NULL;
+    /* Blocks are reserved, slots are not. */
+    bool entitled = lacking > 0 && is_entitled(fair, leaf, need.cost_blocks);
+    if (!entitled && recompute_credit(fair) < (uint64_t)lacking * sched->limits.block_tokens)
+        return NULL;
+    struct seq *best = NULL;
+    uint64_t could_free = 0;
+    for (uint32_t i = 0; i < sched->n_running; i++) {
+        struct seq *seq = sched->running[i];
+        if (!may_reclaim(fair, seq, leaf, entitled))
+            continue;
+        could_free += private_blocks(sched, seq);
+        if (!best || is_better_victim(fair, seq, best))
+            best = seq;
+    }
+    if (!best || could_free < lacking)
+        return NULL;
+    fair->marks[best->id].owed_tokens = best->planned_tokens;
+    fair->owed_tokens += best->planned_tokens;
+    return best;
+}
+
+const struct sched_policy policy_fair = {
+    .name = "fair",
+    .footprint = fair_footprint,
+    .init = fair_init,
+    .tenants_changed = fair_tenants_changed,
+    .enqueue = fair_enqueue,
+    .dequeue = fair_dequeue,
+    .ended = fair_ended,
+    .charge = fair_charge,
+    .reserve = fair_reserve,
+    .begin = fair_begin,
+    .next = fair_next,
+    .granted = fair_granted,
+    .refused = fair_refused,
+    .end = fair_end,
+    .victim = fair_victim,
+    .order = fair_order,
+    .reclaim = fair_reclaim,
+};

@@ -1,0 +1,274 @@
+#include "sched/shares.h"
+
+#define ARITY 4
+
+/* ---- memory and tables ---- */
+
+static uint32_t rows_max(const struct sched_limits *limits)
+{
+    return u32_max(limits->tenants_max, 1);
+}
+
+size_t shares_footprint(const struct sched_limits *limits)
+{
+    size_t rows = rows_max(limits);
+    return (rows + 1) * (sizeof(struct share) + sizeof(uint32_t)) + rows * sizeof(uint32_t);
+}
+
+void shares_init(struct shares *shares, const struct sched_limits *limits,
+                 const struct tenants *tenants, void *memory)
+{
+    uint32_t rows = rows_max(limits);
+    *shares = (struct shares){.tenants = tenants, .root = rows, .rows = memory};
+    shares->heap = (uint32_t *)(shares->rows + rows + 1);
+    shares->heap_sizes = shares->heap + rows;
+    for (uint32_t i = 0; i <= rows; i++) {
+        struct share *share = &shares->rows[i];
+        share->parent = SHARES_NOBODY;
+        share->weight = 1;
+        share->limit_v = UINT64_MAX;
+        share->chunks_first = share->chunks_last = LINE_NOBODY;
+        line_init(&share->lines[0]);
+        line_init(&share->lines[1]);
+    }
+    shares_rebuild(shares);
+}
+
+static uint32_t parent_of(const struct shares *shares, uint32_t row)
+{
+    uint32_t parent = shares->tenants->rows[row].parent;
+    return parent == TENANT_TOP ? shares->root : parent;
+}
+
+static void heaps_lay_out(struct shares *shares)
+{
+    uint32_t *sizes = shares->heap_sizes, first = 0, count = shares->tenants->count;
+    memset(sizes, 0, (shares->root + 1) * sizeof *sizes);
+    for (uint32_t i = 0; i < count; i++)
+        sizes[parent_of(shares, i)]++;
+    for (uint32_t i = 0; i <= shares->root; i++) {
+        shares->rows[i].heap_first = first;
+        shares->rows[i].heap_count = 0;
+        shares->rows[i].place = 0;
+        first += sizes[i];
+    }
+}
+
+/* Sums of inner rows come from the leaves, which keep their lines. */
+static void lines_recount(struct shares *shares)
+{
+    for (uint32_t i = 0; i <= shares->root; i++)
+        shares->rows[i].n_line = 0;
+    for (uint32_t i = 0; i < shares->tenants->count; i++) {
+        uint32_t n = shares->rows[i].lines[0].count + shares->rows[i].lines[1].count;
+        for (uint32_t at = i; n > 0 && at != SHARES_NOBODY; at = shares->rows[at].parent)
+            shares->rows[at].n_line += n;
+    }
+}
+
+/*
+ * Not in a step: no chunks, nobody out. Rows that stay enter their heaps first; then those that
+ * moved or are new see where their siblings stand.
+ */
+void shares_rebuild(struct shares *shares)
+{
+    uint32_t count = shares->tenants->count;
+    heaps_lay_out(shares);
+    for (uint32_t i = 0; i < count; i++) {
+        struct share *share = &shares->rows[i];
+        uint32_t parent = parent_of(shares, i);
+        share->weight = shares->tenants->rows[i].weight;
+        share->remainder = 0;
+        share->is_out = share->parent != parent; /* moved, for the loops below */
+        share->parent = parent;
+    }
+    lines_recount(shares);
+    for (uint32_t i = 0; i < count; i++)
+        shares_update(shares, i);
+    for (uint32_t i = 0; i < count; i++) {
+        struct share *share = &shares->rows[i];
+        if (!share->is_out)
+            continue;
+        uint32_t first = shares_first(shares, share->parent);
+        share->v =
+            first == SHARES_NOBODY ? shares->rows[share->parent].chosen_v : shares->rows[first].v;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        shares->rows[i].is_out = false;
+        shares_update(shares, i);
+    }
+}
+
+/* ---- heaps ---- */
+
+static void heap_put(struct shares *shares, const struct share *parent, uint32_t place,
+                     uint32_t row)
+{
+    shares->heap[parent->heap_first + place] = row;
+    shares->rows[row].place = place + 1;
+}
+
+static void heap_rise(struct shares *shares, const struct share *parent, uint32_t place,
+                      uint32_t row)
+{
+    while (place > 0) {
+        uint32_t above = (place - 1) / ARITY;
+        uint32_t other = shares->heap[parent->heap_first + above];
+        if (!shares_behind(shares, row, other))
+            break;
+        heap_put(shares, parent, place, other);
+        place = above;
+    }
+    heap_put(shares, parent, place, row);
+}
+
+static void heap_sink(struct shares *shares, const struct share *parent, uint32_t place,
+                      uint32_t row)
+{
+    const uint32_t *heap = shares->heap + parent->heap_first;
+    for (;;) {
+        uint32_t child = ARITY * place + 1, best = child;
+        if (child >= parent->heap_count)
+            break;
+        uint32_t end = u32_min(child + ARITY, parent->heap_count);
+        for (uint32_t c = child + 1; c < end; c++)
+            if (shares_behind(shares, heap[c], heap[best]))
+                best = c;
+        if (!shares_behind(shares, heap[best], row))
+            break;
+        heap_put(shares, parent, place, heap[best]);
+        place = best;
+    }
+    heap_put(shares, parent, place, row);
+}
+
+static void heap_leave(struct shares *shares, uint32_t row)
+{
+    struct share *share = &shares->rows[row], *parent = &shares->rows[share->parent];
+    uint32_t place = share->place - 1;
+    share->place = 0;
+    uint32_t last = shares->heap[parent->heap_first + --parent->heap_count];
+    if (last == row)
+        return;
+    heap_rise(shares, parent, place, last);
+    heap_sink(shares, parent, shares->rows[last].place - 1, last);
+}
+
+void shares_update(struct shares *shares, uint32_t row)
+{
+    struct share *share = &shares->rows[row];
+    bool active = (share->n_line > 0 || share->n_chunks > 0) && !share->is_out;
+    if (active == (share->place > 0))
+        return;
+    if (!active) {
+        heap_leave(shares, row);
+        return;
+    }
+    struct share *parent = &shares->rows[share->parent];
+    heap_rise(shares, parent, parent->heap_count++, row);
+}
+
+/* ---- virtual time ---- */
+
+void shares_charge(struct shares *shares, uint32_t leaf, uint64_t cost)
+{
+    for (uint32_t row = leaf; row != shares->root; row = shares->rows[row].parent) {
+        struct share *share = &shares->rows[row];
+        uint64_t time = cost * SHARES_ONE + share->remainder;
+        share->v += time / share->weight;
+        share->remainder = (uint32_t)(time % share->weight);
+        if (share->place > 0)
+            heap_sink(shares, &shares->rows[share->parent], share->place - 1, row);
+    }
+}
+
+void shares_refund(struct shares *shares, uint32_t leaf, uint64_t cost)
+{
+    for (uint32_t row = leaf; row != shares->root; row = shares->rows[row].parent) {
+        struct share *share = &shares->rows[row];
+        uint64_t time = cost * SHARES_ONE / share->weight;
+        share->v = share->v > time ? share->v - time : 0;
+        if (share->place > 0)
+            heap_rise(shares, &shares->rows[share->parent], share->place - 1, row);
+    }
+}
+
+void shares_lift(struct shares *shares, uint32_t row, uint64_t least_v)
+{
+    struct share *share = &shares->rows[row];
+    if (share->v >= least_v)
+        return;
+    share->v = least_v;
+    if (share->place > 0)
+        heap_sink(shares, &shares->rows[share->parent], share->place - 1, row);
+}
+
+bool shares_part(const struct shares *shares, uint32_t a, uint32_t b, uint32_t *ret_a,
+                 uint32_t *ret_b)
+{
+    const struct tenant *rows = shares->tenants->rows;
+    if (a == b)
+        return false;
+    while (rows[a].level > rows[b].level)
+        a = shares->rows[a].parent;
+    while (rows[b].level > rows[a].level)
+        b = shares->rows[b].parent;
+    while (shares->rows[a].parent != shares->rows[b].parent) {
+        a = shares->rows[a].parent;
+        b = shares->rows[b].parent;
+    }
+    *ret_a = a;
+    *ret_b = b;
+    return true;
+}
+
+/* ---- lengths of outputs ---- */
+
+void outputs_add(struct outputs *outputs, uint32_t n_tokens)
+{
+    uint32_t at = 0;
+    if (outputs->n == OUTPUTS_COUNT) {
+        uint32_t gone = outputs->recent[outputs->oldest];
+        while (outputs->sorted[at] != gone)
+            at++;
+        outputs->n--;
+        memmove(&outputs->sorted[at], &outputs->sorted[at + 1],
+                (outputs->n - at) * sizeof *outputs->sorted);
+    }
+    at = outputs->n;
+    while (at > 0 && outputs->sorted[at - 1] > n_tokens) {
+        outputs->sorted[at] = outputs->sorted[at - 1];
+        at--;
+    }
+    outputs->sorted[at] = n_tokens;
+    outputs->n++;
+    outputs->recent[outputs->oldest] = n_tokens;
+    outputs->oldest = (outputs->oldest + 1) % OUTPUTS_COUNT;
+}
+
+uint32_t outputs_p80(const struct outputs *outputs)
+{
+    return outputs->n < OUTPUTS_MIN ? 0 : outputs->sorted[(outputs->n * 4 - 1) / 5];
+}
+
+/* ---- check ---- */
+
+void shares_check(const struct shares *shares)
+{
+    for (uint32_t i = 0; i <= shares->root; i++) {
+        const struct share *share = &shares->rows[i];
+        const uint32_t *heap = shares->heap + share->heap_first;
+        for (uint32_t c = 0; c < share->heap_count; c++) {
+            CHECK(shares->rows[heap[c]].parent == i && shares->rows[heap[c]].place == c + 1);
+            CHECK(c == 0 || !shares_behind(shares, heap[c], heap[(c - 1) / ARITY]));
+        }
+    }
+    for (uint32_t i = 0; i < shares->tenants->count; i++) {
+        const struct share *share = &shares->rows[i];
+        uint32_t n_line = share->lines[0].count + share->lines[1].count;
+        for (uint32_t c = 0; c < shares->tenants->count; c++)
+            n_line += shares->rows[c].parent == i ? shares->rows[c].n_line : 0;
+        CHECK(share->n_line == n_line && share->remainder < share->weight);
+        CHECK((share->place > 0) == ((share->n_line > 0 || share->n_chunks > 0) && !share->is_out));
+    }
+}

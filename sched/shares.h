@@ -1,0 +1,108 @@
+/*
+ * shares: who of the tenants' tree is behind. Start-time fair queueing at each level.
+ *
+ * Every row has a virtual time against its siblings: the service that it and all below it were
+ * given, divided by its weight. Whoever is behind is served next; at the root among organisations,
+ * then among the projects of the one chosen, then among its keys. Virtual time is a 64-bit integer,
+ * 2^16 a unit of cost at weight 1, and divisions keep their remainder, so no share drifts.
+ *
+ * A row that wanted nothing for a while has no claim to that time: when it comes to want something
+ * again, its time is lifted to that of the sibling that is furthest behind among those who want
+ * something, or else to where the last one chosen stood.
+ *
+ * A row is *active* while there is something to give to it: then it is in the heap of its parent
+ * (4-ary, by virtual time, then by index). Leaves carry what the policy needs besides: lines, the
+ * list of chunks of a step, lately seen lengths of output.
+ *
+ * Owner: policy_fair. No allocation: laid out in what shares_footprint asked for.
+ */
+#pragma once
+
+#include "sched/line.h"
+#include "sched/tenants.h"
+
+#define SHARES_ONE ((uint64_t)1 << 16) /* virtual time of a unit of cost at weight 1 */
+#define SHARES_NOBODY UINT32_MAX
+#define OUTPUTS_COUNT 32 /* lengths that are remembered */
+#define OUTPUTS_MIN 4    /* with fewer, they say nothing */
+
+/* Lengths of the last outputs; the 80th percentile is at hand. */
+struct outputs {
+    uint32_t n, oldest;
+    uint32_t recent[OUTPUTS_COUNT]; /* a ring */
+    uint32_t sorted[OUTPUTS_COUNT]; /* [n] ascending */
+};
+
+struct share {
+    uint64_t v;        /* virtual time */
+    uint64_t chosen_v; /* of the child that was chosen last: where the children stand */
+    uint64_t limit_v;  /* of a step: no child at or over it is admitted */
+    uint32_t parent;   /* the root's index at the top; SHARES_NOBODY for the root */
+    uint32_t weight;
+    uint32_t remainder;  /* of the last division by weight */
+    uint32_t heap_first; /* its children's heap is heap[heap_first ..] */
+    uint32_t heap_count;
+    uint32_t place;                     /* in its parent's heap, plus 1; 0: not there */
+    uint32_t n_line;                    /* waiting in line, here and below */
+    uint32_t n_chunks;                  /* in the lists of chunks of this step, here and below */
+    bool is_out;                        /* of this step: nothing more is admitted here */
+    struct line lines[2];               /* by class; leaves only */
+    uint32_t chunks_first, chunks_last; /* ids; LINE_NOBODY */
+    struct outputs outputs;             /* of a leaf; the root's: of all */
+};
+
+struct shares {
+    const struct tenants *tenants;
+    uint32_t root;        /* its index: one past the last possible row */
+    struct share *rows;   /* [tenants_max + 1] */
+    uint32_t *heap;       /* [tenants_max] */
+    uint32_t *heap_sizes; /* [tenants_max + 1] scratch of shares_rebuild */
+};
+
+size_t shares_footprint(const struct sched_limits *limits);
+void shares_init(struct shares *shares, const struct sched_limits *limits,
+                 const struct tenants *tenants, void *memory);
+
+/* The table changed: parents and weights anew. Rows that are new or moved stand where their
+ * siblings stand. */
+void shares_rebuild(struct shares *shares);
+
+/* Cost charged to a leaf and all above it, or given back. */
+void shares_charge(struct shares *shares, uint32_t leaf, uint64_t cost);
+void shares_refund(struct shares *shares, uint32_t leaf, uint64_t cost);
+
+/* Raises `row` to `least_v`, when it is below. */
+void shares_lift(struct shares *shares, uint32_t row, uint64_t least_v);
+
+/* In its parent's heap or not, by what there is to give. */
+void shares_update(struct shares *shares, uint32_t row);
+
+static inline bool share_is_leaf(const struct shares *shares, uint32_t row)
+{
+    return row != shares->root && !shares->tenants->rows[row].has_children;
+}
+
+/* The active child that is furthest behind; SHARES_NOBODY when none is active. */
+static inline uint32_t shares_first(const struct shares *shares, uint32_t row)
+{
+    const struct share *share = &shares->rows[row];
+    return share->heap_count ? shares->heap[share->heap_first] : SHARES_NOBODY;
+}
+
+/* Whether row a stands behind its sibling b. */
+static inline bool shares_behind(const struct shares *shares, uint32_t a, uint32_t b)
+{
+    uint64_t va = shares->rows[a].v, vb = shares->rows[b].v;
+    return va != vb ? va < vb : a < b;
+}
+
+/* Where two leaves part: *ret_a and *ret_b become siblings, those on or above a and b. False when a
+ * is b. */
+bool shares_part(const struct shares *shares, uint32_t a, uint32_t b, uint32_t *ret_a,
+                 uint32_t *ret_b);
+
+void outputs_add(struct outputs *outputs, uint32_t n_tokens);
+/* Four of five were not longer; 0 when there is too little to say. */
+uint32_t outputs_p80(const struct outputs *outputs);
+
+void shares_check(const struct shares *shares);
