@@ -31,6 +31,17 @@ size_t channel_memory_bytes(const struct step_limits *limits)
     return up_offset(limits) + ring_footprint(step_result_bytes_max(limits), CHANNEL_SLOTS);
 }
 
+static enum status memory_map(struct channel *channel, struct error *error)
+{
+    void *memory = mmap(NULL, channel->memory_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+                        channel->memory_fd, 0);
+    if (memory == MAP_FAILED)
+        return error_set(error, STATUS_EXHAUSTED, "mapping %zu bytes of shared memory: %s",
+                         channel->memory_bytes, strerror(errno));
+    channel->memory = memory;
+    return STATUS_OK;
+}
+
 enum status channel_create(const struct step_limits *limits, struct channel *ret_channel,
                            struct error *error)
 {
@@ -52,16 +63,17 @@ enum status channel_create(const struct step_limits *limits, struct channel *ret
         goto out;
     }
     channel.memory = memory;
-    *(struct channel_header *)memory = (struct channel_header){
+    *(struct channel_header *)channel.memory = (struct channel_header){
         .magic = CHANNEL_MAGIC,
         .version = CHANNEL_VERSION,
         .memory_bytes = channel.memory_bytes,
         .down_offset = down_offset(),
         .up_offset = up_offset(limits),
     };
-    channel.down = ring_init((char *)memory + down_offset(), step_bytes_max(limits), CHANNEL_SLOTS);
-    channel.up =
-        ring_init((char *)memory + up_offset(limits), step_result_bytes_max(limits), CHANNEL_SLOTS);
+    channel.down =
+        ring_init((char *)channel.memory + down_offset(), step_bytes_max(limits), CHANNEL_SLOTS);
+    channel.up = ring_init((char *)channel.memory + up_offset(limits),
+                           step_result_bytes_max(limits), CHANNEL_SLOTS);
     status = wake_open(&channel.wake_down, error);
     if (status == STATUS_OK)
         status = wake_open(&channel.wake_up, error);
@@ -107,9 +119,9 @@ enum status channel_attach(const struct step_limits *limits, const int fds[3],
         goto out;
     }
     channel.memory = memory;
-    const struct channel_header *header = memory;
-    channel.down = (struct ring *)((char *)memory + down_offset());
-    channel.up = (struct ring *)((char *)memory + up_offset(limits));
+    const struct channel_header *header = channel.memory;
+    channel.down = (struct ring *)((char *)channel.memory + down_offset());
+    channel.up = (struct ring *)((char *)channel.memory + up_offset(limits));
     if (header->magic != CHANNEL_MAGIC || header->version != CHANNEL_VERSION ||
         header->memory_bytes != channel.memory_bytes || header->down_offset != down_offset() ||
         header->up_offset != up_offset(limits) || !ring_is(channel.down, step_bytes_max(limits)) ||
