@@ -55,14 +55,9 @@ enum status channel_create(const struct step_limits *limits, struct channel *ret
                            strerror(errno));
         goto out;
     }
-    void *memory =
-        mmap(NULL, channel.memory_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, channel.memory_fd, 0);
-    if (memory == MAP_FAILED) {
-        status = error_set(error, STATUS_EXHAUSTED, "mapping %zu bytes of shared memory: %s",
-                           channel.memory_bytes, strerror(errno));
+    status = memory_map(&channel, error);
+    if (status != STATUS_OK)
         goto out;
-    }
-    channel.memory = memory;
     *(struct channel_header *)channel.memory = (struct channel_header){
         .magic = CHANNEL_MAGIC,
         .version = CHANNEL_VERSION,
@@ -111,14 +106,9 @@ enum status channel_attach(const struct step_limits *limits, const int fds[3],
                            channel.memory_bytes);
         goto out;
     }
-    void *memory =
-        mmap(NULL, channel.memory_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, channel.memory_fd, 0);
-    if (memory == MAP_FAILED) {
-        status = error_set(error, STATUS_EXHAUSTED, "mapping %zu bytes of shared memory: %s",
-                           channel.memory_bytes, strerror(errno));
+    status = memory_map(&channel, error);
+    if (status != STATUS_OK)
         goto out;
-    }
-    channel.memory = memory;
     const struct channel_header *header = channel.memory;
     channel.down = (struct ring *)((char *)channel.memory + down_offset());
     channel.up = (struct ring *)((char *)channel.memory + up_offset(limits));
