@@ -115,8 +115,11 @@ static uint32_t candidates_paused(struct sched *sched, bool idle, uint32_t *ret_
  * preempting them makes enough room, they go, and the head fits once their blocks are back. What
  * they are expected to sample keeps nobody out: they do not sample.
  */
-static void room_make(struct sched *sched, struct draft *draft, struct seq *head, uint32_t n_blocks)
+static void room_make(struct sched *sched, struct draft *draft, struct seq *head)
 {
+    if (sched->n_paused == 0)
+        return;
+    uint32_t n_blocks = need_of(sched, head, true).cost_blocks;
     bool idle = sched->plan.n_rows == 0 && sched->n_flights == 0;
     uint32_t held;
     uint32_t n = candidates_paused(sched, idle, &held);
@@ -190,13 +193,13 @@ bool seq_admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32
     if (draft->preempted || draft->promised_blocks > 0 || seq->slot != SEQ_NO_SLOT ||
         seq_known_tokens(seq) > draft->open_tokens_left)
         return false;
+    if (sched->n_free_slots == 0) {
+        room_make(sched, draft, seq);
+        return false;
+    }
     if (!draft->reserved_counted)
         draft_reserve(sched, draft);
     struct need need = need_of(sched, seq, true);
-    if (sched->n_free_slots == 0) {
-        room_make(sched, draft, seq, need.cost_blocks);
-        return false;
-    }
     *ret_why = REFUSED_LIMIT;
     if (!limits_allow(sched, seq, need.shared_blocks + need.new_blocks + need.later_blocks))
         return false;
@@ -204,7 +207,7 @@ bool seq_admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32
     if (blocks_admissible(sched, draft, seq->tenant) < need.cost_blocks)
         need_drop_copy(sched, &need);
     if (blocks_admissible(sched, draft, seq->tenant) < need.cost_blocks) {
-        room_make(sched, draft, seq, need.cost_blocks);
+        room_make(sched, draft, seq);
         return false;
     }
     seq_open(sched, draft, seq, &need);

@@ -75,6 +75,7 @@ void seq_prefilling_update(struct sched *sched, struct seq *seq)
     if (prefilling == seq->prefilling)
         return;
     seq->prefilling = prefilling;
+    sched->n_prefilling += prefilling ? 1u : -1u;
     PATH_ADD(sched, seq, n_prefilling, prefilling ? 1u : -1u);
 }
 
@@ -175,9 +176,11 @@ static void running_leave(struct sched *sched, struct seq *seq)
     sched->n_running--;
     memmove(&sched->running[i], &sched->running[i + 1],
             (sched->n_running - i) * sizeof *sched->running);
+    sched->n_paused -= seq->paused;
     PATH_ADD(sched, seq, n_running, -1u);
     if (seq->prefilling) {
         seq->prefilling = false;
+        sched->n_prefilling--;
         PATH_ADD(sched, seq, n_prefilling, -1u);
     }
 }
@@ -255,6 +258,8 @@ void seq_release(struct sched *sched, struct seq *seq)
  * memory, and what a request of one step computed is listed when that step retires. */
 void seq_name_blocks(struct sched *sched, struct seq *seq)
 {
+    if (seq->named_blocks >= seq->n_digests)
+        return;
     uint32_t end = u32_min(seq->planned_tokens / sched->limits.block_tokens, seq->n_digests);
     const uint32_t *table = blocks_table(&sched->blocks, seq->slot);
     for (; seq->named_blocks < end; seq->named_blocks++)
@@ -265,6 +270,8 @@ void seq_name_blocks(struct sched *sched, struct seq *seq)
 /* Also of one that was preempted or is over: the step that computed them ran. */
 void seq_list_blocks(struct sched *sched, struct seq *seq)
 {
+    if (seq->listed_blocks >= seq->named_blocks)
+        return;
     uint32_t full = seq->computed_tokens / sched->limits.block_tokens;
     uint32_t end = u32_min(full, seq->named_blocks);
     uint32_t quota = sched->tenants.rows[seq->tenant].cached_blocks;

@@ -54,7 +54,9 @@ struct sched {
     uint32_t n_free_ids;
     sched_id *free_ids; /* [requests_max] a stack of the first n_free_ids */
     uint32_t n_running;
-    struct seq **running; /* [slots_max] in order of admission */
+    struct seq **running;  /* [slots_max] in order of admission */
+    uint32_t n_prefilling; /* of the running, as seq->prefilling says */
+    uint32_t n_paused;     /* of the running */
     uint32_t n_waiting;
     uint32_t n_waiting_new; /* of them, never admitted: what waiting_max counts */
     uint32_t ended_first, n_ended;

@@ -111,6 +111,12 @@ static void counts_check(const struct sched *sched)
         n[seq->state]++;
         n_new += seq->state == SEQ_WAITING && !seq->admitted;
     }
+    uint32_t n_prefilling = 0, n_paused = 0;
+    for (uint32_t i = 0; i < sched->n_running; i++) {
+        n_prefilling += sched->running[i]->prefilling;
+        n_paused += sched->running[i]->paused;
+    }
+    BOOKS(sched, n_prefilling == sched->n_prefilling && n_paused == sched->n_paused);
     BOOKS(sched, n[SEQ_FREE] == sched->n_free_ids);
     BOOKS(sched, n[SEQ_WAITING] == sched->n_waiting && n_new == sched->n_waiting_new);
     BOOKS(sched, n[SEQ_RUNNING] == sched->n_running && n[SEQ_ENDED] == sched->n_ended);

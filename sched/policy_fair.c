@@ -15,6 +15,7 @@
 #define RESERVE_MIN_TOKENS 16
 #define RESERVE_UNKNOWN_TOKENS 128 /* nobody has ended yet */
 #define PREEMPTIONS_MAX 2          /* for fairness, of one request */
+#define RECLAIM_EVERY_STEPS 4      /* it looks at all that run; a few steps matter to nobody */
 
 /* What the policy knows of a sequence. */
 struct mark {
@@ -210,14 +211,17 @@ static uint64_t children_v(const struct fair *fair, uint32_t parent)
     const struct shares *shares = &fair->shares;
     uint32_t first = shares_first(shares, parent);
     uint64_t v = first == SHARES_NOBODY ? UINT64_MAX : shares->rows[first].v;
-    bool prefills = parent == shares->root || fair->sched->tenants.rows[parent].n_prefilling > 0;
-    for (uint32_t i = 0; prefills && i < fair->sched->n_running; i++) {
+    uint32_t left = parent == shares->root ? fair->sched->n_prefilling
+                                           : fair->sched->tenants.rows[parent].n_prefilling;
+    for (uint32_t i = 0; left > 0; i++) {
         const struct seq *seq = fair->sched->running[i];
         uint32_t row = seq->prefilling ? seq->tenant : shares->root;
         while (row != shares->root && shares->rows[row].parent != parent)
             row = shares->rows[row].parent;
-        if (row != shares->root && shares->rows[row].v < v)
-            v = shares->rows[row].v;
+        if (row == shares->root)
+            continue;
+        left--;
+        v = shares->rows[row].v < v ? shares->rows[row].v : v;
     }
     return v == UINT64_MAX ? shares->rows[parent].chosen_v : v;
 }
@@ -330,9 +334,12 @@ static void fair_begin(void *state)
     fair->closed = false;
     fair->tries = 0;
     fair->blocked_leaf = SHARES_NOBODY;
-    for (uint32_t i = 0; i < fair->sched->n_running; i++)
-        if (fair->sched->running[i]->prefilling)
+    uint32_t left = fair->sched->n_prefilling;
+    for (uint32_t i = 0; left > 0; i++)
+        if (fair->sched->running[i]->prefilling) {
             chunk_append(fair, fair->sched->running[i]);
+            left--;
+        }
 }
 
 static void fair_end(void *state)
@@ -643,7 +650,7 @@ static struct seq *fair_reclaim(void *state)
     struct fair *fair = state;
     const struct sched *sched = fair->sched;
     uint32_t leaf = fair->blocked_leaf;
-    if (leaf == SHARES_NOBODY || !leaf_pick(fair, leaf))
+    if (leaf == SHARES_NOBODY || sched->next_step % RECLAIM_EVERY_STEPS || !leaf_pick(fair, leaf))
         return NULL;
     struct need need;
     uint32_t lacking = lacking_blocks(fair, leaf, &need);

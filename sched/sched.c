@@ -397,6 +397,8 @@ void sched_pause(struct sched *sched, sched_id id, bool paused)
     if (seq->paused == paused || seq_over(seq))
         return;
     seq->paused = paused;
+    if (seq->state == SEQ_RUNNING)
+        sched->n_paused += paused ? 1u : -1u;
     seq->paused_since_ns = sched->now_ns;
     seq_prefilling_update(sched, seq);
     if (!paused && seq->state == SEQ_WAITING && !seq->in_line)

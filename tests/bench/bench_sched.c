@@ -1,29 +1,53 @@
 /*
- * bench_sched: what the scheduler costs with 256 running and 1,000 waiting, two steps in flight.
+ * bench_sched: what the scheduler costs with 256 running and 10,000 waiting of 1,000 tenants, two
+ * steps in flight.
  *
  * Every sequence decodes until its random length; whoever ends is replaced from the line, and a new
- * request joins it. So a plan holds some 256 rows and now and then a close, an open and a chunk.
- * Times are single calls with the clock's own cost taken off. The pool is large enough: nobody is
- * preempted. "back" is the way back of a step: 256 sched_sampled and one sched_retired.
+ * request of a random tenant joins it. So a plan holds some 256 rows and now and then a close, an
+ * open and chunks. Three settings: `fcfs`, the plain policy; `plan`, the fair one with blocks
+ * enough; `tight`, the fair one with a pool so small that in each step somebody waits for blocks
+ * and preemption for fairness is weighed. Prompts carry digests; a quarter of them begin as others
+ * of their tenant do. "back" is the way back of a step: 256 sched_sampled and one sched_retired.
+ *
+ * Times are single calls with the clock's own cost taken off. Calls into the allocator between the
+ * first step and the last are counted.
  */
 #include "base/clock.h"
-#include "sched/policy.h"
+#include "sched/books.h"
+#include "tests/sim/alloc_trap.h"
 
-enum { SLOTS = 256, WAITING = 1000, STEPS = 20000, WARM_STEPS = 500, CANCELS = 4000 };
+enum {
+    SLOTS = 256,
+    WAITING = 10000,
+    STEPS = 20000,
+    WARM_STEPS = 2000,
+    CANCELS = 4000,
+    ORGANISATIONS = 10,
+    PROJECTS = 10, /* of each organisation */
+    KEYS = 10,     /* of each project */
+    TENANTS = ORGANISATIONS * PROJECTS * KEYS,
+    ROWS = ORGANISATIONS + ORGANISATIONS * PROJECTS + TENANTS,
+    BLOCK_TOKENS = 16,
+    CONTEXT_TOKENS = 1024,
+    DIGESTS = CONTEXT_TOKENS / BLOCK_TOKENS,
+    REQUESTS = WAITING + 4 * SLOTS
+};
 
-static const struct sched_limits limits = {.requests_max = WAITING + 4 * SLOTS,
-                                           .waiting_max = WAITING + 2 * SLOTS,
-                                           .slots_max = SLOTS,
-                                           .blocks_count = SLOTS * 64,
-                                           .block_tokens = 16,
-                                           .context_tokens = 1024,
-                                           .step_tokens_max = 2048,
-                                           .step_rows_max = SLOTS,
-                                           .chunk_tokens_max = 512,
-                                           .open_tokens_max = 8192};
+static struct sched_limits limits = {.requests_max = REQUESTS,
+                                     .waiting_max = WAITING + 2 * SLOTS,
+                                     .slots_max = SLOTS,
+                                     .block_tokens = BLOCK_TOKENS,
+                                     .context_tokens = CONTEXT_TOKENS,
+                                     .step_tokens_max = 2048,
+                                     .step_rows_max = SLOTS,
+                                     .chunk_tokens_max = 512,
+                                     .open_tokens_max = 8192,
+                                     .tenants_max = ROWS};
 
 static struct sched *sched;
 static uint64_t clock_cost_ns;
+static struct sched_digest digests[REQUESTS][DIGESTS]; /* by id */
+static struct sched_digest spare[DIGESTS];
 
 static uint32_t random_next(void)
 {
@@ -48,25 +72,72 @@ static void report(const char *name, uint64_t *times_ns, size_t n)
 {
     qsort(times_ns, n, sizeof *times_ns, u64_compare);
     uint64_t p50 = times_ns[n / 2], p99 = times_ns[n * 99 / 100];
-    printf("%-10s p50 %6llu ns   p99 %6llu ns   (%zu calls)\n", name, (unsigned long long)p50,
+    printf("%-12s p50 %6llu ns   p99 %6llu ns   (%zu calls)\n", name, (unsigned long long)p50,
            (unsigned long long)p99, n);
     printf("measure %s_p50 %llu ns\nmeasure %s_p99 %llu ns\n", name, (unsigned long long)p50, name,
            (unsigned long long)p99);
 }
 
-static sched_id submit(void)
+static void digest_random(struct sched_digest *digest)
 {
-    struct sched_submission submission = {.request_id = random_next(),
-                                          .deadline_ns = 1000000000 + random_next(),
-                                          .prompt_tokens = 32 + random_next() % 480,
-                                          .output_tokens_max = 64 + random_next() % 448};
+    for (size_t i = 0; i < sizeof digest->bytes; i += 4) {
+        uint32_t word = random_next();
+        memcpy(digest->bytes + i, &word, sizeof word);
+    }
+}
+
+/* The beginning that requests of a tenant share: the same names each time. */
+static void digest_shared(struct sched_digest *digest, uint32_t tenant, uint32_t block)
+{
+    uint64_t x = ((uint64_t)tenant << 32 | block) * 0x9e3779b97f4a7c15ull;
+    for (size_t i = 0; i < sizeof digest->bytes; i += 8) {
+        x = (x ^ (x >> 29)) * 0xbf58476d1ce4e5b9ull;
+        memcpy(digest->bytes + i, &x, sizeof x);
+    }
+}
+
+/* A request that is ready to be submitted: making it is not what is measured. */
+static struct sched_submission submission_draw(void)
+{
+    uint32_t tenant = ROWS - TENANTS + random_next() % TENANTS;
+    struct sched_submission s = {.request_id = random_next(),
+                                 .tenant = tenant,
+                                 .class = random_next() % 4 ? CLASS_INTERACTIVE : CLASS_BATCH,
+                                 .deadline_ns =
+                                     random_next() % 2 ? UINT64_MAX : 1000000000 + random_next(),
+                                 .cache_domain = tenant,
+                                 .prompt_tokens = 32 + random_next() % 480,
+                                 .output_tokens_max = 64 + random_next() % 448};
+    uint32_t shared = random_next() % 4 ? 0 : 1 + random_next() % DIGESTS;
+    s.n_digests = s.prompt_tokens / BLOCK_TOKENS;
+    for (uint32_t i = 0; i < s.n_digests; i++)
+        if (i < shared)
+            digest_shared(&spare[i], tenant, i);
+        else
+            digest_random(&spare[i]);
+    s.digests = spare;
+    return s;
+}
+
+static sched_id submit(const struct sched_submission *submission)
+{
     struct error error;
     sched_id id;
-    if (sched_submit(sched, &submission, 1, &id, &error) != STATUS_OK) {
+    if (sched_submit(sched, submission, 1, &id, &error) != STATUS_OK) {
         fprintf(stderr, "bench_sched: %s\n", error.text);
         exit(1);
     }
     return id;
+}
+
+static void submit_one(void)
+{
+    struct sched_submission s = submission_draw();
+    /* The digests must stay: they move to the place of the id that it will get. */
+    sched_id next = sched->free_ids[sched->n_free_ids - 1];
+    memcpy(digests[next], spare, sizeof spare);
+    s.digests = digests[next];
+    submit(&s);
 }
 
 /* A step in flight: whose tokens it gives. */
@@ -78,7 +149,7 @@ struct handed_over {
 
 static struct handed_over flights[SCHED_STEPS_MAX];
 static uint64_t plan_times_ns[STEPS], back_times_ns[STEPS];
-static uint64_t rows_count, opens_count;
+static uint64_t rows_count, opens_count, steps_count;
 
 static void plan_one(size_t i)
 {
@@ -93,6 +164,7 @@ static void plan_one(size_t i)
             flight->ids[flight->n++] = plan->rows[r].id;
     rows_count += plan->n_rows;
     opens_count += plan->n_opens;
+    steps_count += plan->step > 0;
 }
 
 static void back_one(size_t i, uint64_t step)
@@ -105,7 +177,7 @@ static void back_one(size_t i, uint64_t step)
     back_times_ns[i] = since_ns(start_ns);
     struct sched_ended ended;
     while (sched_next_ended(sched, &ended))
-        submit();
+        submit_one();
 }
 
 /* As many wait again as should, while the slots fill up. */
@@ -113,7 +185,7 @@ static void line_fill(void)
 {
     struct sched_stats stats;
     for (sched_stats(sched, &stats); stats.waiting < WAITING; stats.waiting++)
-        submit();
+        submit_one();
 }
 
 static void clock_measure(void)
@@ -130,8 +202,9 @@ static void submit_and_cancel(void)
 {
     static uint64_t submit_ns[CANCELS], cancel_ns[CANCELS];
     for (size_t i = 0; i < CANCELS; i++) {
+        struct sched_submission s = submission_draw();
         uint64_t start_ns = clock_now_ns();
-        sched_id id = submit();
+        sched_id id = submit(&s);
         submit_ns[i] = since_ns(start_ns);
         start_ns = clock_now_ns();
         sched_cancel(sched, id);
@@ -143,35 +216,104 @@ static void submit_and_cancel(void)
     report("cancel", cancel_ns, CANCELS);
 }
 
-int main(void)
+/* Prompts of 64 blocks that the cache has whole, of tenants in random order: cold for the CPU. */
+static void lookup_measure(void)
+{
+    enum { LOOKUPS = 4000, PROMPT_BLOCKS = 64 };
+    static uint64_t times_ns[LOOKUPS];
+    struct sched_limits l = {.blocks_count = TENANTS * PROMPT_BLOCKS};
+    struct prefix prefix;
+    void *memory = calloc(1, prefix_footprint(&l));
+    struct sched_digest(*names)[PROMPT_BLOCKS] = calloc(TENANTS, sizeof *names);
+    if (!memory || !names)
+        exit(1);
+    prefix_init(&prefix, &l, memory);
+    for (uint32_t t = 0; t < TENANTS; t++)
+        for (uint32_t b = 0; b < PROMPT_BLOCKS; b++) {
+            digest_shared(&names[t][b], t, b);
+            prefix_name(&prefix, t * PROMPT_BLOCKS + b, &names[t][b]);
+            CHECK(prefix_list(&prefix, t * PROMPT_BLOCKS + b, t + 1, UINT32_MAX));
+        }
+    for (size_t i = 0; i < LOOKUPS; i++) {
+        uint32_t found[PROMPT_BLOCKS], t = random_next() % TENANTS;
+        uint64_t start_ns = clock_now_ns();
+        uint32_t n = prefix_match(&prefix, t + 1, names[t], PROMPT_BLOCKS, found);
+        times_ns[i] = since_ns(start_ns) / PROMPT_BLOCKS;
+        CHECK(n == PROMPT_BLOCKS);
+    }
+    report("lookup_block", times_ns, LOOKUPS);
+    free(names);
+    free(memory);
+}
+
+static void table_set(void)
+{
+    static struct tenant_row rows[ROWS];
+    for (uint32_t i = 0; i < ROWS; i++) {
+        uint32_t project = i - ORGANISATIONS, key = project - ORGANISATIONS * PROJECTS;
+        rows[i] = (struct tenant_row){.weight = 1 + i % 4};
+        rows[i].parent = i < ORGANISATIONS    ? TENANT_TOP
+                         : i < ROWS - TENANTS ? project / PROJECTS
+                                              : ORGANISATIONS + key / KEYS;
+    }
+    struct error error;
+    struct tenant_table table = {.n_rows = ROWS, .rows = rows};
+    if (sched_set_tenants(sched, &table, &error) != STATUS_OK) {
+        fprintf(stderr, "bench_sched: %s\n", error.text);
+        exit(1);
+    }
+}
+
+static void setting_run(const char *name, const struct sched_policy *policy, uint32_t blocks_count)
 {
     struct error error;
-    if (sched_open(&limits, &policy_fcfs, &sched, &error) != STATUS_OK) {
+    limits.blocks_count = blocks_count;
+    if (sched_open(&limits, policy, &sched, &error) != STATUS_OK) {
         fprintf(stderr, "bench_sched: %s\n", error.text);
-        return 1;
+        exit(1);
     }
-    clock_measure();
+    table_set();
     line_fill();
     plan_one(0);
     uint64_t next = 1;
-    for (size_t i = 0; i < WARM_STEPS + STEPS; i++, next++) {
-        size_t at = i < WARM_STEPS ? 0 : i - WARM_STEPS;
-        plan_one(at);
-        back_one(at, next);
-        if (i < WARM_STEPS)
-            line_fill();
-        if (i + 1 == WARM_STEPS)
-            rows_count = opens_count = 0;
+    for (size_t i = 0; i < WARM_STEPS; i++, next++) {
+        plan_one(0);
+        back_one(0, next);
+        line_fill();
     }
+    rows_count = opens_count = 0;
+    alloc_trap_arm();
+    for (size_t i = 0; i < STEPS; i++, next++) {
+        plan_one(i);
+        back_one(i, next);
+    }
+    struct alloc_counts allocs = alloc_trap_disarm();
     struct sched_stats stats;
     sched_stats(sched, &stats);
-    printf("%u running, %u waiting; a step has %.1f rows and %.2f opens; %zu bytes\n",
-           stats.running, stats.waiting, (double)rows_count / STEPS, (double)opens_count / STEPS,
-           sched_footprint(&limits, &policy_fcfs));
-    report("plan", plan_times_ns, STEPS);
-    report("back", back_times_ns, STEPS);
+    printf("%s: %u running, %u waiting; a step has %.1f rows and %.2f opens; %llu preemptions, "
+           "%llu tokens cached; %zu bytes\n",
+           name, stats.running, stats.waiting, (double)rows_count / STEPS,
+           (double)opens_count / STEPS, (unsigned long long)stats.preempted_total,
+           (unsigned long long)stats.cached_tokens_total, sched_footprint(&limits, policy));
+    char measure[32];
+    snprintf(measure, sizeof measure, "%s_step", name);
+    report(measure, plan_times_ns, STEPS);
+    snprintf(measure, sizeof measure, "%s_back", name);
+    report(measure, back_times_ns, STEPS);
+    printf("measure %s_allocations %llu calls\n", name, (unsigned long long)allocs.calls);
+}
+
+int main(void)
+{
+    clock_measure();
+    setting_run("fcfs", &policy_fcfs, SLOTS * 64);
+    sched_close(sched);
+    setting_run("tight", &policy_fair, SLOTS * 14);
+    sched_close(sched);
+    setting_run("fair", &policy_fair, SLOTS * 64);
     submit_and_cancel();
     sched_check(sched);
     sched_close(sched);
+    lookup_measure();
     return 0;
 }

@@ -534,7 +534,7 @@ static struct seq *twin_reclaim(void *state)
     struct twin *t = state;
     const struct sched *sched = t->sched;
     struct twin_seq *head = t->blocked == NOBODY ? NULL : pick(t, t->blocked);
-    if (!head)
+    if (!head || sched->next_step % 4 != 0)
         return NULL;
     struct draft draft = {0};
     draft_reserve(sched, &draft);
