@@ -95,13 +95,15 @@ static void detokenize_start(struct call *call)
 }
 
 /* Valid UTF-8 of any bytes, as a C string: a NUL becomes U+FFFD too (see grpc_reply). */
-static char *text_of(struct call *call, struct span bytes)
+static char *text_of(struct call *call, struct span bytes, bool strips_space)
 {
     struct detokenizer detokenizer;
     char *out = call_alloc(call, detokenizer_out_max(bytes.size_bytes) + detokenizer_out_max(0));
     if (!out)
         return NULL;
     detokenizer_init(&detokenizer, NULL);
+    if (strips_space)
+        detokenizer_strip(&detokenizer);
     size_t n = detokenizer_push(&detokenizer, bytes, out);
     n += detokenizer_finish(&detokenizer, out + n);
     size_t nuls_count = 0;
@@ -129,7 +131,8 @@ static void detokenize_ready(struct call *call)
         return;
     Galerne__V1__DetokenizeResponse output = GALERNE__V1__DETOKENIZE_RESPONSE__INIT;
     struct span bytes = call->request->text;
-    output.text = text_of(call, bytes);
+    output.text =
+        text_of(call, bytes, tokenizer_info(call->request->model->tokenizer)->strips_space);
     if (!output.text) {
         struct error error;
         error_set(&error, STATUS_EXHAUSTED, "no memory for a text of %zu bytes", bytes.size_bytes);

@@ -1,5 +1,7 @@
 #include "text/bpe.h"
 
+#include "text/utf8.h"
+
 #define NONE UINT32_MAX
 #define FREE_PAIR UINT64_MAX
 #define PROBES_MAX 512 /* as in vocabulary.c: a file built to collide is refused */
@@ -9,6 +11,7 @@ enum status bpe_init(struct bpe *bpe, const struct vocabulary *vocabulary, uint3
 {
     memset(bpe, 0, sizeof *bpe);
     bpe->unk_id = VOCABULARY_NONE;
+    bpe->vocabulary = vocabulary;
     if (merges_max > BPE_MERGES_MAX)
         return error_set(error, STATUS_INVALID, "%u merges, expected at most %u", merges_max,
                          BPE_MERGES_MAX);
@@ -58,17 +61,22 @@ static const struct bpe_merge *merge_find(const struct bpe *bpe, uint32_t left, 
     }
 }
 
-static enum status merge_insert(struct bpe *bpe, uint64_t pair, uint32_t id, struct error *error)
+enum status bpe_merge_put(struct bpe *bpe, const struct bpe_merge_ids *ids, uint32_t rank,
+                          struct error *error)
 {
-    CHECK(2 * bpe->merges_count <= bpe->merges_mask);
+    uint64_t pair = pair_of(ids->left, ids->right);
     uint32_t slot = pair_slot(bpe, pair);
+    if (bpe->merges_count >= BPE_MERGES_MAX)
+        return error_set(error, STATUS_INVALID, "more than %u merges", BPE_MERGES_MAX);
+    CHECK(2 * bpe->merges_count <= bpe->merges_mask);
     for (int probe = 0; probe < PROBES_MAX; probe++) {
         struct bpe_merge *merge = &bpe->merges[slot];
         if (merge->pair == pair)
             return error_set(error, STATUS_INVALID, "merge %u repeats merge %u", bpe->merges_count,
                              merge->rank);
         if (merge->pair == FREE_PAIR) {
-            *merge = (struct bpe_merge){pair, bpe->merges_count++, id};
+            *merge = (struct bpe_merge){pair, rank, ids->whole};
+            bpe->merges_count++;
             return STATUS_OK;
         }
         slot = (slot + 1) & bpe->merges_mask;
@@ -103,7 +111,8 @@ enum status bpe_merge_add(struct bpe *bpe, const struct vocabulary *vocabulary, 
     uint32_t whole_id = vocabulary_find(vocabulary, whole);
     if (whole_id == VOCABULARY_NONE)
         return part_unknown(bpe, "what it makes,", whole, error);
-    return merge_insert(bpe, pair_of(left_id, right_id), whole_id, error);
+    return bpe_merge_put(bpe, &(struct bpe_merge_ids){left_id, right_id, whole_id},
+                         bpe->merges_count, error);
 }
 
 static enum status scratch_reserve(struct bpe_scratch *scratch, uint32_t count, struct error *error)
@@ -171,26 +180,60 @@ static uint64_t heap_pop(struct bpe_scratch *scratch)
     return least;
 }
 
-/* One symbol per byte, unknown ones dropped or replaced. Returns how many. */
+/* Symbols under way, before merging. */
+struct start {
+    struct bpe_symbol *symbols;
+    uint32_t count;
+    bool after_unk;
+};
+
+static void symbol_add(struct start *start, uint32_t id)
+{
+    start->symbols[start->count] =
+        (struct bpe_symbol){id, NONE, start->count - 1, start->count + 1};
+    start->count++;
+}
+
+/* A byte or character; one without a token is dropped or replaced. */
+static void symbol_start(const struct bpe *bpe, struct start *start, uint32_t id)
+{
+    bool unk = id == VOCABULARY_NONE;
+    if (unk && (bpe->unk_id == VOCABULARY_NONE || (start->after_unk && bpe->fuse_unk)))
+        return;
+    start->after_unk = unk;
+    symbol_add(start, unk ? bpe->unk_id : id);
+}
+
+static void characters_start(const struct bpe *bpe, struct start *start, struct span piece)
+{
+    size_t length;
+    for (size_t i = 0; i < piece.size_bytes; i += length) {
+        int valid = utf8_next(piece.data + i, piece.size_bytes - i, NULL);
+        DCHECK(valid > 0);
+        length = valid > 0 ? (size_t)valid : 1;
+        uint32_t id = length == 1
+                          ? bpe->byte_ids[(uint8_t)piece.data[i]]
+                          : vocabulary_find(bpe->vocabulary, (struct span){piece.data + i, length});
+        if (id != VOCABULARY_NONE || !bpe->falls_back) {
+            symbol_start(bpe, start, id);
+            continue;
+        }
+        for (size_t byte = 0; byte < length; byte++)
+            symbol_add(start, bpe->fallback_ids[(uint8_t)piece.data[i + byte]]);
+    }
+}
+
+/* Returns how many symbols merging begins with. */
 static uint32_t symbols_start(const struct bpe *bpe, struct bpe_symbol *symbols, struct span piece)
 {
-    uint32_t count = 0;
-    bool after_unk = false;
-    for (size_t i = 0; i < piece.size_bytes; i++) {
-        uint32_t id = bpe->byte_ids[(uint8_t)piece.data[i]];
-        bool unk = id == VOCABULARY_NONE;
-        if (unk) {
-            if (bpe->unk_id == VOCABULARY_NONE || (after_unk && bpe->fuse_unk))
-                continue;
-            id = bpe->unk_id;
-        }
-        after_unk = unk;
-        symbols[count] = (struct bpe_symbol){id, NONE, count - 1, count + 1};
-        count++;
-    }
-    if (count > 0)
-        symbols[count - 1].next = NONE;
-    return count;
+    struct start start = {.symbols = symbols};
+    if (bpe->characters)
+        characters_start(bpe, &start, piece);
+    for (size_t i = 0; !bpe->characters && i < piece.size_bytes; i++)
+        symbol_start(bpe, &start, bpe->byte_ids[(uint8_t)piece.data[i]]);
+    if (start.count > 0)
+        symbols[start.count - 1].next = NONE;
+    return start.count;
 }
 
 /* Looks up the merge of a symbol with its next one; a candidate when there is one. */

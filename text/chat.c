@@ -7,7 +7,8 @@
 #define ARENA_MAX_BYTES (1u << 20)
 #define MESSAGES_MAX (1u << 16)
 
-static const struct chat_form *const forms[] = {&chat_form_chatml, &chat_form_mistral};
+static const struct chat_form *const forms[] = {&chat_form_chatml, &chat_form_llama3,
+                                                &chat_form_mistral};
 
 struct chat {
     const struct chat_form *form; /* NULL: none or unknown */
@@ -223,7 +224,7 @@ enum status chat_render(const struct chat *chat, const struct chat_message *mess
         return error_set(error, STATUS_UNSUPPORTED,
                          chat->has_template
                              ? "the model's chat template is not one of those that are known "
-                               "(ChatML, Mistral); send text or token ids instead"
+                               "(ChatML, Llama 3, Mistral); send text or token ids instead"
                              : "the model has no chat template; send text or token ids instead");
     enum status status = messages_check(messages, n_messages, error);
     if (!status)

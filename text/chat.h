@@ -8,8 +8,9 @@
  *
  *   chatml    the plain loop over turns, with or without a default system turn, whose text is taken
  *             from the template (SmolLM2, Qwen 1.5 and 2; later Qwen templates with tools are not)
- *   mistral   [INST] turns without a system turn, as Mistral-7B-Instruct and Mixtral-8x7B-Instruct
- *             first came, and the demo's
+ *   llama3    Llama 3's headers and <|eot_id|>, as Llama-3-8B-Instruct came (the longer templates
+ * of 3.1 and later, with tools and dates, are not) mistral   [INST] turns without a system turn, as
+ * Mistral-7B-Instruct and Mixtral-8x7B-Instruct first came, and the demo's
  *
  * Any other template, however similar, gives a chat that refuses to render, by name, and never
  * renders wrongly; text and ids prompts still work.
@@ -36,7 +37,7 @@ enum status chat_open(const char *path, const struct tokenizer *tokenizer, struc
                       struct error *error);
 void chat_close(struct chat *chat);
 
-/* "chatml", "mistral", or "none", "unknown". */
+/* "chatml", "llama3", "mistral", or "none", "unknown". */
 const char *chat_name(const struct chat *chat);
 
 /*

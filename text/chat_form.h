@@ -48,6 +48,7 @@ struct chat_form {
 #define CHAT_PIECES_MORE 2
 
 extern const struct chat_form chat_form_chatml;
+extern const struct chat_form chat_form_llama3;
 extern const struct chat_form chat_form_mistral;
 
 /* As chat_open, of a template's text (empty: there is none). */

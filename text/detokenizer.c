@@ -63,6 +63,11 @@ void detokenizer_init(struct detokenizer *detokenizer, const struct stop_set *st
     detokenizer->stops = stops && stops->n ? stops : NULL;
 }
 
+void detokenizer_strip(struct detokenizer *detokenizer)
+{
+    detokenizer->strips = true;
+}
+
 size_t detokenizer_out_max(size_t size_bytes)
 {
     return 3 * (size_bytes + CHARACTER_MAX_BYTES) + DETOKENIZER_HELD_MAX_BYTES;
@@ -130,6 +135,10 @@ size_t detokenizer_push(struct detokenizer *self, struct span bytes, char *out)
     /* The cut character of the last push, completed by at most three new bytes or found bad. */
     char joint[2 * CHARACTER_MAX_BYTES];
     size_t written = 0, at = 0;
+    if (self->strips && bytes.size_bytes > 0) {
+        at = bytes.data[0] == ' ';
+        self->strips = false;
+    }
     while (!self->stopped && at < bytes.size_bytes) {
         const char *text = bytes.data + at;
         size_t size_bytes = bytes.size_bytes - at, cut = self->cut_bytes;

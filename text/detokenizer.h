@@ -42,6 +42,7 @@ enum status stop_set_compile(const struct span *strings, size_t n, struct stop_s
 
 struct detokenizer {
     const struct stop_set *stops;       /* NULL: none */
+    bool strips;                        /* the next byte is dropped if it is a space */
     bool stopped;                       /* a stop string was met */
     uint32_t stop_index;                /* which, when stopped */
     uint16_t matched[STOP_STRINGS_MAX]; /* how much of each stop string the held text ends with */
@@ -51,6 +52,13 @@ struct detokenizer {
 };
 
 void detokenizer_init(struct detokenizer *detokenizer, const struct stop_set *stops);
+
+/*
+ * The tokens to come begin a text whose tokenizer put a space in front (strips_space): one space at
+ * the start is dropped, whichever token brings it. To be called before the first push, and not for
+ * tokens that continue a prompt.
+ */
+void detokenizer_strip(struct detokenizer *detokenizer);
 
 /* Bytes that one push (or finish) of `size_bytes` can put out at most: 3 a byte, plus the held. */
 size_t detokenizer_out_max(size_t size_bytes);

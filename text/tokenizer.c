@@ -15,6 +15,8 @@ struct tokenizer_scratch {
     uint32_t *ids; /* [ids_capacity] */
     size_t ids_count;
     size_t ids_capacity;
+    char *spaced; /* [spaced_capacity] a stretch of it with its spaces written out */
+    size_t spaced_capacity;
     struct bpe_scratch bpe;
     struct pretokenizer_scratch *pretokenizer;
 };
@@ -98,6 +100,7 @@ void tokenizer_scratch_free(struct tokenizer_scratch *scratch)
     pretokenizer_scratch_free(scratch->pretokenizer);
     bpe_scratch_free(&scratch->bpe);
     free(scratch->text);
+    free(scratch->spaced);
     free(scratch->ids);
     free(scratch);
 }
@@ -136,8 +139,35 @@ static enum status piece_encode(struct encoding *encoding, struct span piece)
     return status;
 }
 
+/* In a vocabulary of characters. */
+static enum status spaced_encode(struct encoding *encoding, struct span text)
+{
+    struct tokenizer_scratch *scratch = encoding->scratch;
+    const struct spaces *spaces = &encoding->tokenizer->spaces;
+    size_t wanted = spaces_out_max(text.size_bytes);
+    if (wanted > scratch->spaced_capacity) {
+        free(scratch->spaced);
+        scratch->spaced_capacity = 0;
+        scratch->spaced = malloc(wanted);
+        if (!scratch->spaced)
+            return error_set(encoding->error, STATUS_EXHAUSTED, "no memory for a text of %zu bytes",
+                             wanted);
+        scratch->spaced_capacity = wanted;
+    }
+    struct span spaced = {scratch->spaced, 0};
+    spaced.size_bytes = spaces_write(spaces, text, text.data == scratch->text, scratch->spaced);
+    enum status status = STATUS_OK;
+    for (size_t at = 0, end; at < spaced.size_bytes && !status; at = end) {
+        end = spaces_piece_end(spaces, spaced, at);
+        status = piece_encode(encoding, (struct span){spaced.data + at, end - at});
+    }
+    return status;
+}
+
 static enum status plain_encode(struct encoding *encoding, struct span text)
 {
+    if (encoding->tokenizer->spaces.on)
+        return spaced_encode(encoding, text);
     struct pretokens walk;
     pretokens_init(&walk, &encoding->tokenizer->pretokenizer, encoding->scratch->pretokenizer,
                    text);
@@ -278,6 +308,11 @@ static void scratch_shrink(struct tokenizer_scratch *scratch)
         free(scratch->text);
         scratch->text = NULL;
         scratch->text_capacity = 0;
+    }
+    if (scratch->spaced_capacity > KEPT_TEXT_BYTES) {
+        free(scratch->spaced);
+        scratch->spaced = NULL;
+        scratch->spaced_capacity = 0;
     }
 }
 

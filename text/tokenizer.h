@@ -1,10 +1,12 @@
 /*
  * tokenizer: between text and token ids, by the model's own files.
  *
- * One of two files behind one reader: Hugging Face `tokenizer.json` (byte-level BPE, its
- * pre-tokenizer's regular expression through PCRE2, added and special tokens), or the tokenizer
- * inside a GGUF file (`gpt2` model with a named pre-tokenizer). What is not supported (another
- * model, normaliser, pre-tokenizer) is refused by name when the file is opened, never approximated.
+ * One of two files behind one reader: Hugging Face `tokenizer.json` (BPE, byte-level with its
+ * pre-tokenizer's regular expression through PCRE2, or in characters with byte fallback as
+ * SentencePiece makes it; added and special tokens), or the tokenizer inside a GGUF file (`gpt2`
+ * model with a named pre-tokenizer, or `llama`, SentencePiece's merges by score). What is not
+ * supported (another model, normaliser, pre-tokenizer) is refused by name when the file is opened,
+ * never approximated.
  *
  * A tokenizer is immutable after tokenizer_open and may be used by many threads at once; each
  * thread brings its own `struct tokenizer_scratch`.
@@ -42,7 +44,9 @@ struct tokenizer_info {
                                             (tokenizer_config.json, generation_config.json,
                                             config.json; GGUF: eos, eot, eom) */
     uint32_t eos_ids[TOKENIZER_EOS_MAX]; /* [n_eos], the one that templates call eos_token first */
-    bool adds_bos; /* encoding a plain prompt puts bos_id first, as the files say */
+    bool adds_bos;     /* encoding a plain prompt puts bos_id first, as the files say */
+    bool strips_space; /* encoding put a space in front: a text decoded from its very first token on
+                          loses one (detokenizer_strip); what continues a prompt keeps it */
 };
 const struct tokenizer_info *tokenizer_info(const struct tokenizer *tokenizer);
 

@@ -1,6 +1,7 @@
 #include "base/gguf.h"
 #include "text/byte_letters.h"
 #include "text/tokenizer_rules.h"
+#include "text/utf8.h"
 
 /*
  * A GGUF file names its pre-tokenizer instead of spelling it. These are the ones whose splits are
@@ -38,7 +39,8 @@ enum gguf_token_type {
     GGUF_TOKEN_UNKNOWN,
     GGUF_TOKEN_CONTROL,
     GGUF_TOKEN_USER_DEFINED,
-    GGUF_TOKEN_UNUSED
+    GGUF_TOKEN_UNUSED,
+    GGUF_TOKEN_BYTE
 };
 
 static enum status keyed(enum status status, const char *file, const char *key, struct error *error)
@@ -89,11 +91,44 @@ static enum status pre_read(const struct gguf *gguf, struct tokenizer *tokenizer
                   : keyed(tokenizer_pre_named(name, tokenizer, error), gguf->file, key, error);
 }
 
+/* A token in the letters of the byte alphabet. */
+static enum status letters_read(struct tokenizer *tokenizer, uint32_t id, struct span text,
+                                struct error *error)
+{
+    char bytes[2 * VOCABULARY_TOKEN_MAX_BYTES];
+    size_t size_bytes =
+        text.size_bytes > sizeof bytes ? BYTE_LETTERS_BAD : byte_letters_decode(text, bytes);
+    if (size_bytes == BYTE_LETTERS_BAD)
+        return error_set(error, STATUS_INVALID,
+                         "token id %u, \"%.*s\", is too long or has a character that is no letter "
+                         "of the byte-level alphabet",
+                         id, (int)size_min(text.size_bytes, 64), text.data);
+    return vocabulary_set(&tokenizer->vocabulary, id, (struct span){bytes, size_bytes},
+                          TOKEN_NORMAL, true, error);
+}
+
+/* A token in characters. */
+static enum status characters_read(struct tokenizer *tokenizer, uint32_t id, struct span text,
+                                   struct error *error)
+{
+    char bytes[SPACES_TOKEN_MAX_BYTES];
+    if (text.size_bytes > sizeof bytes)
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "token id %u has %zu bytes, expected at most %zu", id, text.size_bytes,
+                         sizeof bytes);
+    size_t bad = utf8_invalid_offset(text.data, text.size_bytes), size_bytes = 0;
+    if (bad < text.size_bytes)
+        return error_set(error, STATUS_INVALID, "token id %u is not valid UTF-8 at byte %zu", id,
+                         bad);
+    bool reachable = spaces_token(text, bytes, &size_bytes);
+    return vocabulary_set(&tokenizer->vocabulary, id, (struct span){bytes, size_bytes},
+                          TOKEN_NORMAL, reachable, error);
+}
+
 /* One token; `type` GGUF_TOKEN_NORMAL when the file has no types. */
 static enum status token_read(const struct gguf *gguf, struct tokenizer *tokenizer, uint32_t id,
                               struct span text, int32_t type, struct error *error)
 {
-    char bytes[2 * VOCABULARY_TOKEN_MAX_BYTES];
     switch (type) {
     case GGUF_TOKEN_UNUSED:
         return STATUS_OK;
@@ -106,21 +141,18 @@ static enum status token_read(const struct gguf *gguf, struct tokenizer *tokeniz
     }
     case GGUF_TOKEN_NORMAL:
         break;
+    case GGUF_TOKEN_BYTE:
+        if (tokenizer->spaces.on)
+            return tokenizer_rules_byte(tokenizer, id, text, error);
+        /* fall through */
     default:
         return error_set(error, STATUS_UNSUPPORTED,
                          "token id %u has type %d, expected normal, unknown, control, user-defined "
-                         "or unused",
+                         "or unused (or byte, of the model llama)",
                          id, type);
     }
-    size_t size_bytes =
-        text.size_bytes > sizeof bytes ? BYTE_LETTERS_BAD : byte_letters_decode(text, bytes);
-    if (size_bytes == BYTE_LETTERS_BAD)
-        return error_set(error, STATUS_INVALID,
-                         "token id %u, \"%.*s\", is too long or has a character that is no letter "
-                         "of the byte-level alphabet",
-                         id, (int)size_min(text.size_bytes, 64), text.data);
-    return vocabulary_set(&tokenizer->vocabulary, id, (struct span){bytes, size_bytes},
-                          TOKEN_NORMAL, true, error);
+    return tokenizer->spaces.on ? characters_read(tokenizer, id, text, error)
+                                : letters_read(tokenizer, id, text, error);
 }
 
 static enum status tokens_read(const struct gguf *gguf, struct tokenizer *tokenizer,
@@ -193,6 +225,31 @@ static enum status merges_read(const struct gguf *gguf, struct tokenizer *tokeni
     return keyed(status, gguf->file, key, error);
 }
 
+/* The merges of a vocabulary in characters follow from its scores. */
+static enum status scores_read(const struct gguf *gguf, struct tokenizer *tokenizer,
+                               struct error *error)
+{
+    static const char *const key = "tokenizer.ggml.scores";
+    struct gguf_array scores;
+    uint32_t count = tokenizer->vocabulary.count;
+    enum status status = gguf_get_array(gguf, key, GGUF_F32, &scores, error);
+    if (status)
+        return status;
+    if (scores.count != count)
+        return error_set(error, STATUS_INVALID, "%s: %s: %llu scores for %u tokens", gguf->file,
+                         key, (unsigned long long)scores.count, count);
+    float *values = malloc(count * sizeof *values);
+    if (!values)
+        return error_set(error, STATUS_EXHAUSTED, "%s: no memory for %u scores", gguf->file, count);
+    for (uint32_t id = 0; id < count; id++)
+        values[id] = gguf_array_f32(&scores, id);
+    status = tokenizer_rules_index(tokenizer, spaces_merges_max(&tokenizer->vocabulary), error);
+    if (!status)
+        status = spaces_merges(&tokenizer->bpe, &tokenizer->vocabulary, values, error);
+    free(values);
+    return keyed(status, gguf->file, "tokenizer.ggml", error);
+}
+
 /* Absent flags keep what *ret_value holds. */
 static enum status optional_flag(const struct gguf *gguf, const char *key, bool *ret_value,
                                  struct error *error)
@@ -203,9 +260,12 @@ static enum status optional_flag(const struct gguf *gguf, const char *key, bool 
 static enum status flags_read(const struct gguf *gguf, struct tokenizer *tokenizer,
                               struct error *error)
 {
-    static const char *const unwanted[] = {"tokenizer.ggml.add_space_prefix",
-                                           "tokenizer.ggml.add_eos_token"};
-    for (size_t i = 0; i < array_count(unwanted); i++) {
+    static const char *const unwanted[] = {"tokenizer.ggml.add_eos_token",
+                                           "tokenizer.ggml.remove_extra_whitespaces",
+                                           "tokenizer.ggml.add_space_prefix"};
+    /* The last is known in a vocabulary of characters. */
+    size_t count = array_count(unwanted) - tokenizer->spaces.on;
+    for (size_t i = 0; i < count; i++) {
         bool wanted = false;
         enum status status = optional_flag(gguf, unwanted[i], &wanted, error);
         if (status)
@@ -250,6 +310,24 @@ static enum status ids_read(const struct gguf *gguf, struct tokenizer *tokenizer
     return STATUS_OK;
 }
 
+/* What the model llama does with spaces: one in front, taken away again from a whole text. */
+static enum status spaces_read(const struct gguf *gguf, struct tokenizer *tokenizer,
+                               struct error *error)
+{
+    static const char *const charsmap = "tokenizer.ggml.precompiled_charsmap";
+    bool leads = true;
+    enum status status = optional_flag(gguf, "tokenizer.ggml.add_space_prefix", &leads, error);
+    if (!status && gguf_key_find(gguf, charsmap))
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "%s: %s: a normalisation table is not supported, expected no such key",
+                         gguf->file, charsmap);
+    tokenizer->spaces = (struct spaces){
+        .on = true, .lead = leads ? SPACES_LEAD_EVERY : SPACES_LEAD_NONE, .strips = leads};
+    tokenizer->falls_back = true;
+    tokenizer->info.adds_bos = true;
+    return status;
+}
+
 static enum status rules_read(const struct gguf *gguf, struct tokenizer *tokenizer,
                               struct error *error)
 {
@@ -258,15 +336,17 @@ static enum status rules_read(const struct gguf *gguf, struct tokenizer *tokeniz
     enum status status = gguf_get_string(gguf, key, &model, error);
     if (status)
         return status;
-    if (!span_is(model, "gpt2"))
+    bool characters = span_is(model, "llama");
+    if (!characters && !span_is(model, "gpt2"))
         return error_set(error, STATUS_UNSUPPORTED,
-                         "%s: %s: \"%.*s\" is not supported, expected gpt2", gguf->file, key,
-                         (int)size_min(model.size_bytes, 64), model.data);
-    status = pre_read(gguf, tokenizer, error);
+                         "%s: %s: \"%.*s\" is not supported, expected gpt2 or llama", gguf->file,
+                         key, (int)size_min(model.size_bytes, 64), model.data);
+    status = characters ? spaces_read(gguf, tokenizer, error) : pre_read(gguf, tokenizer, error);
     if (!status)
         status = tokens_read(gguf, tokenizer, error);
     if (!status)
-        status = merges_read(gguf, tokenizer, error);
+        status =
+            characters ? scores_read(gguf, tokenizer, error) : merges_read(gguf, tokenizer, error);
     if (!status)
         status = flags_read(gguf, tokenizer, error);
     if (!status)

@@ -1,13 +1,12 @@
-#include "base/json_read.h"
+#include "text/tokenizer_json.h"
+
 #include "text/byte_letters.h"
-#include "text/tokenizer_rules.h"
 
 #define FILE_MAX_BYTES (64u << 20)
 #define VALUES_MAX 4000000u
 
-/* A member that may be absent. */
-static enum status optional_bool(const struct json_at *at, const char *field, bool absent,
-                                 bool *ret_value, struct error *error)
+enum status json_optional_bool(const struct json_at *at, const char *field, bool absent,
+                               bool *ret_value, struct error *error)
 {
     if (json_has(at, field))
         return json_get_bool(at, field, ret_value, error);
@@ -15,8 +14,8 @@ static enum status optional_bool(const struct json_at *at, const char *field, bo
     return STATUS_OK;
 }
 
-static enum status refuse(const struct json_at *at, const char *field, const char *got,
-                          const char *expected, struct error *error)
+enum status json_refuse(const struct json_at *at, const char *field, const char *got,
+                        const char *expected, struct error *error)
 {
     return error_set(error, STATUS_UNSUPPORTED, "%s: %s%s%s: %s is not supported, expected %s",
                      at->file, at->parent, *at->parent ? "." : "", field, got, expected);
@@ -44,14 +43,14 @@ static enum status model_options(const struct json_at *model, struct tokenizer *
     if (status)
         return status;
     if (strcmp(type, "BPE") != 0)
-        return refuse(model, "type", type, "BPE", error);
+        return json_refuse(model, "type", type, "BPE", error);
     double dropout = 0;
     if (json_has(model, "dropout"))
         status = json_get_real(model, "dropout", (struct json_range_real){0, 1}, &dropout, error);
     if (status)
         return status;
     if (dropout > 0)
-        return refuse(model, "dropout", "a random choice of merges", "null", error);
+        return json_refuse(model, "dropout", "a random choice of merges", "null", error);
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (size_t i = 0; i < array_count(affixes); i++) {
         const char *affix = "";
@@ -60,16 +59,20 @@ static enum status model_options(const struct json_at *model, struct tokenizer *
         if (status)
             return status;
         if (*affix)
-            return refuse(model, affixes[i], affix, "null", error);
+            return json_refuse(model, affixes[i], affix, "null", error);
     }
-    bool byte_fallback = false;
-    status = optional_bool(model, "byte_fallback", false, &byte_fallback, error);
+    status = json_optional_bool(model, "byte_fallback", false, &tokenizer->falls_back, error);
+    if (!status)
+        status =
+            json_optional_bool(model, "ignore_merges", false, &tokenizer->ignore_merges, error);
     if (status)
         return status;
-    if (byte_fallback)
-        return refuse(model, "byte_fallback", "true", "false", error);
-    status = optional_bool(model, "ignore_merges", false, &tokenizer->ignore_merges, error);
-    return status ? status : optional_bool(model, "fuse_unk", false, ret_fuse_unk, error);
+    if (tokenizer->falls_back && !tokenizer->spaces.on)
+        return json_refuse(model, "byte_fallback", "true in a byte-level vocabulary", "false",
+                           error);
+    if (tokenizer->falls_back && tokenizer->ignore_merges)
+        return json_refuse(model, "ignore_merges", "true beside byte_fallback", "false", error);
+    return json_optional_bool(model, "fuse_unk", false, ret_fuse_unk, error);
 }
 
 static enum status normalizer_read(const struct json_at *root, struct tokenizer *tokenizer,
@@ -84,8 +87,12 @@ static enum status normalizer_read(const struct json_at *root, struct tokenizer 
         status = json_get_string(&at, "type", &type, error);
     if (status)
         return status;
+    static const char *const spacing[] = {"Sequence", "Prepend", "Replace"};
+    for (size_t i = 0; i < array_count(spacing); i++)
+        if (strcmp(type, spacing[i]) == 0)
+            return json_spaces_normalizer(&at, tokenizer, error);
     if (strcmp(type, "NFC") != 0)
-        return refuse(&at, "type", type, "null or NFC", error);
+        return json_refuse(&at, "type", type, "null, NFC, or Prepend and Replace", error);
     tokenizer->normalizes = true;
     return STATUS_OK;
 }
@@ -147,17 +154,20 @@ static enum status added_read(const struct json_at *at, const json_t *vocab,
     if (!status)
         status = json_get_bool(at, "special", &added.special, error);
     if (!status)
-        status = optional_bool(at, "normalized", !added.special, &added.normalized, error);
+        status = json_optional_bool(at, "normalized", !added.special, &added.normalized, error);
     if (!status)
-        status = optional_bool(at, "lstrip", false, &added.lstrip, error);
+        status = json_optional_bool(at, "lstrip", false, &added.lstrip, error);
     if (!status)
-        status = optional_bool(at, "rstrip", false, &added.rstrip, error);
+        status = json_optional_bool(at, "rstrip", false, &added.rstrip, error);
     if (!status)
-        status = optional_bool(at, "single_word", false, &single_word, error);
+        status = json_optional_bool(at, "single_word", false, &single_word, error);
     if (status)
         return status;
     if (single_word)
-        return refuse(at, "single_word", content, "false", error);
+        return json_refuse(at, "single_word", content, "false", error);
+    /* The library would look for it with the leading space. */
+    if (added.normalized && !added.special && tokenizer->spaces.lead == SPACES_LEAD_EVERY)
+        return json_refuse(at, "normalized", "true beside the normalizer Prepend", "false", error);
     added.text = span_of(content);
     const json_t *same = json_object_get(vocab, content);
     if (same && json_integer_value(same) != added.id)
@@ -184,26 +194,60 @@ static enum status added_tokens_read(const char *file, const json_t *list, const
 
 /* Letters of the byte alphabet to the bytes they stand for, in `out` [VOCABULARY_TOKEN_MAX_BYTES]
  */
-static enum status letters_read(const char *file, const char *what, struct span letters, char *out,
-                                struct span *ret_bytes, struct error *error)
+static enum status letters_read(struct span letters, char *out, struct span *ret_bytes,
+                                struct error *error)
 {
     /* A letter has at most two bytes, so nothing longer can be short enough. */
     char bytes[2 * VOCABULARY_TOKEN_MAX_BYTES];
     if (letters.size_bytes > sizeof bytes)
-        return error_set(error, STATUS_INVALID, "%s: %s: \"%.40s...\" has over %d bytes", file,
-                         what, letters.data, VOCABULARY_TOKEN_MAX_BYTES);
+        return error_set(error, STATUS_INVALID, "\"%.40s...\" has over %d bytes", letters.data,
+                         VOCABULARY_TOKEN_MAX_BYTES);
     size_t size_bytes = byte_letters_decode(letters, bytes);
     if (size_bytes == BYTE_LETTERS_BAD)
         return error_set(error, STATUS_INVALID,
-                         "%s: %s: \"%.*s\" has a character that is no letter of the byte-level "
+                         "\"%.*s\" has a character that is no letter of the byte-level "
                          "alphabet",
-                         file, what, (int)size_min(letters.size_bytes, 64), letters.data);
+                         (int)size_min(letters.size_bytes, 64), letters.data);
     if (size_bytes > VOCABULARY_TOKEN_MAX_BYTES)
-        return error_set(error, STATUS_INVALID, "%s: %s: \"%.40s...\" has %zu bytes, over %d", file,
-                         what, letters.data, size_bytes, VOCABULARY_TOKEN_MAX_BYTES);
+        return error_set(error, STATUS_INVALID, "\"%.40s...\" has %zu bytes, over %d", letters.data,
+                         size_bytes, VOCABULARY_TOKEN_MAX_BYTES);
     memcpy(out, bytes, size_bytes);
     *ret_bytes = (struct span){out, size_bytes};
     return STATUS_OK;
+}
+
+struct spelled {
+    struct span bytes;
+    bool reachable; /* text can become it */
+};
+
+/* What a text of the vocabulary spells, in `out` [VOCABULARY_TOKEN_MAX_BYTES]. */
+static enum status spelled_read(const struct tokenizer *tokenizer, struct span text, char *out,
+                                struct spelled *ret_spelled, struct error *error)
+{
+    ret_spelled->reachable = true;
+    if (!tokenizer->spaces.on)
+        return letters_read(text, out, &ret_spelled->bytes, error);
+    if (text.size_bytes > SPACES_TOKEN_MAX_BYTES)
+        return error_set(error, STATUS_UNSUPPORTED, "\"%.40s...\" has %zu bytes, over %d",
+                         text.data, text.size_bytes, SPACES_TOKEN_MAX_BYTES);
+    ret_spelled->bytes.data = out;
+    ret_spelled->reachable = spaces_token(text, out, &ret_spelled->bytes.size_bytes);
+    return STATUS_OK;
+}
+
+static enum status vocab_entry(struct tokenizer *tokenizer, struct span key, uint32_t id,
+                               struct error *error)
+{
+    char bytes[VOCABULARY_TOKEN_MAX_BYTES];
+    struct spelled token;
+    if (tokenizer->falls_back && spaces_byte(key) >= 0)
+        return tokenizer_rules_byte(tokenizer, id, key, error);
+    enum status status = spelled_read(tokenizer, key, bytes, &token, error);
+    if (status)
+        return status;
+    return vocabulary_set(&tokenizer->vocabulary, id, token.bytes, TOKEN_NORMAL, token.reachable,
+                          error);
 }
 
 static enum status vocab_read(const char *file, json_t *vocab, struct tokenizer *tokenizer,
@@ -215,14 +259,9 @@ static enum status vocab_read(const char *file, json_t *vocab, struct tokenizer 
     json_object_foreach (vocab, key, value) {
         if (added_exact(&tokenizer->added, span_of(key)))
             continue;
-        char bytes[VOCABULARY_TOKEN_MAX_BYTES];
-        struct span token;
-        enum status status = letters_read(file, "model.vocab", span_of(key), bytes, &token, error);
-        if (!status)
-            status =
-                located(vocabulary_set(&tokenizer->vocabulary, (uint32_t)json_integer_value(value),
-                                       token, TOKEN_NORMAL, true, error),
-                        &at, "vocab", error);
+        uint32_t id = (uint32_t)json_integer_value(value);
+        enum status status =
+            located(vocab_entry(tokenizer, span_of(key), id, error), &at, "vocab", error);
         if (status)
             return status;
     }
@@ -249,26 +288,32 @@ static bool merge_parts(const json_t *merge, struct span *ret_left, struct span 
     return true;
 }
 
+static enum status merge_read(const json_t *merge, struct tokenizer *tokenizer, struct error *error)
+{
+    struct span texts[2];
+    struct spelled parts[2];
+    char bytes[2][VOCABULARY_TOKEN_MAX_BYTES];
+    if (!merge_parts(merge, &texts[0], &texts[1]))
+        return error_set(error, STATUS_INVALID, "expected \"left right\" or [left, right]");
+    for (int p = 0; p < 2; p++) {
+        enum status status = spelled_read(tokenizer, texts[p], bytes[p], &parts[p], error);
+        if (status)
+            return status;
+    }
+    return bpe_merge_add(&tokenizer->bpe, &tokenizer->vocabulary, parts[0].bytes, parts[1].bytes,
+                         error);
+}
+
 static enum status merges_read(const char *file, const json_t *merges, struct tokenizer *tokenizer,
                                struct error *error)
 {
     struct json_at at = {.file = file, .parent = "model"};
     for (size_t i = 0; i < json_array_size(merges); i++) {
-        struct span letters[2], parts[2];
-        char bytes[2][VOCABULARY_TOKEN_MAX_BYTES];
-        if (!merge_parts(json_array_get(merges, i), &letters[0], &letters[1]))
-            return error_set(error, STATUS_INVALID,
-                             "%s: model.merges[%zu]: expected \"left right\" or [left, right]",
-                             file, i);
-        enum status status = STATUS_OK;
-        for (int p = 0; p < 2 && !status; p++)
-            status = letters_read(file, "model.merges", letters[p], bytes[p], &parts[p], error);
-        if (!status)
-            status = located(
-                bpe_merge_add(&tokenizer->bpe, &tokenizer->vocabulary, parts[0], parts[1], error),
-                &at, "merges", error);
+        char field[32];
+        enum status status = merge_read(json_array_get(merges, i), tokenizer, error);
+        snprintf(field, sizeof field, "merges[%zu]", i);
         if (status)
-            return status;
+            return located(status, &at, field, error);
     }
     return STATUS_OK;
 }
@@ -281,7 +326,7 @@ static enum status split_read(const struct json_at *at, struct tokenizer *tokeni
     bool invert = false;
     enum status status = json_get_string(at, "behavior", &behavior, error);
     if (!status)
-        status = optional_bool(at, "invert", false, &invert, error);
+        status = json_optional_bool(at, "invert", false, &invert, error);
     if (!status)
         status = json_get_object(at, "pattern", &pattern.object, error);
     bool literal = !status && json_has(&pattern, "String");
@@ -293,7 +338,7 @@ static enum status split_read(const struct json_at *at, struct tokenizer *tokeni
     if (strcmp(behavior, "Removed") == 0)
         keeps = invert ? SPLIT_KEEPS_MATCHES : SPLIT_KEEPS_GAPS;
     else if (strcmp(behavior, "Isolated") != 0)
-        return refuse(at, "behavior", behavior, "Isolated or Removed", error);
+        return json_refuse(at, "behavior", behavior, "Isolated or Removed", error);
     status = literal
                  ? pretokenizer_add_literal(&tokenizer->pretokenizer, span_of(text), keeps, error)
                  : pretokenizer_add(&tokenizer->pretokenizer, span_of(text), keeps, error);
@@ -306,11 +351,11 @@ static enum status byte_level_read(const struct json_at *at, struct tokenizer *t
     bool prefix = false, regex = true;
     enum status status = json_get_bool(at, "add_prefix_space", &prefix, error);
     if (!status)
-        status = optional_bool(at, "use_regex", true, &regex, error);
+        status = json_optional_bool(at, "use_regex", true, &regex, error);
     if (status)
         return status;
     if (prefix)
-        return refuse(at, "add_prefix_space", "true", "false", error);
+        return json_refuse(at, "add_prefix_space", "true", "false", error);
     if (!regex)
         return STATUS_OK;
     return located(pretokenizer_add(&tokenizer->pretokenizer, span_of(PRETOKENIZER_GPT2),
@@ -328,7 +373,7 @@ static enum status step_read(const struct json_at *at, struct tokenizer *tokeniz
     if (status)
         return status;
     if (*byte_level)
-        return refuse(at, "type", "a step after ByteLevel", "ByteLevel as the last", error);
+        return json_refuse(at, "type", "a step after ByteLevel", "ByteLevel as the last", error);
     if (strcmp(type, "ByteLevel") == 0) {
         *byte_level = true;
         return byte_level_read(at, tokenizer, error);
@@ -344,7 +389,22 @@ static enum status step_read(const struct json_at *at, struct tokenizer *tokeniz
                                 span_of(individual ? PRETOKENIZER_DIGIT : PRETOKENIZER_NUMBER),
                                 SPLIT_KEEPS_ALL, error);
     }
-    return refuse(at, "type", type, "ByteLevel, Split, Digits or a Sequence of them", error);
+    return json_refuse(at, "type", type, "ByteLevel, Split, Digits or a Sequence of them", error);
+}
+
+/* A vocabulary of characters has no other pre-tokenizer than Metaspace, or none. */
+static enum status metaspace_find(const struct json_at *root, struct tokenizer *tokenizer,
+                                  struct error *error)
+{
+    struct json_at at = {.file = root->file, .parent = "pre_tokenizer"};
+    at.object = json_object_get(root->object, "pre_tokenizer");
+    const char *type = json_string_value(json_object_get(at.object, "type"));
+    if (type && strcmp(type, "Metaspace") == 0)
+        return json_metaspace(&at, tokenizer, error);
+    if (tokenizer->spaces.on && json_has(root, "pre_tokenizer"))
+        return json_refuse(root, "pre_tokenizer", "one beside the normalizer Replace", "null",
+                           error);
+    return STATUS_OK;
 }
 
 static enum status pre_tokenizer_read(const struct json_at *root, struct tokenizer *tokenizer,
@@ -353,6 +413,8 @@ static enum status pre_tokenizer_read(const struct json_at *root, struct tokeniz
     struct json_at at = {.file = root->file, .parent = "pre_tokenizer"};
     const char *type = NULL;
     bool byte_level = false;
+    if (tokenizer->spaces.on)
+        return STATUS_OK; /* see metaspace_find */
     enum status status = json_get_object(root, "pre_tokenizer", &at.object, error);
     if (!status)
         status = json_get_string(&at, "type", &type, error);
@@ -371,13 +433,22 @@ static enum status pre_tokenizer_read(const struct json_at *root, struct tokeniz
         status = step_read(&at, tokenizer, &byte_level, error);
     }
     if (!status && !byte_level)
-        return refuse(&at, "type", "a tokenizer without ByteLevel", "ByteLevel as the last step",
-                      error);
+        return json_refuse(&at, "type", "a tokenizer without ByteLevel",
+                           "ByteLevel as the last step", error);
     return status;
 }
 
-static enum status decoder_read(const struct json_at *root, struct error *error)
+static enum status decoder_read(const struct json_at *root, struct tokenizer *tokenizer,
+                                struct error *error)
 {
+    bool joins_bytes = false;
+    if (tokenizer->spaces.on) {
+        enum status status = json_spaces_decoder(root, tokenizer, &joins_bytes, error);
+        if (!status && tokenizer->falls_back && !joins_bytes)
+            return json_refuse(root, "decoder", "one without ByteFallback",
+                               "ByteFallback, as model.byte_fallback is true", error);
+        return status;
+    }
     if (!json_has(root, "decoder"))
         return STATUS_OK;
     struct json_at at = {.file = root->file, .parent = "decoder"};
@@ -388,7 +459,7 @@ static enum status decoder_read(const struct json_at *root, struct error *error)
     if (status)
         return status;
     return strcmp(type, "ByteLevel") == 0 ? STATUS_OK
-                                          : refuse(&at, "type", type, "ByteLevel", error);
+                                          : json_refuse(&at, "type", type, "ByteLevel", error);
 }
 
 /* The id of {"SpecialToken": {"id": NAME}}, by the processor's own table of names. */
@@ -427,8 +498,8 @@ static enum status template_read(const struct json_at *at, struct tokenizer *tok
     const json_t *first = json_array_get(single, 0), *last = json_array_get(single, count - 1);
     const json_t *special = json_object_get(first, "SpecialToken");
     if (count == 0 || count > 2 || !json_object_get(last, "Sequence") || (count == 2) != !!special)
-        return refuse(at, "single", "what this template adds to a text",
-                      "at most one special token, before it", error);
+        return json_refuse(at, "single", "what this template adds to a text",
+                           "at most one special token, before it", error);
     if (!special)
         return STATUS_OK;
     const char *name = json_string_value(json_object_get(special, "id"));
@@ -451,8 +522,8 @@ static enum status processor_read(const struct json_at *at, struct tokenizer *to
     if (strcmp(type, "TemplateProcessing") == 0)
         return template_read(at, tokenizer, error);
     if (strcmp(type, "Sequence") != 0 || in_sequence)
-        return refuse(at, "type", type, "TemplateProcessing, ByteLevel or a Sequence of them",
-                      error);
+        return json_refuse(at, "type", type, "TemplateProcessing, ByteLevel or a Sequence of them",
+                           error);
     const json_t *list = NULL;
     status = json_get_array(at, "processors", &list, error);
     for (size_t i = 0; !status && i < json_array_size(list); i++) {
@@ -534,15 +605,18 @@ enum status tokenizer_json_read(struct span text, const char *file, struct token
         return status;
     struct json_at root = {.file = file, .parent = "", .object = document};
     struct json_at model = {.file = file, .parent = "model"};
+    /* What the vocabulary is written in comes before the vocabulary. */
     status = json_get_object(&root, "model", &model.object, error);
     if (!status)
         status = normalizer_read(&root, tokenizer, error);
+    if (!status)
+        status = metaspace_find(&root, tokenizer, error);
     if (!status)
         status = model_read(&root, &model, tokenizer, error);
     if (!status)
         status = pre_tokenizer_read(&root, tokenizer, error);
     if (!status)
-        status = decoder_read(&root, error);
+        status = decoder_read(&root, tokenizer, error);
     if (!status)
         status = post_processor_read(&root, tokenizer, error);
     if (!status)

@@ -21,6 +21,7 @@ enum token_kind {
     TOKEN_NORMAL,  /* text is made of it by merges */
     TOKEN_ADDED,   /* found as a whole wherever it stands in the text */
     TOKEN_SPECIAL, /* found as a whole, and only where special tokens are wanted */
+    TOKEN_BYTE,    /* one byte of a character that has no token */
 };
 
 struct vocabulary_token {

@@ -1,6 +1,6 @@
-"""Tokenizers that differ from the demo's in one feature each, and what the library makes of them.
+"""Tokenizers that differ from others in one feature each, and what the library makes of them.
 
-    variants.py [MODEL_DIR]      writes variants/NAME.json
+    variants.py [NAME...]      writes variants/NAME.json, of all without a name
 
 Each file holds a whole tokenizer.json and, for every string of tokens/strings.json, the number of
 ids and a hash of them (64-bit FNV-1a over little-endian uint32), with special tokens read as such.
@@ -9,6 +9,7 @@ ids and a hash of them (64-bit FNV-1a over little-endian uint32), with special t
 import copy
 import json
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from tokenizers import Tokenizer
 from oracle import HERE, read_strings
 
 DEMO = HERE.parent.parent / "model" / "demo" / "galerne-demo"
+CHARACTERS = HERE / "tokens" / "characters"
+MARK = "\u2581"
 
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 WORDS = (
@@ -103,7 +106,44 @@ def removing(t: dict) -> None:
     )
 
 
-VARIANTS = [normalised, whole_words, stripping, unknown, unknown_fused, dropped, removing]
+def metaspace(t: dict, scheme: str, split: bool) -> None:
+    t["normalizer"] = None
+    t["pre_tokenizer"] = {
+        "type": "Metaspace",
+        "replacement": MARK,
+        "prepend_scheme": scheme,
+        "split": split,
+    }
+
+
+def metaspace_first(t: dict) -> None:
+    """A space in front of the text, unless it has one; not after special tokens."""
+    metaspace(t, "first", False)
+
+
+def metaspace_always(t: dict) -> None:
+    """Every space begins a piece."""
+    metaspace(t, "always", True)
+
+
+def characters_unknown(t: dict) -> None:
+    """No space in front, and characters without a token become the unknown token, one each."""
+    metaspace(t, "never", False)
+    t["model"] |= {"byte_fallback": False, "fuse_unk": False}
+    t["decoder"]["decoders"] = [d for d in t["decoder"]["decoders"] if d["type"] != "ByteFallback"]
+
+
+def phrases(t: dict) -> None:
+    """Tokens that cross from a word into the next space; unknown characters in a row are one."""
+    t["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
+    t["model"] |= {"byte_fallback": False}
+    t["decoder"]["decoders"] = [d for d in t["decoder"]["decoders"] if d["type"] != "ByteFallback"]
+    t["model"]["vocab"] |= {f"e{MARK}": 1500, f"{MARK}e{MARK}": 1501, f",{MARK}": 1502}
+    t["model"]["merges"] = [["e", MARK], [MARK, f"e{MARK}"], [",", MARK]] + t["model"]["merges"]
+
+
+DEMO_VARIANTS = [normalised, whole_words, stripping, unknown, unknown_fused, dropped, removing]
+CHARACTERS_VARIANTS = [metaspace_first, metaspace_always, characters_unknown, phrases]
 
 
 def row(ids: list[int]) -> str:
@@ -113,23 +153,27 @@ def row(ids: list[int]) -> str:
     return f"{len(ids)}:{value:016x}"
 
 
+def write(base: dict, change: Callable[[dict], None], strings: list[str]) -> None:
+    variant = copy.deepcopy(base)
+    change(variant)
+    tokenizer = Tokenizer.from_str(json.dumps(variant))
+    rows = [row(tokenizer.encode(s, add_special_tokens=False).ids) for s in strings]
+    out = {"tokenizers": version("tokenizers"), "tokenizer": variant, "rows": rows}
+    path = HERE / "variants" / f"{change.__name__}.json"
+    text = [f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in out.items()]
+    path.write_text("{" + ",\n".join(text) + "}\n")
+    print(f"{path.relative_to(HERE)}: {len(rows)} strings, {path.stat().st_size} bytes")
+
+
 def main() -> None:
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else DEMO
-    base = json.loads((source / "tokenizer.json").read_text())
+    names = sys.argv[1:]
     strings = read_strings()
-    folder = HERE / "variants"
-    folder.mkdir(exist_ok=True)
-    for change in VARIANTS:
-        variant = copy.deepcopy(base)
-        change(variant)
-        tokenizer = Tokenizer.from_str(json.dumps(variant))
-        rows = [row(tokenizer.encode(s, add_special_tokens=False).ids) for s in strings]
-        name = change.__name__
-        out = {"tokenizers": version("tokenizers"), "tokenizer": variant, "rows": rows}
-        path = folder / f"{name}.json"
-        text = [f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in out.items()]
-        path.write_text("{" + ",\n".join(text) + "}\n")
-        print(f"{path.relative_to(HERE)}: {len(rows)} strings, {path.stat().st_size} bytes")
+    (HERE / "variants").mkdir(exist_ok=True)
+    for folder, changes in ((DEMO, DEMO_VARIANTS), (CHARACTERS, CHARACTERS_VARIANTS)):
+        base = json.loads((folder / "tokenizer.json").read_text())
+        for change in changes:
+            if not names or change.__name__ in names:
+                write(base, change, strings)
 
 
 if __name__ == "__main__":

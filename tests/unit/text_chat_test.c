@@ -32,6 +32,13 @@
 #define MIXTRAL MISTRAL(TURNS, "message['content'] + eos_token")
 #define DEMO MISTRAL("", "' ' + message['content'] + eos_token")
 
+#define LLAMA3(answer)                                                                             \
+    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = "        \
+    "'<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | "     \
+    "trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}"       \
+    "{% endif %}{{ content }}{% endfor %}" answer
+#define LLAMA3_ANSWER "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+
 static struct tokenizer *tokenizer;
 
 static struct chat *chat_of(const char *template)
@@ -132,6 +139,26 @@ static void test_chatml(void **state)
     renders(PLAIN, odd, 3,
             "<|im_start|>user\n<|im_end|>\n<|im_start|>system\n\xc2\xabs\xc2\xbb<|im_end|>\n"
             "<|im_start|>assistant\n<|im_end|>\n<|im_start|>assistant\n");
+}
+
+static void test_llama3(void **state)
+{
+    const struct chat_message turns[] = {SYSTEM(" Be\tbrief.\n"), USER("<|eot_id|>\x1f"),
+                                         ASSISTANT("\xc2\xa0")};
+    const char *asked = LLAMA3("{% if add_generation_prompt %}" LLAMA3_ANSWER "{% endif %}");
+    const char *expected =
+        "<s><|start_header_id|>system<|end_header_id|>\n\n\xc2\xab"
+        "Be\tbrief.\xc2\xbb<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+        "\xc2\xab<|eot_id|>\xc2\xbb<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n";
+    named(asked, "llama3");
+    named(LLAMA3(LLAMA3_ANSWER), "llama3");
+    renders(asked, turns, array_count(turns), expected);
+    renders(LLAMA3(LLAMA3_ANSWER), turns, array_count(turns), expected);
+    /* Near ones are others. */
+    named(LLAMA3(""), "unknown");
+    named(LLAMA3(LLAMA3_ANSWER "{{ eos_token }}"), "unknown");
+    named("{{ bos_token }}" LLAMA3(LLAMA3_ANSWER), "unknown");
 }
 
 static void test_mistral(void **state)
@@ -361,11 +388,11 @@ static void test_content_is_plain(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chatml),           cmocka_unit_test(test_mistral),
-        cmocka_unit_test(test_refused_messages), cmocka_unit_test(test_arena_full),
-        cmocka_unit_test(test_spellings),        cmocka_unit_test(test_unknown),
-        cmocka_unit_test(test_without_tokens),   cmocka_unit_test(test_directory),
-        cmocka_unit_test(test_content_is_plain),
+        cmocka_unit_test(test_chatml),     cmocka_unit_test(test_llama3),
+        cmocka_unit_test(test_mistral),    cmocka_unit_test(test_refused_messages),
+        cmocka_unit_test(test_arena_full), cmocka_unit_test(test_spellings),
+        cmocka_unit_test(test_unknown),    cmocka_unit_test(test_without_tokens),
+        cmocka_unit_test(test_directory),  cmocka_unit_test(test_content_is_plain),
     };
     struct error error;
     tokenizer = text_fixture_open(&(struct text_fixture){.post_processor = FIXTURE_BOS});

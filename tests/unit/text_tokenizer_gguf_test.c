@@ -167,7 +167,10 @@ static void test_refused(void **state)
         const char *says;
     } cases[] = {
         {{.model = "-"}, STATUS_INVALID, "tokenizer.ggml.model"},
-        {{.model = "llama"}, STATUS_UNSUPPORTED, "\"llama\" is not supported, expected gpt2"},
+        {{.model = "bert"},
+         STATUS_UNSUPPORTED,
+         "\"bert\" is not supported, expected gpt2 or llama"},
+        {{.model = "llama"}, STATUS_INVALID, "tokenizer.ggml.scores"},
         {{.pre = "-"}, STATUS_INVALID, "tokenizer.ggml.pre"},
         {{.pre = "falcon"}, STATUS_UNSUPPORTED, "pre-tokenizer \"falcon\" is not supported"},
         {{.no_tokens = true}, STATUS_INVALID, "tokenizer.ggml.tokens"},
