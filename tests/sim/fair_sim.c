@@ -1,0 +1,393 @@
+/*
+ * The promises of the fair policy, as docs/scheduler.md proves them, on random worlds of tenants
+ * that come and go: any weights, lengths, pools, costs; tenants that flood, that send long prompts,
+ * that say more than they mean, that hoard. A million steps in all. After each step
+ *
+ *     gap      over every interval in which two tenants have somebody in line, the services given
+ *              to them, by weight, differ by no more than the bound
+ *     delay    from the time when a tenant's line begins until its first one is admitted, the
+ *              others are given no more service than the bound
+ *
+ * The bounds follow from what the tenants' running requests can still take, which the world sees;
+ * the largest part of each bound that was reached is printed, so that a bound that says nothing
+ * would be noticed. A world is a seed; GALERNE_SIM_SEED plays one alone.
+ */
+#include <signal.h>
+#include <unistd.h>
+
+#include "sched/books.h"
+#include "sched/shares.h"
+
+#define WORLDS_COUNT 400
+#define STEPS_COUNT 2600 /* of each */
+#define TENANTS_MAX 6
+#define REQUESTS_MAX 96
+
+#define MUST(condition)                                                                            \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "fair_sim: %s:%d: %s\n", __FILE__, __LINE__, #condition);              \
+            abort();                                                                               \
+        }                                                                                          \
+    } while (0)
+
+/* How a tenant behaves. */
+struct habit {
+    uint32_t weight;
+    uint32_t on_odds, off_odds; /* one in n steps it wakes, falls asleep */
+    uint32_t send_odds;         /* one in n steps it sends, while awake */
+    uint32_t line_max;          /* and keeps at most so many in line */
+    uint32_t prompt_min, prompt_max, output_min, output_max;
+    bool lies; /* asks for far more output than it takes */
+};
+
+struct tenant_world {
+    struct habit habit;
+    bool awake;
+    uint32_t n_line;
+    double service;       /* given, in cost */
+    double resident;      /* cost that its running ones may still take and took, now .. */
+    double resident_high; /* .. and the most it ever was */
+    double advance_high;  /* the most that may have been charged ahead */
+    double others_at;     /* service of all others when its line began; < 0: nobody is in line */
+};
+
+struct request_world {
+    uint32_t tenant, prompt, stop_after;
+    bool running;
+};
+
+static struct {
+    uint64_t seed, random;
+    struct sched_limits limits;
+    struct sched *sched;
+    uint32_t n_tenants;
+    struct tenant_world tenants[TENANTS_MAX];
+    struct request_world requests[REQUESTS_MAX]; /* by id */
+    double pair_low[TENANTS_MAX][TENANTS_MAX], pair_high[TENANTS_MAX][TENANTS_MAX];
+    bool pair_counts[TENANTS_MAX][TENANTS_MAX];
+    double output_cost, lead_cost, advance;
+    uint64_t now_ns;
+} world;
+
+static struct {
+    double gap_part, delay_part;
+    uint64_t steps, preempted, admitted, recomputed, processed, outputs;
+} totals;
+
+static void seed_name(int signal_number)
+{
+    char line[120];
+    int n = snprintf(line, sizeof line, "fair_sim: seed %llu failed; GALERNE_SIM_SEED plays it\n",
+                     (unsigned long long)world.seed);
+    ssize_t written = write(STDERR_FILENO, line, (size_t)n);
+    (void)written;
+}
+
+static uint64_t chance_next(void)
+{
+    uint64_t x = world.random += 0x9e3779b97f4a7c15ull;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
+}
+
+static uint32_t between(uint32_t low, uint32_t high)
+{
+    return low + (uint32_t)(chance_next() % (high - low + 1));
+}
+
+static bool one_in(uint32_t n)
+{
+    return between(1, n) == 1;
+}
+
+/* ---- the world ---- */
+
+static void habit_draw(struct habit *h)
+{
+    uint32_t context = world.limits.context_tokens;
+    *h = (struct habit){.weight = between(1, 4),
+                        .on_odds = between(1, 200),
+                        .off_odds = one_in(2) ? 1000000 : between(20, 400),
+                        .send_odds = between(1, 12),
+                        .line_max = between(1, 12),
+                        .prompt_min = 1,
+                        .prompt_max = between(1, context / 2),
+                        .output_min = 1,
+                        .output_max = between(1, context / 4),
+                        .lies = one_in(4)};
+    h->prompt_min = between(1, h->prompt_max);
+    h->output_min = between(1, h->output_max);
+}
+
+static void world_open(uint64_t seed)
+{
+    memset(&world, 0, sizeof world);
+    world.seed = seed;
+    world.random = seed * 0x2545f4914f6cdd1dull;
+    struct sched_limits *l = &world.limits;
+    *l = (struct sched_limits){.requests_max = REQUESTS_MAX,
+                               .waiting_max = REQUESTS_MAX,
+                               .slots_max = between(2, 24),
+                               .block_tokens = between(1, 8),
+                               .context_tokens = between(32, 400),
+                               .chunk_tokens_max = between(8, 200),
+                               .tenants_max = TENANTS_MAX};
+    l->blocks_count = div_up_u32(l->context_tokens, l->block_tokens) * between(1, 6);
+    l->step_tokens_max = l->slots_max + between(0, 100);
+    l->step_rows_max = l->slots_max;
+    l->open_tokens_max = l->context_tokens * between(1, 4);
+    struct sched_fairness *f = &l->fairness;
+    f->output_cost = between(1, 3);
+    f->quantum_tokens = between(1, 128);
+    f->lead_cost = one_in(4) ? SCHED_NONE : between(1, 500);
+    f->reclaim_cost = between(1, 1000);
+    f->recompute_permille = one_in(3) ? SCHED_NONE : between(1, 100);
+    f->advance_percent = one_in(3) ? SCHED_NONE : between(1, 100);
+    world.output_cost = f->output_cost;
+    world.lead_cost = f->lead_cost == SCHED_NONE ? 0 : f->lead_cost;
+    world.advance = f->advance_percent == SCHED_NONE ? 0 : f->advance_percent / 100.0;
+    world.now_ns = 1;
+
+    struct error error;
+    MUST(sched_open(l, &policy_fair, &world.sched, &error) == STATUS_OK);
+    world.n_tenants = between(2, TENANTS_MAX);
+    struct tenant_row rows[TENANTS_MAX] = {0};
+    for (uint32_t i = 0; i < world.n_tenants; i++) {
+        struct tenant_world *t = &world.tenants[i];
+        habit_draw(&t->habit);
+        t->others_at = -1;
+        rows[i] = (struct tenant_row){.parent = TENANT_TOP, .weight = t->habit.weight};
+    }
+    struct tenant_table table = {.n_rows = world.n_tenants, .rows = rows};
+    MUST(sched_set_tenants(world.sched, &table, &error) == STATUS_OK);
+}
+
+static double service_of_all(void)
+{
+    double all = 0;
+    for (uint32_t i = 0; i < world.n_tenants; i++)
+        all += world.tenants[i].service;
+    return all;
+}
+
+/* ---- what is sent ---- */
+
+static void tenant_send(uint32_t index)
+{
+    struct tenant_world *t = &world.tenants[index];
+    const struct habit *h = &t->habit;
+    uint32_t stop = between(h->output_min, h->output_max);
+    uint32_t prompt = between(h->prompt_min, h->prompt_max);
+    struct sched_submission s = {.request_id = 1,
+                                 .tenant = index,
+                                 .deadline_ns = UINT64_MAX,
+                                 .prompt_tokens = prompt,
+                                 .output_tokens_max =
+                                     h->lies ? world.limits.context_tokens - prompt : stop};
+    sched_id id;
+    struct error error;
+    if (sched_submit(world.sched, &s, world.now_ns, &id, &error) != STATUS_OK)
+        return;
+    world.requests[id] =
+        (struct request_world){.tenant = index, .prompt = prompt, .stop_after = stop};
+    if (t->n_line++ == 0)
+        t->others_at = service_of_all() - t->service;
+}
+
+static void tenants_act(void)
+{
+    for (uint32_t i = 0; i < world.n_tenants; i++) {
+        struct tenant_world *t = &world.tenants[i];
+        t->awake = t->awake ? !one_in(t->habit.off_odds) : one_in(t->habit.on_odds);
+        for (int n = 0; n < 4; n++)
+            if (t->awake && t->n_line < t->habit.line_max && one_in(t->habit.send_odds))
+                tenant_send(i);
+    }
+}
+
+/* ---- what is promised ---- */
+
+/* The most that one tenant's residents may come to take, by weight, with what `lead` lets it pass.
+ */
+static double commitment_max(bool advances)
+{
+    double most = 0;
+    for (uint32_t i = 0; i < world.n_tenants; i++) {
+        const struct tenant_world *t = &world.tenants[i];
+        double cost = advances ? t->advance_high : world.lead_cost + t->resident_high;
+        most = cost / t->habit.weight > most ? cost / t->habit.weight : most;
+    }
+    return most;
+}
+
+static void gaps_check(void)
+{
+    double bound = 2 * commitment_max(false) + 3 * commitment_max(true) + 1;
+    for (uint32_t f = 0; f < world.n_tenants; f++)
+        for (uint32_t g = 0; g < f; g++) {
+            const struct tenant_world *a = &world.tenants[f], *b = &world.tenants[g];
+            double d = a->service / a->habit.weight - b->service / b->habit.weight;
+            if (a->n_line == 0 || b->n_line == 0) {
+                world.pair_counts[f][g] = false;
+                continue;
+            }
+            if (!world.pair_counts[f][g])
+                world.pair_low[f][g] = world.pair_high[f][g] = d;
+            world.pair_counts[f][g] = true;
+            world.pair_low[f][g] = d < world.pair_low[f][g] ? d : world.pair_low[f][g];
+            world.pair_high[f][g] = d > world.pair_high[f][g] ? d : world.pair_high[f][g];
+            double gap = world.pair_high[f][g] - world.pair_low[f][g];
+            MUST(gap <= bound);
+            totals.gap_part = gap / bound > totals.gap_part ? gap / bound : totals.gap_part;
+        }
+}
+
+/* Its first one is dispatched: what did the others take meanwhile? */
+static void delay_check(uint32_t index)
+{
+    struct tenant_world *t = &world.tenants[index];
+    double part = commitment_max(false) + commitment_max(true) + world.lead_cost / t->habit.weight;
+    double bound = 1, taken = service_of_all() - t->service - t->others_at;
+    for (uint32_t i = 0; i < world.n_tenants; i++)
+        if (i != index)
+            bound += world.tenants[i].habit.weight * part + world.tenants[i].resident_high;
+    MUST(taken <= bound);
+    totals.delay_part = taken / bound > totals.delay_part ? taken / bound : totals.delay_part;
+}
+
+static void residents_note(void)
+{
+    for (uint32_t i = 0; i < world.n_tenants; i++) {
+        struct tenant_world *t = &world.tenants[i];
+        double resident = 0, advance = 0;
+        for (uint32_t r = 0; r < world.sched->n_running; r++) {
+            const struct seq *seq = world.sched->running[r];
+            if (seq->tenant != i)
+                continue;
+            const struct request_world *request = &world.requests[seq->id];
+            resident += request->prompt + world.output_cost * request->stop_after;
+            advance += world.advance * world.output_cost * seq->output_tokens_max;
+        }
+        t->resident_high = resident > t->resident_high ? resident : t->resident_high;
+        t->advance_high = advance > t->advance_high ? advance : t->advance_high;
+    }
+}
+
+/* ---- a step ---- */
+
+static void opens_note(const struct sched_plan *plan)
+{
+    for (uint32_t i = 0; i < plan->n_opens; i++) {
+        struct tenant_world *t = &world.tenants[world.requests[plan->opens[i].id].tenant];
+        if (t->others_at >= 0)
+            delay_check((uint32_t)(t - world.tenants));
+        t->others_at = -1;
+        if (--t->n_line > 0)
+            t->others_at = service_of_all() - t->service;
+    }
+}
+
+/* Service as clients see it: prompts once, outputs once. */
+static void service_note(uint32_t tenant, double cost)
+{
+    world.tenants[tenant].service += cost;
+}
+
+static void rows_note(const struct sched_plan *plan, const uint32_t *high_before)
+{
+    for (uint32_t i = 0; i < plan->n_rows; i++) {
+        const struct sched_row *row = &plan->rows[i];
+        const struct request_world *r = &world.requests[row->id];
+        uint32_t end = u32_min(row->first_position + row->n_tokens, r->prompt);
+        uint32_t from = u32_max(row->first_position, high_before[row->id]);
+        if (end > from)
+            service_note(r->tenant, end - from);
+    }
+}
+
+static void preempted_note(uint64_t preempted_before)
+{
+    if (world.sched->preempted_total == preempted_before)
+        return;
+    for (uint32_t i = 0; i < world.n_tenants; i++) {
+        struct sched_tenant_stats stats;
+        MUST(sched_tenant_stats(world.sched, i, &stats));
+        struct tenant_world *t = &world.tenants[i];
+        if (stats.waiting > t->n_line && t->n_line == 0)
+            t->others_at = service_of_all() - t->service;
+        t->n_line = stats.waiting;
+    }
+}
+
+static void step_whole(void)
+{
+    uint32_t high[REQUESTS_MAX];
+    for (uint32_t i = 0; i < REQUESTS_MAX; i++)
+        high[i] = world.sched->seqs[i].planned_high_tokens;
+    uint64_t preempted = world.sched->preempted_total;
+    const struct sched_plan *plan = sched_plan(world.sched, world.now_ns);
+    world.now_ns += 1000000;
+    if (plan->step == 0)
+        return;
+    residents_note();
+    opens_note(plan);
+    preempted_note(preempted);
+    rows_note(plan, high);
+    for (uint32_t i = 0; i < plan->n_rows; i++) {
+        if (!plan->rows[i].samples)
+            continue;
+        const struct request_world *r = &world.requests[plan->rows[i].id];
+        const struct seq *seq = &world.sched->seqs[plan->rows[i].id];
+        MUST(sched_sampled(world.sched, plan->step, plan->rows[i].id,
+                           seq->sampled_tokens + 1 == r->stop_after));
+        service_note(r->tenant, world.output_cost);
+        totals.outputs++;
+    }
+    sched_retired(world.sched, plan->step, world.now_ns);
+    struct sched_ended ended;
+    while (sched_next_ended(world.sched, &ended))
+        ;
+    gaps_check();
+}
+
+static void world_close(void)
+{
+    struct sched_stats s;
+    sched_stats(world.sched, &s);
+    totals.preempted += s.preempted_total;
+    totals.admitted += s.admitted_total;
+    totals.recomputed += s.recomputed_tokens_total;
+    totals.processed += world.sched->processed_tokens_total;
+    sched_check(world.sched);
+    sched_close(world.sched);
+}
+
+static uint64_t number_from(const char *name, uint64_t otherwise)
+{
+    const char *text = getenv(name);
+    return text ? strtoull(text, NULL, 10) : otherwise;
+}
+
+int main(void)
+{
+    signal(SIGABRT, seed_name);
+    uint64_t seed = number_from("GALERNE_SIM_SEED", 0);
+    uint64_t last = seed ? seed : number_from("GALERNE_SIM_COUNT", WORLDS_COUNT);
+    for (uint64_t s = seed ? seed : 1; s <= last; s++) {
+        world_open(s);
+        for (uint32_t i = 0; i < STEPS_COUNT; i++, totals.steps++) {
+            tenants_act();
+            step_whole();
+        }
+        world_close();
+    }
+    printf("%llu steps, %llu admitted, %llu outputs, %llu preempted, %.2f %% computed again\n",
+           (unsigned long long)totals.steps, (unsigned long long)totals.admitted,
+           (unsigned long long)totals.outputs, (unsigned long long)totals.preempted,
+           100.0 * (double)totals.recomputed / (double)totals.processed);
+    printf("of the gap's bound at most %.3f was reached, of the delay's %.3f\n", totals.gap_part,
+           totals.delay_part);
+    return 0;
+}
