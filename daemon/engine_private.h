@@ -25,7 +25,7 @@
 struct live {
     struct request *request; /* NULL: it has ended for its client; the scheduler still winds up */
     uint32_t *tokens;        /* [context_tokens] prompt, then what was sampled */
-    uint32_t n_tokens;
+    uint32_t n_tokens, prompt_tokens;
     uint32_t replays_count;
     bool used; /* between submit and the scheduler's last word */
     bool paused;

@@ -68,6 +68,21 @@ static enum status submit_check(struct engine *engine, struct request *request)
     return STATUS_OK;
 }
 
+/* Whatever would end it cannot be chosen before it has min_tokens tokens. */
+static void holds_set(const struct engine *engine, struct request *request)
+{
+    uint32_t n = 0;
+    if (request->sampling.min_tokens > 0) {
+        uint32_t n_end_ids = request->ignore_eos ? 0 : engine->options.n_end_ids;
+        CHECK(n_end_ids + request->n_stop_ids <= SAMPLE_HOLDS_MAX);
+        for (uint32_t i = 0; i < n_end_ids; i++)
+            request->hold_ids[n++] = engine->options.end_ids[i];
+        for (uint32_t i = 0; i < request->n_stop_ids; i++)
+            request->hold_ids[n++] = request->stop_ids[i];
+    }
+    request->sampling.n_holds = n;
+}
+
 static void request_submit(struct engine *engine, struct request *request, uint64_t now_ns)
 {
     sched_id id = 0;
@@ -96,7 +111,8 @@ static void request_submit(struct engine *engine, struct request *request, uint6
     uint32_t *tokens = live->tokens;
     *live = (struct live){.request = request, .tokens = tokens, .used = true};
     memcpy(tokens, request->ids, request->n_ids * sizeof *tokens);
-    live->n_tokens = request->n_ids;
+    live->n_tokens = live->prompt_tokens = request->n_ids;
+    holds_set(engine, request);
     engine->lives_used = u32_max(engine->lives_used, id + 1);
     engine->prompt_tokens_total += request->n_ids;
 }

@@ -112,7 +112,8 @@ void engine_check_hang(struct engine *engine, uint64_t now_ns)
 
 static bool is_end_id(const struct engine *engine, const struct request *request, uint32_t id)
 {
-    for (uint32_t i = 0; i < engine->options.n_end_ids; i++)
+    uint32_t n_end_ids = request->ignore_eos ? 0 : engine->options.n_end_ids;
+    for (uint32_t i = 0; i < n_end_ids; i++)
         if (engine->options.end_ids[i] == id)
             return true;
     for (uint32_t i = 0; i < request->n_stop_ids; i++)
@@ -224,8 +225,14 @@ static struct step_sequence sequence_of(void *context, sched_id id)
     struct engine *engine = context;
     static const struct sample_params greedy = {0};
     const struct live *live = &engine->lives[id];
-    return (struct step_sequence){.tokens = live->tokens,
-                                  .sampling = live->request ? &live->request->sampling : &greedy};
+    struct step_sequence sequence = {
+        .tokens = live->tokens, .prompt_tokens = live->prompt_tokens, .sampling = &greedy};
+    if (live->request) {
+        sequence.sampling = &live->request->sampling;
+        sequence.biases = live->request->biases;
+        sequence.holds = live->request->hold_ids;
+    }
+    return sequence;
 }
 
 void engine_hand_over(struct engine *engine, uint64_t now_ns)

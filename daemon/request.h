@@ -80,8 +80,10 @@ struct request {
     uint32_t peer_uid; /* of the unix socket's other side; UINT32_MAX unknown */
     struct served_model *model;
     struct prompt prompt;
-    bool with_special;             /* DETOKENIZE: write special tokens out */
-    struct sample_params sampling; /* checked: finite, in range */
+    bool with_special;                 /* DETOKENIZE: write special tokens out */
+    struct sample_params sampling;     /* checked: finite, in range; n_holds is the engine's */
+    const struct sample_entry *biases; /* [sampling.n_biases] in the arena */
+    bool ignore_eos;                   /* the model's end tokens do not end it; stop_ids do */
     bool wants_logprobs;
     uint32_t output_tokens_max; /* 0: all that the context leaves */
     uint32_t n_stop_ids;
@@ -100,6 +102,10 @@ struct request {
     uint32_t n_digests;
     struct span text; /* DETOKENIZE: exact bytes */
     uint64_t tokenized_ns;
+
+    /* --- the engine's --- */
+    uint32_t
+        hold_ids[SAMPLE_HOLDS_MAX]; /* [sampling.n_holds] what may not come before min_tokens */
 
     /* --- engine to listener --- */
     struct ring *tokens;   /* of struct request_token, REQUEST_TOKENS_RING */

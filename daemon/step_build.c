@@ -1,9 +1,19 @@
 #include "daemon/step_build.h"
 
+static void entries_add(struct step *step, const struct step_sequence *sequence)
+{
+    struct sample_entry *entries = step_entries(step);
+    for (uint32_t i = 0; i < sequence->sampling->n_biases; i++)
+        entries[step->n_entries++] = sequence->biases[i];
+    for (uint32_t i = 0; i < sequence->sampling->n_holds; i++)
+        entries[step->n_entries++] = (struct sample_entry){.id = sequence->holds[i]};
+}
+
 static uint32_t open_add(const struct step_builder *builder, struct step *step,
                          const struct sched_open_row *from)
 {
     struct step_sequence sequence = builder->sequence(builder->context, from->id);
+    CHECK(sequence.prompt_tokens <= from->known_tokens);
     CHECK(step->n_tokens + from->known_tokens <= builder->limits->open_tokens_max);
     step_opens(step)[step->n_opens++] = (struct step_open){
         .slot = from->slot,
@@ -12,8 +22,11 @@ static uint32_t open_add(const struct step_builder *builder, struct step *step,
         .n_blocks = from->n_blocks,
         .blocks_first = from->blocks_first,
         .cached_tokens = from->cached_tokens,
+        .output_tokens = from->known_tokens - sequence.prompt_tokens,
+        .entries_first = step->n_entries,
         .sampling = *sequence.sampling,
     };
+    entries_add(step, &sequence);
     memcpy(step_tokens(step) + step->n_tokens, sequence.tokens,
            from->known_tokens * sizeof(uint32_t));
     return from->known_tokens;

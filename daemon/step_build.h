@@ -11,7 +11,10 @@
 
 struct step_sequence {
     const uint32_t *tokens; /* [known_tokens] prompt, then what was sampled */
+    uint32_t prompt_tokens; /* the first of them */
     const struct sample_params *sampling;
+    const struct sample_entry *biases; /* [sampling->n_biases] */
+    const uint32_t *holds;             /* [sampling->n_holds] */
 };
 
 struct step_builder {

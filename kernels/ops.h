@@ -185,23 +185,58 @@ struct rows_gather_args {
 };
 
 #define TOP_LOGPROBS_MAX 20
+#define SAMPLE_BIASES_MAX 300 /* of a slot */
+#define SAMPLE_HOLDS_MAX 32   /* of a slot */
+#define SAMPLE_ENTRIES_MAX (SAMPLE_BIASES_MAX + SAMPLE_HOLDS_MAX)
 
 /*
- * How one row is sampled. Zeroed means greedy. Order: temperature, top-k, top-p, draw. Top-p keeps
- * the fewest best tokens whose probabilities reach top_p of what top-k kept.
- * Log-probabilities are of the model's own softmax (before temperature, top-k, top-p).
+ * How one row is sampled. Zeroed means greedy.
+ *
+ * The logits l of the row go through these steps, in this order, each result rounded to f32. The
+ * row chooses the token of position `position`, so its slot's history is ids [0, position): the
+ * prompt [0, prompt_tokens), then the output. n is how often an id occurs in the output.
+ *     clean              NaN is minus infinity, plus infinity the largest float (after each step)
+ *     logit bias         l + value, for each of the slot's biases in their order (OpenAI)
+ *     repetition         ids of the prompt or the output: l > 0 ? l / r : l * r
+ *                        (Keskar et al. 2019, CTRL; as Hugging Face has it)
+ *     frequency          l - n * frequency_penalty, the product rounded first     (OpenAI)
+ *     presence           l - presence_penalty where n > 0                         (OpenAI)
+ *     hold               minus infinity for the slot's held ids while the output has less than
+ *                        min_tokens tokens: what would end it cannot be chosen yet
+ * What comes out is l'. Greedy takes the largest l' (ties: the lower id). Otherwise weights are
+ * w = exp((l' - largest l') / temperature), from which these keep the best (ties: lower id first):
+ *     top-k              the k largest                                  (Fan et al. 2018)
+ *     top-p              of those the fewest whose sum reaches top_p of the sum of what top-k kept
+ *                                                                       (Holtzman et al. 2020)
+ *     min-p              of those the ones with w >= min_p, which is min_p times the best one's
+ *                                                                       (Nguyen et al. 2024)
  * The draw is u = sample_uniform(seed, position) in [0, 1); the chosen token is the first, in order
- * of descending probability (ties: lower id first), whose cumulative probability exceeds
- * u * (sum of what is kept). So it depends on (logits, parameters, seed, position) alone.
- * A NaN logit counts as minus infinity, plus infinity as the largest float. When every logit is
- * minus infinity the token is 0 and all log-probabilities are minus infinity.
+ * of descending weight (ties: lower id first), whose cumulative weight exceeds u * (sum of what is
+ * kept). So a choice depends on (logits, parameters, history, seed, position) alone.
+ *
+ * Log-probabilities are of the model's own softmax of l, cleaned: before all of these. When every
+ * l' is minus infinity the token is 0; when every l is, so are all log-probabilities.
  */
 struct sample_params {
-    float temperature;   /* 0 = greedy (ties: the lower id); else > 0 */
-    float top_p;         /* (0, 1]; 1 or 0 = off */
-    uint32_t top_k;      /* 0 = off */
-    uint32_t n_logprobs; /* 0..TOP_LOGPROBS_MAX: how many best to report */
+    float temperature;        /* 0 = greedy; else > 0 */
+    float top_p;              /* (0, 1]; 1 or 0 = off */
+    uint32_t top_k;           /* 0 = off */
+    uint32_t n_logprobs;      /* 0..TOP_LOGPROBS_MAX: how many best to report */
+    float min_p;              /* [0, 1]; 0 = off */
+    float repetition_penalty; /* > 0; 1 or 0 = off */
+    float presence_penalty;   /* 0 = off */
+    float frequency_penalty;  /* 0 = off */
+    uint32_t min_tokens;      /* of output, before held ids are free */
+    uint32_t n_biases;        /* of the slot's entries, from the first on */
+    uint32_t n_holds;         /* and the entries after them: ids alone, values do not matter */
+    uint32_t reserved;
     uint64_t seed;
+};
+
+/* A bias of a slot, or an id that it holds. */
+struct sample_entry {
+    uint32_t id; /* < vocab */
+    float value; /* finite */
 };
 
 /* Counter-based: the first 53 bits of Philox-4x32-10 (Salmon et al. 2011) at counter
@@ -217,13 +252,25 @@ struct sample_result {
     float top_logprob[TOP_LOGPROBS_MAX];
 };
 
+/*
+ * `place` is where last_sampled gets the id. Where it is the row's slot, the slot's history goes on
+ * with the id as well, at `position`; a place past the slots is for a token of no consequence.
+ * Every row reads first, then they write in their order. A history is read only where a penalty of
+ * the row is on, and written where there is one; entries are read where the row has some. Both may
+ * be NULL when no row needs them.
+ */
 struct sample_args {
     uint32_t n_rows, vocab;
     const float *logits;                     /* [n_rows][vocab] */
     const struct sample_params *host_params; /* host [n_rows] */
     const uint32_t *host_positions;          /* host [n_rows]: of the token being chosen */
+    const uint32_t *host_prompt_tokens;      /* host [n_rows] or NULL: the history is all prompt */
     const uint32_t *host_slots;              /* host [n_rows] */
-    uint32_t *last_sampled;                  /* [n_slots]: last_sampled[slot] = id */
+    const uint32_t *host_places;             /* host [n_rows] */
+    const struct sample_entry *entries;      /* [n_slots][SAMPLE_ENTRIES_MAX] */
+    uint32_t *history;                       /* [n_slots][history_tokens] ids, each < vocab */
+    uint32_t history_tokens;                 /* > every position */
+    uint32_t *last_sampled;                  /* [n_slots and more]: last_sampled[place] = id */
     struct sample_result *results;           /* [n_rows], device memory; read with buffer_read */
 };
 

@@ -13,10 +13,11 @@ enum status batch_open(const struct step_limits *limits, struct batch *ret_batch
         .sampled_positions = calloc(limits->rows_max, sizeof *b.sampled_positions),
         .sampled_slots = calloc(limits->rows_max, sizeof *b.sampled_slots),
         .sampled_places = calloc(limits->rows_max, sizeof *b.sampled_places),
+        .prompt_tokens = calloc(limits->rows_max, sizeof *b.prompt_tokens),
         .params = calloc(limits->rows_max, sizeof *b.params),
     };
     if (!b.ids || !b.positions || !b.slots || !b.sampled_rows || !b.sampled_positions ||
-        !b.sampled_slots || !b.sampled_places || !b.params) {
+        !b.sampled_slots || !b.sampled_places || !b.prompt_tokens || !b.params) {
         batch_close(&b);
         return error_set(error, STATUS_EXHAUSTED, "out of memory for a batch of %u tokens",
                          limits->tokens_max);
@@ -34,6 +35,7 @@ void batch_close(struct batch *batch)
     free(batch->sampled_positions);
     free(batch->sampled_slots);
     free(batch->sampled_places);
+    free(batch->prompt_tokens);
     free(batch->params);
     *batch = (struct batch){0};
 }
@@ -62,7 +64,9 @@ uint64_t forward_bytes(const struct arch *arch, const struct step_limits *limits
     uint64_t sampled_values = w.hidden + arch->vocab + 1;
     return limits->tokens_max * token_values * sizeof(float) +
            limits->rows_max * (sampled_values * sizeof(float) + sizeof(struct sample_result)) +
-           limits->slots_max * sizeof(uint32_t) + arch->head_dim / 2 * sizeof(float);
+           limits->slots_max * (sizeof(uint32_t) * (1 + (uint64_t)limits->context_tokens) +
+                                sizeof(struct sample_entry) * SAMPLE_ENTRIES_MAX) +
+           arch->head_dim / 2 * sizeof(float);
 }
 
 static enum status buffer_new(const struct forward *f, size_t count, size_t item_bytes,
@@ -99,13 +103,20 @@ enum status forward_open(struct forward *f, const struct step_limits *limits, st
         {rows * f->arch->vocab, sizeof(float), (void **)&f->logits},
         {rows, sizeof(struct sample_result), (void **)&f->results},
         {limits->slots_max + rows, sizeof(uint32_t), (void **)&f->last_sampled},
+        {(size_t)limits->slots_max * SAMPLE_ENTRIES_MAX, sizeof(struct sample_entry),
+         (void **)&f->entries},
+        {(size_t)limits->slots_max * limits->context_tokens, sizeof(uint32_t),
+         (void **)&f->history},
     };
+    f->context_tokens = limits->context_tokens;
     enum status status = STATUS_OK;
     for (size_t i = 0; i < array_count(table) && !status; i++)
         status = buffer_new(f, table[i].count, table[i].item_bytes, table[i].buffer, error);
     if (!status) {
         float inv_freq[ARCH_HEAD_DIM_MAX / 2];
         arch_inv_freq(f->arch, inv_freq);
+        for (uint32_t i = 0; f->weights->rope_divisors && i < f->arch->head_dim / 2; i++)
+            inv_freq[i] /= f->weights->rope_divisors[i];
         f->ops->buffer_write(f->device, f->inv_freq, inv_freq,
                              f->arch->head_dim / 2 * sizeof *inv_freq);
     }
@@ -115,8 +126,8 @@ enum status forward_open(struct forward *f, const struct step_limits *limits, st
 void forward_close(struct forward *f)
 {
     void *const buffers[] = {
-        f->inv_freq, f->ids,   f->x,       f->normed, f->qkv,     f->attended,
-        f->gate_up,  f->gated, f->sampled, f->logits, f->results, f->last_sampled,
+        f->inv_freq, f->ids,     f->x,      f->normed,  f->qkv,          f->attended, f->gate_up,
+        f->gated,    f->sampled, f->logits, f->results, f->last_sampled, f->entries,  f->history,
     };
     for (size_t i = 0; i < array_count(buffers); i++)
         if (buffers[i])
@@ -135,14 +146,10 @@ static void norm(const struct forward *f, uint32_t n_rows, const float *in, cons
                                                       .out = out});
 }
 
-/* out = W in (+ residual) */
-static void linear(const struct forward *f, uint32_t n_rows, const struct weight *weight,
-                   const float *in, const float *residual, float *out)
+/* out = W in (+ bias) (+ residual) */
+static void linear(const struct forward *f, const struct linear_args *args)
 {
-    f->ops->linear(
-        f->device,
-        &(struct linear_args){
-            .weight = weight, .n_rows = n_rows, .in = in, .residual = residual, .out = out});
+    f->ops->linear(f->device, args);
 }
 
 /* x += W_o attention(W_qkv norm(x)) */
@@ -169,6 +176,7 @@ static void attention(const struct forward *f, const struct batch *b, uint32_t l
         .n_kv_heads = a->n_kv_heads,
         .head_dim = a->head_dim,
         .scale = (float)(1.0 / sqrt(a->head_dim)),
+        .window_tokens = a->window_tokens,
         .qkv = f->qkv,
         .host_positions = b->positions,
         .host_slots = b->slots,
@@ -177,22 +185,40 @@ static void attention(const struct forward *f, const struct batch *b, uint32_t l
         .out = f->attended,
     };
     norm(f, b->n_rows, f->x, w->attention_norm, f->normed);
-    linear(f, b->n_rows, w->qkv, f->normed, NULL, f->qkv);
+    linear(f, &(struct linear_args){.weight = w->qkv,
+                                    .n_rows = b->n_rows,
+                                    .in = f->normed,
+                                    .bias = w->qkv_bias,
+                                    .out = f->qkv});
     f->ops->rope_kv(f->device, &rope);
     f->ops->attention(f->device, &attend);
-    linear(f, b->n_rows, w->output, f->attended, f->x, f->x);
+    linear(f, &(struct linear_args){.weight = w->output,
+                                    .n_rows = b->n_rows,
+                                    .in = f->attended,
+                                    .bias = w->output_bias,
+                                    .residual = f->x,
+                                    .out = f->x});
 }
 
 /* x += W_down (silu(W_gate norm(x)) * W_up norm(x)) */
 static void dense(const struct forward *f, const struct batch *b, const struct layer_weights *w)
 {
     norm(f, b->n_rows, f->x, w->mlp_norm, f->normed);
-    linear(f, b->n_rows, w->gate_up, f->normed, NULL, f->gate_up);
+    linear(f, &(struct linear_args){.weight = w->gate_up,
+                                    .n_rows = b->n_rows,
+                                    .in = f->normed,
+                                    .bias = w->gate_up_bias,
+                                    .out = f->gate_up});
     f->ops->silu_mul(f->device, &(struct silu_mul_args){.n_rows = b->n_rows,
                                                         .n = f->arch->intermediate,
                                                         .gate_up = f->gate_up,
                                                         .out = f->gated});
-    linear(f, b->n_rows, w->down, f->gated, f->x, f->x);
+    linear(f, &(struct linear_args){.weight = w->down,
+                                    .n_rows = b->n_rows,
+                                    .in = f->gated,
+                                    .bias = w->down_bias,
+                                    .residual = f->x,
+                                    .out = f->x});
 }
 
 /* x += sum over the experts chosen by the router */
@@ -235,15 +261,32 @@ static void choose(const struct forward *f, const struct batch *b)
                                                               .in = f->x,
                                                               .out = f->sampled});
     norm(f, b->n_sampled, f->sampled, f->weights->final_norm, f->sampled);
-    linear(f, b->n_sampled, f->weights->head, f->sampled, NULL, f->logits);
+    linear(f, &(struct linear_args){.weight = f->weights->head,
+                                    .n_rows = b->n_sampled,
+                                    .in = f->sampled,
+                                    .out = f->logits});
     f->ops->sample(f->device, &(struct sample_args){.n_rows = b->n_sampled,
                                                     .vocab = f->arch->vocab,
                                                     .logits = f->logits,
                                                     .host_params = b->params,
                                                     .host_positions = b->sampled_positions,
-                                                    .host_slots = b->sampled_places,
+                                                    .host_prompt_tokens = b->prompt_tokens,
+                                                    .host_slots = b->sampled_slots,
+                                                    .host_places = b->sampled_places,
+                                                    .entries = f->entries,
+                                                    .history = f->history,
+                                                    .history_tokens = f->context_tokens,
                                                     .last_sampled = f->last_sampled,
                                                     .results = f->results});
+}
+
+void forward_slot_open(const struct forward *f, uint32_t slot, const struct sample_entry *entries,
+                       uint32_t n_entries, const uint32_t *tokens, uint32_t n_tokens)
+{
+    f->ops->buffer_write(f->device, f->entries + (size_t)slot * SAMPLE_ENTRIES_MAX, entries,
+                         n_entries * sizeof *entries);
+    f->ops->buffer_write(f->device, f->history + (size_t)slot * f->context_tokens, tokens,
+                         n_tokens * sizeof *tokens);
 }
 
 void forward_run(const struct forward *f, const struct batch *b)

@@ -21,6 +21,7 @@ struct batch {
     uint32_t *sampled_positions;  /* host [rows_max]: of the token being chosen */
     uint32_t *sampled_slots;      /* host [rows_max]: whose sequence */
     uint32_t *sampled_places;     /* host [rows_max]: where in last_sampled the id goes */
+    uint32_t *prompt_tokens;      /* host [rows_max]: of the sampled row's sequence */
     struct sample_params *params; /* host [rows_max] */
 };
 
@@ -48,6 +49,9 @@ struct forward {
     float *logits;                 /* [R][vocab] */
     struct sample_result *results; /* [R] */
     uint32_t *last_sampled;        /* [slots_max + R]: by slot; then for rows of no consequence */
+    struct sample_entry *entries;  /* [slots_max][SAMPLE_ENTRIES_MAX] biases and held ids */
+    uint32_t *history;             /* [slots_max][context_tokens] what penalties look at */
+    uint32_t context_tokens;
 };
 
 /* The borrowed fields and ops, device are set by the caller. EXHAUSTED names the size. */
@@ -57,5 +61,10 @@ void forward_close(struct forward *forward);
 
 /* Bytes of the buffers. */
 uint64_t forward_bytes(const struct arch *arch, const struct step_limits *limits);
+
+/* What a sequence that begins in `slot` samples by: entries [n_entries], and every id so far. */
+void forward_slot_open(const struct forward *forward, uint32_t slot,
+                       const struct sample_entry *entries, uint32_t n_entries,
+                       const uint32_t *tokens, uint32_t n_tokens);
 
 void forward_run(const struct forward *forward, const struct batch *batch);

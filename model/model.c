@@ -225,6 +225,16 @@ uint64_t model_decode_bytes(const struct model *m)
     return m->decode_bytes;
 }
 
+static void sampling_set(struct model *m, const struct step *step)
+{
+    for (uint32_t i = 0; i < step->n_opens; i++) {
+        const struct step_open *open = &step_opens(step)[i];
+        forward_slot_open(&m->forward, open->slot, step_entries(step) + open->entries_first,
+                          open->sampling.n_biases + open->sampling.n_holds,
+                          step_tokens(step) + open->tokens_first, open->n_tokens);
+    }
+}
+
 /* Block tables: of the step's opens whole, then what its rows append. */
 static void tables_set(struct model *m, const struct step *step)
 {
@@ -275,6 +285,7 @@ static void batch_add(struct model *m, const struct step_row *row)
     b->sampled_positions[j] = end;
     b->sampled_slots[j] = row->slot;
     b->sampled_places[j] = continues ? row->slot : m->limits.slots_max + j;
+    b->prompt_tokens[j] = slot->prompt_tokens;
     b->params[j] = slot->sampling;
 }
 
@@ -321,6 +332,7 @@ enum status model_step(struct model *m, const struct step *step, size_t step_byt
         status = slots_check(&m->slots, step, &error);
     if (!status) {
         slots_commit(&m->slots, step);
+        sampling_set(m, step);
         tables_set(m, step);
         blocks_copy(m, step);
         batch_make(m, step);

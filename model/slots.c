@@ -70,9 +70,19 @@ static enum status play_open(struct slots *slots, const struct step *step, uint3
                      slots->vocab - 1);
             return fault(step, "open", index, error, cause);
         }
+    const struct sample_entry *entries = step_entries(step) + open->entries_first;
+    uint32_t n_entries = open->sampling.n_biases + open->sampling.n_holds;
+    for (uint32_t i = 0; i < n_entries; i++)
+        if (entries[i].id >= slots->vocab) {
+            snprintf(cause, sizeof cause, "%s is for id %u, expected 0..%u",
+                     i < open->sampling.n_biases ? "a bias" : "a hold", entries[i].id,
+                     slots->vocab - 1);
+            return fault(step, "open", index, error, cause);
+        }
     *slot = (struct slot){
         .is_open = true,
         .known_tokens = open->n_tokens,
+        .prompt_tokens = open->n_tokens - open->output_tokens,
         .computed_tokens = open->cached_tokens,
         .n_blocks = open->n_blocks,
         .sampling = open->sampling,

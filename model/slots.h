@@ -8,7 +8,7 @@
  *
  * The rules that a step must keep, beside step_check's:
  *     a close names an open slot, an open names a closed one (closes come first)
- *     token ids are below the vocabulary's size
+ *     token ids, and those of biases and held ids, are below the vocabulary's size
  *     a row names an open slot and begins where the row before it ended, the first one where the
  *         open's cached tokens end: pages have no holes
  *     history rows read tokens that are known; a last-sampled row reads the token that the slot
@@ -27,6 +27,7 @@ struct slot {
     bool is_open;
     bool samples_now;          /* this step samples a token that the history does not have yet */
     uint32_t known_tokens;     /* ids in the history */
+    uint32_t prompt_tokens;    /* the first of them; the rest is output */
     uint32_t computed_tokens;  /* positions with keys and values */
     uint32_t n_blocks;         /* entries of the block table */
     uint32_t sampled_position; /* of the last token that the slot itself sampled; 0: none */

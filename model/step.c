@@ -5,11 +5,15 @@
 
 /* Offsets are u32, and a message stays far below what a mistake in the limits could ask for. */
 #define STEP_BYTES_MAX ((uint64_t)1 << 30)
+/* Wider than what a front allows its callers; no sum of them overflows. */
 #define TEMPERATURE_MAX 1000.0f
+#define REPETITION_MAX 1000.0f
+#define PENALTY_MAX 1000.0f
+#define BIAS_MAX 1000.0f
 
 /* Where the arrays start when each is as long as the limits allow. */
 struct layout {
-    uint64_t closes, opens, copies, rows, tokens, blocks, end;
+    uint64_t closes, opens, copies, rows, tokens, blocks, entries, end;
 };
 
 uint32_t step_slot_blocks_max(const struct step_limits *limits)
@@ -23,6 +27,11 @@ static uint64_t blocks_max(const struct step_limits *limits)
     return (uint64_t)limits->slots_max * step_slot_blocks_max(limits);
 }
 
+static uint64_t entries_max(const struct step_limits *limits)
+{
+    return (uint64_t)limits->slots_max * SAMPLE_ENTRIES_MAX;
+}
+
 static uint64_t place(uint64_t *end, uint64_t count, size_t item_bytes)
 {
     uint64_t start = *end;
@@ -30,7 +39,7 @@ static uint64_t place(uint64_t *end, uint64_t count, size_t item_bytes)
     return start;
 }
 
-/* Every count is below 2^40 and every item below 2^6 bytes, so the sums stay within 64 bits. */
+/* Every count is below 2^40 and every item below 2^7 bytes, so the sums stay within 64 bits. */
 static struct layout layout_of(const struct step_limits *limits)
 {
     struct layout l = {.end = (sizeof(struct step) + 7) / 8 * 8};
@@ -41,6 +50,7 @@ static struct layout layout_of(const struct step_limits *limits)
     l.rows = place(&l.end, limits->rows_max, sizeof(struct step_row));
     l.tokens = place(&l.end, tokens_count, sizeof(uint32_t));
     l.blocks = place(&l.end, blocks_max(limits), sizeof(uint32_t));
+    l.entries = place(&l.end, entries_max(limits), sizeof(struct sample_entry));
     return l;
 }
 
@@ -97,6 +107,7 @@ void step_begin(struct step *step, const struct step_limits *limits, uint64_t ep
         .rows_offset = (uint32_t)l.rows,
         .tokens_offset = (uint32_t)l.tokens,
         .blocks_offset = (uint32_t)l.blocks,
+        .entries_offset = (uint32_t)l.entries,
     };
 }
 
@@ -149,6 +160,8 @@ static enum status check_header(const struct check *c, size_t message_bytes)
         {"rows", s->n_rows, c->limits->rows_max, s->rows_offset, sizeof(struct step_row)},
         {"tokens", s->n_tokens, c->limits->open_tokens_max, s->tokens_offset, sizeof(uint32_t)},
         {"blocks", s->n_blocks, blocks_max(c->limits), s->blocks_offset, sizeof(uint32_t)},
+        {"entries", s->n_entries, entries_max(c->limits), s->entries_offset,
+         sizeof(struct sample_entry)},
     };
     for (size_t i = 0; i < array_count(table); i++) {
         if (table[i].count > table[i].max)
@@ -169,19 +182,48 @@ static bool range_inside(uint32_t first, uint32_t count, uint32_t total)
     return first <= total && count <= total - first;
 }
 
+static bool within(float value, float min, float max)
+{
+    return value >= min && value <= max; /* a NaN is not */
+}
+
 /* What is wrong with the sampling values, or NULL. */
 static const char *sampling_fault(const struct sample_params *p)
 {
-    if (!(isfinite(p->temperature) && p->temperature >= 0 && p->temperature <= TEMPERATURE_MAX))
+    if (!within(p->temperature, 0, TEMPERATURE_MAX))
         return "temperature: expected a number 0..1000";
-    if (!(isfinite(p->top_p) && p->top_p >= 0 && p->top_p <= 1))
+    if (!within(p->top_p, 0, 1))
         return "top_p: expected a number 0..1";
+    if (!within(p->min_p, 0, 1))
+        return "min_p: expected a number 0..1";
+    if (!within(p->repetition_penalty, 0, REPETITION_MAX))
+        return "repetition_penalty: expected a number 0..1000";
+    if (!within(p->presence_penalty, -PENALTY_MAX, PENALTY_MAX))
+        return "presence_penalty: expected a number -1000..1000";
+    if (!within(p->frequency_penalty, -PENALTY_MAX, PENALTY_MAX))
+        return "frequency_penalty: expected a number -1000..1000";
     if (p->n_logprobs > TOP_LOGPROBS_MAX)
         return "n_logprobs: expected at most 20";
+    if (p->n_biases > SAMPLE_BIASES_MAX)
+        return "n_biases: expected at most 300";
+    if (p->n_holds > SAMPLE_HOLDS_MAX)
+        return "n_holds: expected at most 32";
     return NULL;
 }
 
-_Static_assert(TOP_LOGPROBS_MAX == 20, "the message above says so");
+_Static_assert(TOP_LOGPROBS_MAX == 20 && SAMPLE_BIASES_MAX == 300 && SAMPLE_HOLDS_MAX == 32,
+               "the messages above say so");
+
+/* Its biases and held ids; whether the vocabulary has them is the slots' to say. */
+static const char *entries_fault(const struct step *s, const struct step_open *o)
+{
+    if (!range_inside(o->entries_first, o->sampling.n_biases + o->sampling.n_holds, s->n_entries))
+        return "its entries lie outside of the step's entries";
+    for (uint32_t i = 0; i < o->sampling.n_biases; i++)
+        if (!within(step_entries(s)[o->entries_first + i].value, -BIAS_MAX, BIAS_MAX))
+            return "bias: expected a number -1000..1000";
+    return NULL;
+}
 
 static enum status check_opens(const struct check *c)
 {
@@ -204,8 +246,12 @@ static enum status check_opens(const struct check *c)
         if (o->cached_tokens >= o->n_tokens ||
             o->cached_tokens > (uint64_t)o->n_blocks * c->limits->block_tokens)
             return fault(c, "open", i, "cached_tokens: expected less than n_tokens, in its blocks");
+        if (o->output_tokens >= o->n_tokens)
+            return fault(c, "open", i, "output_tokens: expected less than n_tokens");
         if (o->adapter != 0)
             return fault(c, "open", i, "adapter: expected 0 (adapters are not supported yet)");
+        if (!sampling)
+            sampling = entries_fault(s, o);
         if (sampling)
             return fault(c, "open", i, sampling);
     }

@@ -12,28 +12,29 @@
  *              seed, first blocks and all token ids so far. A prompt travels once, here.
  *     copies   KV blocks to copy before the rows run
  *     rows     what to compute: n_tokens positions of a slot from first_position on
- * and its arrays of token ids and block numbers. One message up is a `struct step_result` with
- * one entry per *sampling* row, in the order of the rows.
+ * and its arrays of token ids, block numbers and sampling entries. One message up is a `struct
+ * step_result` with one entry per *sampling* row, in the order of the rows.
  *
  * Preemption is a close, and later an open with every token so far. Steps run in order. Step n+1
  * may be handed over while n runs: a row whose source is STEP_LAST_SAMPLED continues from the token
  * that the worker itself sampled last in this slot. A token sampled for a sequence that the
  * front has ended meanwhile is dropped by the front and never charged.
  *
- * The worker keeps, per slot: the token history, the block table, the sampling parameters. All of
- * it can be rebuilt from an open. It knows no tenant and no request.
+ * The worker keeps, per slot: the token history and where the output begins in it, the block table,
+ * the sampling parameters with their entries (logit biases, then held ids). All of it can be
+ * rebuilt from an open. It knows no tenant and no request.
  *
  * Layout of a step message (offsets are in the header, from the start of the message; every array
  * starts 8-byte aligned):
  *     step header | closes u32[n_closes] | opens[n_opens] | copies[n_copies] | rows[n_rows]
- *     | tokens u32[n_tokens] | blocks u32[n_blocks]
+ *     | tokens u32[n_tokens] | blocks u32[n_blocks] | entries[n_entries]
  */
 #pragma once
 
 #include "base/status.h"
 #include "kernels/ops.h"
 
-#define STEP_VERSION 1
+#define STEP_VERSION 2
 
 /* Fixed when the worker starts; both sides compute the same message sizes from it. */
 struct step_limits {
@@ -62,6 +63,10 @@ struct step_open {
     uint32_t adapter;       /* 0: none; others are not built yet and refused */
     uint32_t cached_tokens; /* positions that its first blocks already hold, of the same tokens:
                                rows begin there. Less than n_tokens; the front vouches for them */
+    uint32_t output_tokens; /* of its ids, how many at the end were generated: the rest is the
+                               prompt, which is at least one. Penalties tell them apart */
+    uint32_t entries_first; /* index in the step's entries of its sampling.n_biases biases, and
+                               then its sampling.n_holds held ids */
     uint32_t reserved;
     struct sample_params sampling;
 };
@@ -96,8 +101,9 @@ struct step {
     uint64_t number;        /* 1, 2, 3 ... within an epoch */
     uint64_t epoch;         /* of the worker that this step is meant for */
     uint64_t time_limit_ns; /* the front considers the worker hung after this long */
-    uint32_t n_closes, n_opens, n_copies, n_rows, n_tokens, n_blocks;
-    uint32_t closes_offset, opens_offset, copies_offset, rows_offset, tokens_offset, blocks_offset;
+    uint32_t n_closes, n_opens, n_copies, n_rows, n_tokens, n_blocks, n_entries;
+    uint32_t closes_offset, opens_offset, copies_offset, rows_offset, tokens_offset, blocks_offset,
+        entries_offset;
 };
 
 /* Views into a checked step. */
@@ -124,6 +130,10 @@ static inline uint32_t *step_tokens(const struct step *s)
 static inline uint32_t *step_blocks(const struct step *s)
 {
     return (uint32_t *)((uintptr_t)s + s->blocks_offset);
+}
+static inline struct sample_entry *step_entries(const struct step *s)
+{
+    return (struct sample_entry *)((uintptr_t)s + s->entries_offset);
 }
 
 /* Largest bytes of a step and of a result message under these limits. */

@@ -4,7 +4,8 @@
 
 /*
  * Each row is one item. Greedy is two passes over the logits: the best, and the sum of exponentials
- * for the log-probability.
+ * for the log-probability. Biases and penalties change a copy of the row, and there only the few
+ * tokens that they name or that the history has.
  *
  * A draw never sorts. Weights are whole numbers, so sums are exact in any order, and "the first
  * candidate, best first, at which the running sum exceeds a target" is found by a radix search: sum
@@ -19,8 +20,9 @@
 struct sample_work {
     uint64_t *weights; /* [vocab], > 0 */
     uint32_t *orders;  /* [vocab]: grow with the logit; equal logits have equal orders */
-    uint32_t *ids;     /* [vocab] */
+    uint32_t *ids;     /* [vocab]; before there are candidates: what the history has of each id */
     uint32_t *list;    /* [vocab]: candidates that a search has not ruled out */
+    float *logits;     /* [vocab]: a row that was changed */
     uint64_t *buckets; /* [BUCKETS] */
     uint32_t n;        /* candidates */
     uint64_t sum;      /* of their weights */
@@ -28,7 +30,7 @@ struct sample_work {
 
 size_t cpu_sample_work_bytes(uint32_t vocab)
 {
-    size_t each = sizeof(uint64_t) + 3 * sizeof(uint32_t);
+    size_t each = sizeof(uint64_t) + 3 * sizeof(uint32_t) + sizeof(float);
     return size_product(vocab, each) + BUCKETS * sizeof(uint64_t);
 }
 
@@ -39,6 +41,7 @@ static struct sample_work work_layout(void *memory, uint32_t vocab)
     work.orders = (uint32_t *)(work.weights + vocab);
     work.ids = work.orders + vocab;
     work.list = work.ids + vocab;
+    work.logits = (float *)(work.list + vocab);
     return work;
 }
 
@@ -46,6 +49,85 @@ static float logit_clean(float logit)
 {
     return isnan(logit) ? -INFINITY : fminf(logit, 0x1.fffffep127f);
 }
+
+/* ---- biases, penalties, holds ---- */
+
+static bool penalty_is_on(const struct sample_params *params)
+{
+    bool repeats = params->repetition_penalty != 0 && params->repetition_penalty != 1;
+    return repeats || params->presence_penalty != 0 || params->frequency_penalty != 0;
+}
+
+/* One number per id: twice its count in the output, and one more when it was seen at all. */
+#define SEEN 1u
+#define COUNT 2u
+
+static float logit_penalise(const struct sample_params *params, float logit, uint32_t number)
+{
+    float r = params->repetition_penalty, n = (float)(number / COUNT);
+    if (r != 0)
+        logit = logit_clean(logit > 0 ? logit / r : logit * r);
+    if (number >= COUNT) {
+        logit = logit_clean(logit - n * params->frequency_penalty);
+        logit = logit_clean(logit - params->presence_penalty);
+    }
+    return logit;
+}
+
+static void history_penalise(const struct sample_args *args, uint32_t row, uint32_t prompt,
+                             const struct sample_work *work)
+{
+    const struct sample_params *params = &args->host_params[row];
+    const uint32_t *history = args->history + (size_t)args->host_slots[row] * args->history_tokens;
+    uint32_t end = args->host_positions[row], *numbers = work->ids;
+    CHECK(end < args->history_tokens);
+    bool repeats = params->repetition_penalty != 0 && params->repetition_penalty != 1;
+    uint32_t start = repeats ? 0 : prompt; /* the prompt matters to the repetition penalty alone */
+    for (uint32_t i = start; i < end; i++) {
+        CHECK(history[i] < args->vocab);
+        numbers[history[i]] = 0;
+    }
+    for (uint32_t i = start; i < end; i++)
+        numbers[history[i]] = (numbers[history[i]] + (i >= prompt ? COUNT : 0)) | SEEN;
+    for (uint32_t i = start; i < end; i++) {
+        uint32_t id = history[i];
+        if (numbers[id] != 0)
+            work->logits[id] = logit_penalise(params, logit_clean(work->logits[id]), numbers[id]);
+        numbers[id] = 0; /* each once */
+    }
+}
+
+/* The logits that the row is chosen by: its own, or a changed copy. */
+static const float *logits_adjust(const struct sample_args *args, uint32_t row, const float *logits,
+                                  const struct sample_work *work)
+{
+    const struct sample_params *params = &args->host_params[row];
+    uint32_t position = args->host_positions[row];
+    uint32_t prompt = args->host_prompt_tokens ? args->host_prompt_tokens[row] : position;
+    CHECK(prompt <= position);
+    bool holds = params->n_holds > 0 && position - prompt < params->min_tokens;
+    if (params->n_biases == 0 && !holds && !penalty_is_on(params))
+        return logits;
+    CHECK(params->n_biases <= SAMPLE_BIASES_MAX && params->n_holds <= SAMPLE_HOLDS_MAX);
+    memcpy(work->logits, logits, args->vocab * sizeof *logits);
+    const struct sample_entry *entry = args->entries;
+    if (entry)
+        entry += (size_t)args->host_slots[row] * SAMPLE_ENTRIES_MAX;
+    for (uint32_t i = 0; i < params->n_biases; i++, entry++) {
+        CHECK(entry->id < args->vocab);
+        float logit = logit_clean(work->logits[entry->id]);
+        work->logits[entry->id] = logit_clean(logit + entry->value);
+    }
+    if (penalty_is_on(params))
+        history_penalise(args, row, prompt, work);
+    for (uint32_t i = 0; i < params->n_holds && holds; i++, entry++) {
+        CHECK(entry->id < args->vocab);
+        work->logits[entry->id] = -INFINITY;
+    }
+    return work->logits;
+}
+
+/* ---- the draw ---- */
 
 /* Not for NaN: its weight is zero, and it never is a candidate. */
 static uint32_t order_of(float logit)
@@ -60,10 +142,9 @@ static uint32_t order_of(float logit)
 
 /* Tokens whose weight rounds to zero (below 2^-41 of the best) can never be drawn. */
 static void candidates_collect(const struct device *device, const float *logits, uint32_t vocab,
-                               const struct sample_params *params, struct sample_work *work)
+                               float most, const struct sample_params *params,
+                               struct sample_work *work)
 {
-    uint32_t best;
-    float most = device->tier->logits_best(logits, vocab, &best);
     work->n = 0;
     work->sum = 0;
     for (uint32_t first = 0; first < vocab; first += CHUNK) {
@@ -140,6 +221,21 @@ static void candidates_cut(struct sample_work *work, uint32_t last)
     work->n = n;
 }
 
+/* Keeps weights of at least `least`; the best one's is 2^WEIGHT_BITS. */
+static void candidates_sift(struct sample_work *work, uint64_t least)
+{
+    uint32_t n = 0;
+    work->sum = 0;
+    for (uint32_t i = 0; i < work->n; i++) {
+        work->weights[n] = work->weights[i];
+        work->orders[n] = work->orders[i];
+        work->ids[n] = work->ids[i];
+        if (work->weights[i] >= least)
+            work->sum += work->weights[n++];
+    }
+    work->n = n;
+}
+
 static uint32_t token_draw(const struct sample_params *params, uint32_t position,
                            struct sample_work *work)
 {
@@ -150,6 +246,8 @@ static uint32_t token_draw(const struct sample_params *params, uint32_t position
         wanted = wanted > work->sum ? work->sum : wanted;
         candidates_cut(work, candidate_find(work, false, wanted > 0 ? wanted - 1 : 0));
     }
+    if (params->min_p > 0)
+        candidates_sift(work, (uint64_t)ceil(ldexp((double)params->min_p, WEIGHT_BITS)));
     /* The running sum is whole, so it exceeds u * sum exactly when it exceeds the whole part. */
     uint64_t u = (uint64_t)(sample_uniform(params->seed, position) * 0x1p53);
     uint64_t target = (uint64_t)((unsigned __int128)u * work->sum >> 53);
@@ -195,8 +293,11 @@ static void sample_item(void *context, uint32_t thread, uint32_t item)
     double most = nothing ? 0 : (double)best, log_sum = 0;
     if (!nothing)
         log_sum = log(tier->logits_exp_sum(logits, args->vocab, best));
-    if (params->temperature > 0 && !nothing) {
-        candidates_collect(run->device, logits, args->vocab, params, &work);
+    const float *chosen_by = logits_adjust(args, item, logits, &work);
+    if (chosen_by != logits)
+        best = tier->logits_best(chosen_by, args->vocab, &result.id);
+    if (params->temperature > 0 && !isinf(best)) {
+        candidates_collect(run->device, chosen_by, args->vocab, best, params, &work);
         result.id = token_draw(params, args->host_positions[item], &work);
     }
     result.logprob = (float)((double)logit_clean(logits[result.id]) - most - log_sum);
@@ -213,6 +314,10 @@ void cpu_sample(struct device *device, const struct sample_args *args)
         return;
     struct rows_run run = {.args = args, .device = device, .n_rows = args->n_rows};
     pool_run(device->pool, sample_item, &run, args->n_rows);
-    for (uint32_t r = 0; r < args->n_rows; r++)
-        args->last_sampled[args->host_slots[r]] = args->results[r].id;
+    for (uint32_t r = 0; r < args->n_rows; r++) {
+        uint32_t slot = args->host_slots[r], id = args->results[r].id;
+        args->last_sampled[args->host_places[r]] = id;
+        if (args->history && args->host_places[r] == slot)
+            args->history[(size_t)slot * args->history_tokens + args->host_positions[r]] = id;
+    }
 }

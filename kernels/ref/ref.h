@@ -66,3 +66,6 @@ void ref_silu_mul(struct device *device, const struct silu_mul_args *args);
 void ref_moe(struct device *device, const struct moe_args *args);
 void ref_rows_gather(struct device *device, const struct rows_gather_args *args);
 void ref_sample(struct device *device, const struct sample_args *args);
+
+/* Scratch that the op needs, for reserve. */
+size_t ref_sample_work_bytes(uint32_t vocab);

@@ -64,7 +64,7 @@ static enum status ref_reserve(struct device *device, const struct op_limits *li
     size_t attention = size_product(limits->context_tokens, sizeof(double));
     size_t moe = size_product(limits->hidden + limits->n_experts + 2ul * limits->moe_intermediate,
                               sizeof(double));
-    size_t sample = size_product(limits->vocab, sizeof(uint32_t) + sizeof(float) + sizeof(double));
+    size_t sample = ref_sample_work_bytes(limits->vocab);
     size_t most = size_max(attention, size_max(moe, sample));
     if (!scratch_need(&device->work, most))
         return error_set(error, STATUS_EXHAUSTED, "backend ref: no memory for %zu bytes of scratch",

@@ -1,7 +1,8 @@
 /*
  * Bit-exactness through the whole engine: what 32 concurrent requests get is, token for token and
  * log-probability for log-probability, what each gets alone, whatever the chunk size, the number of
- * threads, and however often they are preempted. Greedy and sampled, f32 and bf16.
+ * threads, and however often they are preempted. Greedy and sampled in every way: top-k, top-p,
+ * min-p, penalties, logit biases and ids held back, alone and together; f32 and bf16.
  *
  * usage: exact_test MODEL_DIRECTORY...
  */
@@ -11,12 +12,16 @@
 #define STREAMS 32
 #define OUTPUT_TOKENS 24
 #define PROMPT_TOKENS_MAX 90
+#define BIASES 40
+#define STOP_IDS 3
 #define MINUTE (60 * NS_PER_S)
 
 struct prompt_set {
     uint32_t n_ids[STREAMS];
     uint32_t ids[STREAMS][PROMPT_TOKENS_MAX];
     struct sample_params sampling[STREAMS];
+    struct sample_entry biases[STREAMS][BIASES];
+    uint32_t stop_ids[STREAMS][STOP_IDS]; /* held back to the end where min_tokens says so */
 };
 
 struct answer {
@@ -28,6 +33,31 @@ static uint64_t random_next(uint64_t *state)
 {
     *state = *state * 6364136223846793005ull + 1442695040888963407ull;
     return *state >> 33;
+}
+
+/* Six of eight streams have something: each parameter alone, then all of them. */
+static void penalties_make(struct prompt_set *set, uint32_t i, uint32_t vocab, uint64_t *state)
+{
+    struct sample_params *sampling = &set->sampling[i];
+    uint32_t kind = i / 2 % 8; /* greedy and sampled both have each */
+    bool all = kind == 6;
+    if (kind == 1 || all)
+        sampling->min_p = 0.05f;
+    if (kind == 2 || all)
+        sampling->repetition_penalty = i % 4 < 2 ? 1.4f : 0.8f;
+    if (kind == 3 || all)
+        sampling->presence_penalty = 0.9f;
+    if (kind == 4 || all)
+        sampling->frequency_penalty = i % 4 < 2 ? 0.6f : -0.3f;
+    if (kind == 5 || all) {
+        sampling->n_biases = BIASES;
+        sampling->min_tokens = OUTPUT_TOKENS;
+    }
+    for (uint32_t k = 0; k < BIASES; k++)
+        set->biases[i][k] = (struct sample_entry){(uint32_t)random_next(state) % vocab,
+                                                  (float)(random_next(state) % 400) / 100 - 2};
+    for (uint32_t k = 0; k < STOP_IDS; k++)
+        set->stop_ids[i][k] = (uint32_t)random_next(state) % vocab;
 }
 
 static void prompts_make(struct prompt_set *set, uint32_t vocab)
@@ -44,6 +74,7 @@ static void prompts_make(struct prompt_set *set, uint32_t vocab)
                                                       .top_p = i % 8 < 4 ? 0.9f : 1.0f,
                                                       .seed = i * 7919,
                                                       .n_logprobs = 3};
+        penalties_make(set, i, vocab, &state);
     }
 }
 
@@ -52,7 +83,10 @@ static struct stream *prompt_start(struct harness *h, const struct prompt_set *s
     struct stream_options options = {.ids = set->ids[i],
                                      .n_ids = set->n_ids[i],
                                      .output_tokens_max = OUTPUT_TOKENS,
-                                     .sampling = set->sampling[i]};
+                                     .sampling = set->sampling[i],
+                                     .biases = set->biases[i],
+                                     .stop_ids = set->stop_ids[i],
+                                     .n_stop_ids = set->sampling[i].min_tokens ? STOP_IDS : 0};
     return stream_start(h, &options);
 }
 

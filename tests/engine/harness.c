@@ -145,6 +145,7 @@ struct stream *stream_start(struct harness *h, const struct stream_options *o)
     request->n_ids = o->n_ids;
     request->output_tokens_max = o->output_tokens_max;
     request->sampling = o->sampling;
+    request->biases = o->biases;
     request->n_stop_ids = o->n_stop_ids;
     for (uint32_t i = 0; i < o->n_stop_ids; i++)
         request->stop_ids[i] = o->stop_ids[i];

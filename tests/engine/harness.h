@@ -61,7 +61,8 @@ struct stream_options {
     uint32_t n_ids;
     uint32_t output_tokens_max;
     struct sample_params sampling;
-    uint64_t deadline_ns; /* 0: none */
+    const struct sample_entry *biases; /* [sampling.n_biases], outlives the stream */
+    uint64_t deadline_ns;              /* 0: none */
     const uint32_t *stop_ids;
     uint32_t n_stop_ids;
     bool does_not_read;

@@ -163,35 +163,54 @@ SLOTS, ROWS, OPEN_TOKENS, BLOCKS, SLOT_BLOCKS = 3, 4, 64, 6, 3
 HISTORY, LAST, NONE = 0, 1, 0xFFFFFFFF
 
 
-def sampling(temperature=0.0, top_p=1.0, top_k=0, n_logprobs=0, seed=1) -> bytes:
-    return struct.pack("<ffIIQ", temperature, top_p, top_k, n_logprobs, seed)
+def sampling(
+    temperature=0.0,
+    top_p=1.0,
+    top_k=0,
+    n_logprobs=0,
+    seed=1,
+    min_p=0.0,
+    penalties=(0.0, 0.0, 0.0),
+    min_tokens=0,
+    n_biases=0,
+    n_holds=0,
+) -> bytes:
+    """penalties: repetition, presence, frequency."""
+    return struct.pack(
+        "<ffIIffffIIIIQ",
+        *(temperature, top_p, top_k, n_logprobs, min_p, *penalties),
+        *(min_tokens, n_biases, n_holds, 0, seed),
+    )
 
 
 def row(slot, first, n, source=HISTORY, samples=0, n_blocks=0, blocks_first=0) -> bytes:
     return struct.pack("<8IQ", slot, first, n, source, samples, n_blocks, blocks_first, NONE, 0)
 
 
-def step(number, closes=(), opens=(), copies=(), rows=(), tokens=(), blocks=()) -> bytes:
-    """opens: slot, n_tokens, tokens_first, n_blocks, blocks_first, sampling (, cached_tokens).
+def step(
+    number, closes=(), opens=(), copies=(), rows=(), tokens=(), blocks=(), entries=()
+) -> bytes:
+    """opens: slot, n_tokens, tokens_first, n_blocks, blocks_first, sampling (, cached_tokens,
+    output_tokens, entries_first). entries: id, value.
 
     Arrays are as long as given.
     """
-    body, offsets, head_size = b"", [], 80
+    body, offsets, head_size = b"", [], 88
     parts = [
         b"".join(struct.pack("<I", c) for c in closes),
-        b"".join(struct.pack("<8I", *o[:5], 0, *o[6:] or (0,), 0) + o[5] for o in opens),
+        b"".join(struct.pack("<10I", *o[:5], 0, *(o[6:] + (0,) * 4)[:4]) + o[5] for o in opens),
         b"".join(struct.pack("<2I", *c) for c in copies),
         b"".join(rows),
         b"".join(struct.pack("<I", t) for t in tokens),
         b"".join(struct.pack("<I", b) for b in blocks),
+        b"".join(struct.pack("<If", *e) for e in entries),
     ]
     for part in parts:
         offsets.append(head_size + len(body))
         body += part + bytes(-len(part) % 8)
-    counts = [len(closes), len(opens), len(copies), len(rows), len(tokens), len(blocks)]
-    return (
-        struct.pack("<IIQQQ12I", 1, head_size + len(body), number, 1, 0, *counts, *offsets) + body
-    )
+    counts = [len(each) for each in (closes, opens, copies, rows, tokens, blocks, entries)]
+    head = struct.pack("<IIQQQ14I", 2, head_size + len(body), number, 1, 0, *counts, *offsets)
+    return head + body
 
 
 def steps() -> dict[str, bytes]:
@@ -224,8 +243,21 @@ def steps() -> dict[str, bytes]:
         blocks=[1, 3],
         rows=[row(2, 16, 4, n_blocks=1, blocks_first=1, samples=1)],
     )
+    every_way = sampling(
+        *(0.9, 0.8, 10, 2, 5), 0.02, (1.3, 0.5, -0.25), min_tokens=4, n_biases=2, n_holds=1
+    )
+    penalties = step(
+        1,
+        opens=[(1, 9, 0, 1, 0, every_way, 0, 3, 1), (0, 2, 1, 1, 1, every_way)],
+        tokens=range(9),
+        blocks=[1, 3],
+        rows=[row(1, 0, 9, samples=1), row(0, 0, 2, samples=1)],
+        entries=[(7, -3.0), (2, 1.5), (8, 100.0), (3, 0.0)],
+    )
+    penalties += step(2, rows=[row(1, 9, 1, LAST, 1), row(0, 2, 1, LAST, 1)])
     close = step(4, closes=[0, 2])
     return {
+        "penalties": penalties,
         "start": start,
         "two": start + more,
         "four": start + more + swap + close,

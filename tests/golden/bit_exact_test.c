@@ -9,6 +9,7 @@
  *
  *     bit_exact_test FOLDER BACKEND [TIER]
  */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -28,6 +29,7 @@
 
 struct sequence {
     struct sample_params sampling;
+    struct sample_entry entries[12]; /* biases, then held ids */
     uint32_t n_prompt;
     uint32_t tokens[TOKENS_MAX]; /* prompt, then what was sampled when alone */
     struct sample_result alone[OUTPUT_TOKENS];
@@ -64,6 +66,23 @@ static uint32_t draw(uint32_t n)
     return (uint32_t)(test.random >> 33) % n;
 }
 
+/* Biases, penalties and holds for two of three sequences, among them greedy ones. */
+static void sampling_enrich(struct sequence *s, uint32_t i)
+{
+    if (i % 3 == 0)
+        return;
+    s->sampling.repetition_penalty = i % 2 ? 1.3f : 0.9f;
+    s->sampling.presence_penalty = i % 4 == 2 ? 0.8f : 0;
+    s->sampling.frequency_penalty = i % 4 == 1 ? 0.4f : -0.1f;
+    s->sampling.min_p = i % 5 ? 0.02f : 0;
+    s->sampling.min_tokens = 4 + i;
+    s->sampling.n_biases = i % 8;
+    s->sampling.n_holds = 4;
+    for (uint32_t k = 0; k < array_count(s->entries); k++)
+        s->entries[k] = (struct sample_entry){(97 * i + 31 * k * k) % test.vocab,
+                                              (float)(7 * (i + k) % 60) / 10 - 2};
+}
+
 static void sequences_make(void)
 {
     test.random = 7;
@@ -83,14 +102,56 @@ static void sequences_make(void)
             s->sampling.top_k = i % 3 ? 0 : 40;
             s->sampling.top_p = i % 4 == 1 ? 0.9f : 1.0f;
         }
+        sampling_enrich(s, i);
         s->logits = calloc((size_t)OUTPUT_TOKENS * test.vocab, sizeof *s->logits);
         assert_non_null(s->logits);
     }
 }
 
+/* One logit as biases, penalties and holds leave it, from the whole sequence so far. */
+static float logit_after(const struct sequence *s, uint32_t id, float logit, uint32_t n_tokens)
+{
+    const struct sample_params *p = &s->sampling;
+    uint32_t in_output = 0;
+    bool seen = false;
+    for (uint32_t i = 0; i < p->n_biases; i++)
+        if (s->entries[i].id == id)
+            logit += s->entries[i].value;
+    for (uint32_t t = 0; t < n_tokens; t++) {
+        seen |= s->tokens[t] == id;
+        in_output += t >= s->n_prompt && s->tokens[t] == id;
+    }
+    if (seen && p->repetition_penalty > 0)
+        logit = logit > 0 ? logit / p->repetition_penalty : logit * p->repetition_penalty;
+    if (in_output > 0)
+        logit = logit - (float)in_output * p->frequency_penalty - p->presence_penalty;
+    for (uint32_t i = 0; i < p->n_holds && n_tokens - s->n_prompt < p->min_tokens; i++)
+        if (s->entries[p->n_biases + i].id == id)
+            logit = -INFINITY;
+    return logit;
+}
+
+/* What a greedy sequence chose is the largest of those: prompt and output are told apart, and the
+ * history and the entries are its own. */
+static void greedy_check(const struct sequence *s, uint32_t i, const float *logits)
+{
+    uint32_t best = 0;
+    float most = -INFINITY;
+    for (uint32_t id = 0; id < test.vocab && s->sampling.temperature <= 0; id++) {
+        float logit = logit_after(s, id, logits[id], s->n_prompt + i);
+        if (logit > most) {
+            most = logit;
+            best = id;
+        }
+    }
+    if (s->sampling.temperature <= 0)
+        assert_int_equal(s->alone[i].id, best);
+}
+
 static void run_alone(struct drive *d, struct sequence *s, uint32_t slot)
 {
     drive_slot_open(d, slot, s->tokens, s->n_prompt, &s->sampling);
+    drive_slot_sample_by(d, 0, s->entries);
     drive_row(d, slot, s->n_prompt, STEP_HISTORY, true);
     for (uint32_t i = 0; i < OUTPUT_TOKENS; i++) {
         const struct step_result *result = drive_run(d);
@@ -99,6 +160,7 @@ static void run_alone(struct drive *d, struct sequence *s, uint32_t slot)
         s->tokens[s->n_prompt + i] = result->rows[0].sample.id;
         memcpy(s->logits + (size_t)i * test.vocab, drive_logits(d, 0),
                test.vocab * sizeof *s->logits);
+        greedy_check(s, i, s->logits + (size_t)i * test.vocab);
         if (i + 1 < OUTPUT_TOKENS)
             drive_row(d, slot, 1, STEP_LAST_SAMPLED, true);
     }
@@ -125,6 +187,7 @@ static void sequence_open(struct drive *d, struct sequence *s)
         s->slot = draw(limits.slots_max);
     while (sequence_in(s->slot));
     drive_slot_open(d, s->slot, s->tokens, s->known_tokens, &s->sampling);
+    drive_slot_sample_by(d, s->known_tokens - s->n_prompt, s->entries);
     s->is_open = true;
     s->sampled_here = false;
     /* What the other one of the pair has computed may be had for nothing. */

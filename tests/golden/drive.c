@@ -69,6 +69,18 @@ void drive_slot_open(struct drive *d, uint32_t slot, const uint32_t *tokens, uin
     d->step->n_tokens += n_tokens;
 }
 
+void drive_slot_sample_by(struct drive *d, uint32_t output_tokens,
+                          const struct sample_entry *entries)
+{
+    struct step_open *open = &step_opens(d->step)[d->step->n_opens - 1];
+    uint32_t n = open->sampling.n_biases + open->sampling.n_holds;
+    open->output_tokens = output_tokens;
+    open->entries_first = d->step->n_entries;
+    if (n)
+        memcpy(step_entries(d->step) + d->step->n_entries, entries, n * sizeof *entries);
+    d->step->n_entries += n;
+}
+
 static uint32_t block_take(struct drive *d)
 {
     CHECK(d->free_count > 0);

@@ -46,7 +46,11 @@ void drive_close(struct drive *drive);
 /* Records of the step to come. */
 void drive_slot_open(struct drive *drive, uint32_t slot, const uint32_t *tokens, uint32_t n_tokens,
                      const struct sample_params *sampling);
-/* Directly after drive_slot_open: the first n_blocks come from the table of slot `from`, whose
+/* Directly after drive_slot_open: the last output_tokens of its tokens were generated, and these
+ * are its sampling's biases and then its held ids. */
+void drive_slot_sample_by(struct drive *drive, uint32_t output_tokens,
+                          const struct sample_entry *entries);
+/* The same: the first n_blocks come from the table of slot `from`, whose
  * tokens are the same so far; the blocks themselves or copies of them. */
 void drive_slot_share(struct drive *drive, uint32_t slot, uint32_t from, uint32_t n_blocks,
                       bool copied);

@@ -267,6 +267,7 @@ static void net_step(struct rig *rig, const struct net *net)
                                  .host_params = params,
                                  .host_positions = positions,
                                  .host_slots = slots,
+                                 .host_places = slots,
                                  .last_sampled = net->sampled,
                                  .results = net->results};
     ops->sample(rig->device, &sample);
@@ -381,6 +382,7 @@ static void memory_out_inside_an_op(void **state)
                                    .host_params = &params,
                                    .host_positions = &zero,
                                    .host_slots = &zero,
+                                   .host_places = &zero,
                                    .last_sampled = rig_put(&rig, NULL, sizeof(uint32_t)),
                                    .results = rig_put(&rig, NULL, sizeof(struct sample_result))};
         fail_at = atomic_load(&allocations);

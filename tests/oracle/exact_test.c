@@ -370,6 +370,7 @@ static void sample_run(const struct subject *subject, struct rig *rig, const uin
                                .host_params = params,
                                .host_positions = positions,
                                .host_slots = slots,
+                               .host_places = slots,
                                .last_sampled = rig_poison(rig, sizeof slots),
                                .results = device_results};
     rig->ops->sample(rig->device, &args);

@@ -88,7 +88,15 @@ static void steps_run(struct model *model)
     static const struct sample_params ways[] = {
         {.n_logprobs = 20},
         {.temperature = 0.8f, .top_k = 7, .top_p = 0.9f, .n_logprobs = 5, .seed = 3},
-        {.temperature = 1.5f, .seed = 4},
+        {.temperature = 1.5f,
+         .min_p = 0.1f,
+         .repetition_penalty = 1.2f,
+         .presence_penalty = 0.5f,
+         .frequency_penalty = 0.5f,
+         .min_tokens = 3,
+         .n_biases = 2,
+         .n_holds = 1,
+         .seed = 4},
     };
     for (uint32_t n = 0; n < 24; n++) {
         step_begin(step, &limits, 1, n + 1);
@@ -108,6 +116,9 @@ static void steps_run(struct model *model)
                 for (uint32_t i = 0; i < 18; i++)
                     step_tokens(step)[step->n_tokens++] = (i * 5 + s + n) % CP_VOCAB;
                 step->n_opens++;
+                for (uint32_t i = 0; i < 3; i++)
+                    step_entries(step)[i] = (struct sample_entry){3 * i, 2};
+                step->n_entries = 3;
                 step_blocks(step)[step->n_blocks++] = 2 * s;
                 step_blocks(step)[step->n_blocks++] = 2 * s + 1;
                 row.n_tokens = 9;

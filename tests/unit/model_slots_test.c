@@ -140,11 +140,14 @@ static void follows_a_sequence(void **state)
     slots_sampled(&slots, 1, 22, 44);
     assert_int_equal(history[21] * 100 + history[22], 4344);
     /* Preemption: everything known comes back. */
+    assert_int_equal(slots.now[1].prompt_tokens, 20);
     add_close(1);
     add_open(1, 23, 0);
+    step_opens(step)[0].output_tokens = 3;
     add_row(1, 0, 23, 2, true);
     accept();
     slot = &slots.now[1];
+    assert_int_equal(slot->prompt_tokens, 20);
     assert_int_equal(slot->n_blocks, 2);
     assert_int_equal(slot->known_tokens, 24);
     assert_int_equal(slot->sampled_position, 23);
@@ -220,6 +223,27 @@ static void refuses_wrong_slots(void **state)
     refuse("open 0: token 0 is id 4294967295");
 }
 
+static void refuses_wrong_entries(void **state)
+{
+    for (uint32_t i = 0; i < 3; i++) {
+        add_open(0, 3, 0);
+        step_opens(step)[0].entries_first = 1;
+        step_opens(step)[0].sampling.n_biases = 1;
+        step_opens(step)[0].sampling.n_holds = 1;
+        step->n_entries = 3;
+        step_entries(step)[0] = (struct sample_entry){.id = UINT32_MAX}; /* nobody's */
+        step_entries(step)[1] = (struct sample_entry){i == 0 ? VOCAB : VOCAB - 1, 3};
+        step_entries(step)[2] = (struct sample_entry){.id = i == 1 ? UINT32_MAX : 0};
+        if (i == 0)
+            refuse("open 0: a bias is for id 50, expected 0..49");
+        else if (i == 1)
+            refuse("open 0: a hold is for id 4294967295, expected 0..49");
+        else
+            accept();
+    }
+    assert_int_equal(slots.now[0].sampling.n_biases, 1);
+}
+
 static void refuses_holes(void **state)
 {
     add_row(1, 1, 5, 0, false);
@@ -266,6 +290,7 @@ int main(void)
         SLOTS_TEST(refuses_wrong_slots),         SLOTS_TEST(remembers_where_blocks_go),
         SLOTS_TEST(begins_after_what_is_cached), SLOTS_TEST(refuses_holes),
         SLOTS_TEST(refuses_wrong_sources),       SLOTS_TEST(refuses_short_tables),
+        SLOTS_TEST(refuses_wrong_entries),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

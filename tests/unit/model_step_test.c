@@ -30,7 +30,13 @@ static void step_make(void)
     step->n_opens = 1;
     step->n_tokens = 5;
     step->n_blocks = 2;
-    step_opens(step)[0] = (struct step_open){.slot = 1, .n_tokens = 5, .n_blocks = 1};
+    step_opens(step)[0] = (struct step_open){
+        .slot = 1, .n_tokens = 5, .n_blocks = 1, .output_tokens = 2, .entries_first = 1};
+    step_opens(step)[0].sampling.n_biases = 2;
+    step_opens(step)[0].sampling.n_holds = 1;
+    step->n_entries = 4;
+    for (uint32_t i = 0; i < step->n_entries; i++)
+        step_entries(step)[i] = (struct sample_entry){i, 1.5f};
     step->n_copies = 1;
     step_copies(step)[0] = (struct step_copy){.from_block = 2, .to_block = 3};
     step->n_rows = 2;
@@ -86,6 +92,7 @@ static void lays_out_the_largest_step(void **state)
     step->n_rows = limits.rows_max;
     step->n_tokens = limits.open_tokens_max;
     step->n_blocks = limits.slots_max * step_slot_blocks_max(&limits);
+    step->n_entries = limits.slots_max * SAMPLE_ENTRIES_MAX;
     assert_int_equal(step_slot_blocks_max(&limits), 4);
     const struct {
         void *start, *end;
@@ -96,6 +103,7 @@ static void lays_out_the_largest_step(void **state)
         {step_rows(step), step_rows(step) + step->n_rows},
         {step_tokens(step), step_tokens(step) + step->n_tokens},
         {step_blocks(step), step_blocks(step) + step->n_blocks},
+        {step_entries(step), step_entries(step) + step->n_entries},
     };
     char *before = (char *)(step + 1);
     for (size_t i = 0; i < array_count(arrays); i++) {
@@ -109,8 +117,13 @@ static void lays_out_the_largest_step(void **state)
                                                  .n_tokens = 25,
                                                  .tokens_first = 25 * i,
                                                  .n_blocks = 4,
-                                                 .blocks_first = 4 * i};
+                                                 .blocks_first = 4 * i,
+                                                 .entries_first = SAMPLE_ENTRIES_MAX * i};
+        step_opens(step)[i].sampling.n_biases = SAMPLE_BIASES_MAX;
+        step_opens(step)[i].sampling.n_holds = SAMPLE_HOLDS_MAX;
     }
+    for (uint32_t i = 0; i < step->n_entries; i++)
+        step_entries(step)[i] = (struct sample_entry){i, -100};
     for (uint32_t i = 0; i < limits.blocks_count; i++)
         step_copies(step)[i] = (struct step_copy){i, 9 - i};
     for (uint32_t i = 0; i < limits.rows_max; i++)
@@ -147,7 +160,7 @@ static void knows_the_context(void **state)
     {                                                                                              \
         assignment;                                                                                \
     }
-BAD(version, step->version = 2)
+BAD(version, step->version = 1)
 BAD(size_small, step->size_bytes = 8)
 BAD(size_large, step->size_bytes += 1)
 BAD(closes_count, step->n_closes = 5)
@@ -184,6 +197,28 @@ BAD(top_p_nan, OPEN.sampling.top_p = NAN)
 BAD(top_p_large, OPEN.sampling.top_p = 1.5f)
 BAD(top_p_negative, OPEN.sampling.top_p = -0.1f)
 BAD(logprobs, OPEN.sampling.n_logprobs = 21)
+BAD(min_p_nan, OPEN.sampling.min_p = NAN)
+BAD(min_p_large, OPEN.sampling.min_p = 1.01f)
+BAD(repetition_nan, OPEN.sampling.repetition_penalty = NAN)
+BAD(repetition_negative, OPEN.sampling.repetition_penalty = -1)
+BAD(repetition_infinite, OPEN.sampling.repetition_penalty = INFINITY)
+BAD(presence_nan, OPEN.sampling.presence_penalty = NAN)
+BAD(presence_infinite, OPEN.sampling.presence_penalty = -INFINITY)
+BAD(frequency_nan, OPEN.sampling.frequency_penalty = NAN)
+BAD(frequency_large, OPEN.sampling.frequency_penalty = 1001)
+BAD(biases_many, OPEN.sampling.n_biases = 301)
+BAD(biases_wrap, OPEN.sampling.n_biases = UINT32_MAX)
+BAD(holds_many, OPEN.sampling.n_holds = 33)
+BAD(holds_wrap, OPEN.sampling.n_holds = UINT32_MAX)
+BAD(entries_first, OPEN.entries_first = 2)
+BAD(entries_first_wrap, OPEN.entries_first = UINT32_MAX)
+BAD(entries_count, step->n_entries = 4 * 332 + 1)
+BAD(entries_few, step->n_entries = 3)
+BAD(entries_offset, step->entries_offset = step->size_bytes - 24)
+BAD(bias_nan, step_entries(step)[2].value = NAN)
+BAD(bias_infinite, step_entries(step)[1].value = -INFINITY)
+BAD(open_output_all, OPEN.output_tokens = 5)
+BAD(open_output_wrap, OPEN.output_tokens = UINT32_MAX)
 BAD(row_slot, ROW.slot = 4)
 BAD(row_no_tokens, ROW.n_tokens = 0)
 BAD(row_position, ROW.first_position = 64)
@@ -201,7 +236,7 @@ static const struct {
     void (*spoil)(void);
     const char *text;
 } bad_steps[] = {
-    {bad_version, "version 2, expected 1"},
+    {bad_version, "version 1, expected 2"},
     {bad_size_small, "step 5: it says 8 bytes"},
     {bad_size_large, "step 5: it says "},
     {bad_closes_count, "5 closes, expected at most 4"},
@@ -238,6 +273,28 @@ static const struct {
     {bad_top_p_large, "open 0: top_p"},
     {bad_top_p_negative, "open 0: top_p"},
     {bad_logprobs, "open 0: n_logprobs: expected at most 20"},
+    {bad_min_p_nan, "open 0: min_p: expected a number 0..1"},
+    {bad_min_p_large, "open 0: min_p"},
+    {bad_repetition_nan, "open 0: repetition_penalty: expected a number 0..1000"},
+    {bad_repetition_negative, "open 0: repetition_penalty"},
+    {bad_repetition_infinite, "open 0: repetition_penalty"},
+    {bad_presence_nan, "open 0: presence_penalty: expected a number -1000..1000"},
+    {bad_presence_infinite, "open 0: presence_penalty"},
+    {bad_frequency_nan, "open 0: frequency_penalty: expected a number -1000..1000"},
+    {bad_frequency_large, "open 0: frequency_penalty"},
+    {bad_biases_many, "open 0: n_biases: expected at most 300"},
+    {bad_biases_wrap, "open 0: n_biases"},
+    {bad_holds_many, "open 0: n_holds: expected at most 32"},
+    {bad_holds_wrap, "open 0: n_holds"},
+    {bad_entries_first, "open 0: its entries lie outside"},
+    {bad_entries_first_wrap, "open 0: its entries lie outside"},
+    {bad_entries_count, "1329 entries, expected at most 1328"},
+    {bad_entries_few, "open 0: its entries lie outside"},
+    {bad_entries_offset, "entries: 32 bytes at offset"},
+    {bad_bias_nan, "open 0: bias: expected a number -1000..1000"},
+    {bad_bias_infinite, "open 0: bias"},
+    {bad_open_output_all, "open 0: output_tokens: expected less than n_tokens"},
+    {bad_open_output_wrap, "open 0: output_tokens"},
     {bad_row_slot, "row 1: slot out of range"},
     {bad_row_no_tokens, "row 1: n_tokens: expected 1 or more"},
     {bad_row_position, "row 1: its positions"},
