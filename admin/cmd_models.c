@@ -119,6 +119,7 @@ static int run(const struct common *common, const struct words *words)
         code = EXIT_CODE_FAILED;
     if (code == EXIT_CODE_OK && answer.table)
         table_print(answer.table);
+    table_free(answer.table);
     json_decref(answer.models);
     return code;
 }

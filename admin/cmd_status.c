@@ -79,6 +79,7 @@ static bool take(void *context, const ProtobufCMessage *message)
     for (size_t i = 0; i < status->n_models; i++)
         model_print(table, status->models[i]);
     table_print(table);
+    table_free(table);
     for (size_t i = 0; i < status->n_models; i++) {
         char *why = output_escape(span_of(status->models[i]->state_text));
         if (why[0])

@@ -48,6 +48,7 @@ static bool take(void *context, const ProtobufCMessage *message)
         free(word);
     }
     table_print(table);
+    table_free(table);
     return true;
 }
 

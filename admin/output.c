@@ -146,9 +146,15 @@ void table_cell(struct table *table, enum tone tone, const char *format, ...)
     CHECK(scols_line_refer_data(table->line, table->column++, word) == 0); /* frees it */
 }
 
-void table_print(struct table *table)
+void table_print(const struct table *table)
 {
     scols_print_table(table->scols);
+}
+
+void table_free(struct table *table)
+{
+    if (!table)
+        return;
     scols_unref_table(table->scols);
     free(table);
 }

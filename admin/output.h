@@ -39,8 +39,8 @@ struct table *table_new(const struct table_column *columns, size_t n_columns);
 void table_line(struct table *table);
 void table_cell(struct table *table, enum tone tone, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* Prints and frees. */
-void table_print(struct table *table);
+void table_print(const struct table *table);
+void table_free(struct table *table); /* NULL is allowed */
 
 /* "24.1 MiB" into ret_text[capacity]. */
 void bytes_text(uint64_t bytes, char *ret_text, size_t capacity);
