@@ -2,10 +2,11 @@
  * arch: hyper-parameters from a model's own description, validated once.
  *
  * Two sources: config.json as Hugging Face transformers writes it (5 with `rope_parameters`, and
- * 4's flat `rope_theta`), and the metadata of a GGUF file. Llama and Mixtral are read. A setting
- * that changes the arithmetic and that we do not compute (a bias, a sliding window, a rope scaling,
- * another activation, quantised safetensors) is UNSUPPORTED, by name and value; a dimension that is
- * zero, negative, huge or does not fit the others is INVALID. Pure; any thread.
+ * 4's flat `rope_theta` and `rope_scaling`), and the metadata of a GGUF file. Llama, Mistral and
+ * Mixtral are read. A setting that changes the arithmetic and that we do not compute (another rope
+ * scaling than linear and llama3, another activation, quantised safetensors) is UNSUPPORTED, by
+ * name and value; a dimension that is zero, negative, huge or does not fit the others is INVALID.
+ * Pure; any thread.
  */
 #pragma once
 
@@ -28,5 +29,5 @@ enum status arch_from_json(const json_t *root, const char *file, struct arch *re
 
 enum status arch_from_gguf(const struct gguf *gguf, struct arch *ret_arch, struct error *error);
 
-/* inv_freq[i] = rope_theta^(-2 i / head_dim)   [head_dim / 2] */
+/* inv_freq[i] = rope_theta^(-2 i / head_dim), scaled   [head_dim / 2] */
 void arch_inv_freq(const struct arch *arch, float *ret_inv_freq);

@@ -1,5 +1,7 @@
 #include "model/binding.h"
 
+#include <math.h>
+
 #define DTYPES_FLOAT (1u << DTYPE_F32 | 1u << DTYPE_F16 | 1u << DTYPE_BF16)
 #define NAME_MAX_BYTES 128
 
@@ -8,7 +10,9 @@ struct names {
     const char *embed, *head, *final_norm;
     const char *layer; /* before the layer's number */
     const char *attention_norm, *q, *k, *v, *output, *mlp_norm;
-    const char *gate, *up, *down;                      /* dense */
+    const char *gate, *up, *down; /* dense */
+    const char *q_bias, *k_bias, *v_bias, *output_bias, *gate_bias, *up_bias, *down_bias;
+    const char *rope_divisors;                         /* or NULL */
     const char *router;                                /* of a mixture */
     const char *experts;                               /* before an expert's number, or NULL: */
     const char *expert_gate, *expert_up, *expert_down; /* whole stacks, [n_experts] first */
@@ -28,6 +32,13 @@ static const struct names names_huggingface = {
     .gate = ".mlp.gate_proj.weight",
     .up = ".mlp.up_proj.weight",
     .down = ".mlp.down_proj.weight",
+    .q_bias = ".self_attn.q_proj.bias",
+    .k_bias = ".self_attn.k_proj.bias",
+    .v_bias = ".self_attn.v_proj.bias",
+    .output_bias = ".self_attn.o_proj.bias",
+    .gate_bias = ".mlp.gate_proj.bias",
+    .up_bias = ".mlp.up_proj.bias",
+    .down_bias = ".mlp.down_proj.bias",
     .router = ".block_sparse_moe.gate.weight",
     .experts = ".block_sparse_moe.experts.",
     .expert_gate = ".w1.weight",
@@ -49,6 +60,14 @@ static const struct names names_gguf = {
     .gate = ".ffn_gate.weight",
     .up = ".ffn_up.weight",
     .down = ".ffn_down.weight",
+    .q_bias = ".attn_q.bias",
+    .k_bias = ".attn_k.bias",
+    .v_bias = ".attn_v.bias",
+    .output_bias = ".attn_output.bias",
+    .gate_bias = ".ffn_gate.bias",
+    .up_bias = ".ffn_up.bias",
+    .down_bias = ".ffn_down.bias",
+    .rope_divisors = "rope_freqs.weight",
     .router = ".ffn_gate_inp.weight",
     .experts = NULL,
     .expert_gate = ".ffn_gate_exps.weight",
@@ -127,6 +146,53 @@ static void bind_matrix(struct binder *b, const char *name, uint32_t out_count, 
     matrix->source.out_count = out_count;
     matrix->source.in_count = in_count;
     part_take(b, name, out_count, in_count, part);
+}
+
+static void bind_bias(struct binder *b, uint32_t layer, const char *suffix, uint32_t count,
+                      struct bias_binding *bias)
+{
+    char name[NAME_MAX_BYTES];
+    layer_name(b, layer, suffix, name);
+    bias->parts[bias->n_parts++] =
+        take(b, name, (struct tensor_want){.dtypes = DTYPES_FLOAT, .n_dims = 1, .dims = {count}});
+}
+
+/* Those that the architecture has; a tensor more than these stays untaken and is refused. */
+static void bind_biases(struct binder *b, uint32_t layer, struct layer_binding *l)
+{
+    const struct arch *a = b->arch;
+    if (a->qkv_bias) {
+        bind_bias(b, layer, b->names->q_bias, a->n_heads * a->head_dim, &l->qkv_bias);
+        bind_bias(b, layer, b->names->k_bias, a->n_kv_heads * a->head_dim, &l->qkv_bias);
+        bind_bias(b, layer, b->names->v_bias, a->n_kv_heads * a->head_dim, &l->qkv_bias);
+    }
+    if (a->output_bias)
+        bind_bias(b, layer, b->names->output_bias, a->hidden, &l->output_bias);
+    if (a->mlp_bias && a->kind == MODEL_LLAMA) {
+        bind_bias(b, layer, b->names->gate_bias, a->intermediate, &l->gate_up_bias);
+        bind_bias(b, layer, b->names->up_bias, a->intermediate, &l->gate_up_bias);
+        bind_bias(b, layer, b->names->down_bias, a->hidden, &l->down_bias);
+    }
+}
+
+/* Llama 3's scaling as GGUF files have it: by a table. */
+static void bind_rope_divisors(struct binder *b)
+{
+    float values[ARCH_HEAD_DIM_MAX / 2];
+    struct tensor_want want = {
+        .dtypes = 1u << DTYPE_F32, .n_dims = 1, .dims = {b->arch->head_dim / 2}};
+    if (b->status || !b->names->rope_divisors)
+        return;
+    b->status = weights_file_take_optional(b->file, b->names->rope_divisors, &want,
+                                           &b->binding->rope_divisors, b->error);
+    if (b->status || !b->binding->rope_divisors)
+        return;
+    memcpy(values, b->binding->rope_divisors->data, want.dims[0] * sizeof *values);
+    for (uint32_t i = 0; i < want.dims[0] && !b->status; i++)
+        if (!(values[i] > 0 && isfinite(values[i])))
+            b->status = error_set(b->error, STATUS_INVALID,
+                                  "%s: tensor %s: expected positive numbers, got %g", b->file->path,
+                                  b->names->rope_divisors, (double)values[i]);
 }
 
 static void bind_qkv(struct binder *b, uint32_t layer, struct matrix_binding *matrix)
@@ -226,6 +292,7 @@ static void bind_layer(struct binder *b, uint32_t layer, struct layer_binding *l
         bind_mixture(b, layer, l);
     else
         bind_dense(b, layer, l);
+    bind_biases(b, layer, l);
 }
 
 enum status binding_open(struct weights_file *file, struct binding *ret_binding,
@@ -247,6 +314,7 @@ enum status binding_open(struct weights_file *file, struct binding *ret_binding,
     if (!file->arch.tied_embeddings)
         bind_matrix(&b, b.names->head, file->arch.vocab, file->arch.hidden, &binding.head);
     binding.final_norm = take_norm(&b, b.names->final_norm);
+    bind_rope_divisors(&b);
     for (uint32_t layer = 0; layer < binding.n_layers && !b.status; layer++)
         bind_layer(&b, layer, &binding.layers[layer]);
     if (!b.status)

@@ -21,6 +21,12 @@ struct matrix_binding {
     uint32_t interleaved_heads[BINDING_PARTS_MAX]; /* [n_parts] heads of a part; 0: in order */
 };
 
+/* What is added to a matrix's rows: one tensor for each part of it. */
+struct bias_binding {
+    uint32_t n_parts; /* 0: none */
+    const struct tensor *parts[BINDING_PARTS_MAX];
+};
+
 struct layer_binding {
     const struct tensor *attention_norm; /* [hidden] */
     struct matrix_binding qkv;           /* [(n_heads + 2 n_kv_heads) * head_dim][hidden] */
@@ -29,13 +35,16 @@ struct layer_binding {
     struct matrix_binding router;        /* [n_experts][hidden]; zeroed when dense */
     struct matrix_binding gate_up;       /* (stack of) [2 * intermediate][hidden] */
     struct matrix_binding down;          /* (stack of) [hidden][intermediate] */
+    struct bias_binding qkv_bias, output_bias, gate_up_bias, down_bias;
 };
 
 struct binding {
     struct matrix_binding embed; /* [vocab][hidden] */
     struct matrix_binding head;  /* [vocab][hidden]; zeroed when tied to the embedding */
     const struct tensor *final_norm;
-    struct layer_binding *layers; /* [n_layers] */
+    const struct tensor *rope_divisors; /* [head_dim / 2] what the rotation's speeds are divided by,
+                                           positive numbers; NULL: nothing. GGUF's rope_freqs */
+    struct layer_binding *layers;       /* [n_layers] */
     uint32_t n_layers;
     struct arena arena;
 };

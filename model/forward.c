@@ -115,6 +115,8 @@ enum status forward_open(struct forward *f, const struct step_limits *limits, st
     if (!status) {
         float inv_freq[ARCH_HEAD_DIM_MAX / 2];
         arch_inv_freq(f->arch, inv_freq);
+        for (uint32_t i = 0; f->weights->rope_divisors && i < f->arch->head_dim / 2; i++)
+            inv_freq[i] /= f->weights->rope_divisors[i];
         f->ops->buffer_write(f->device, f->inv_freq, inv_freq,
                              f->arch->head_dim / 2 * sizeof *inv_freq);
     }
@@ -144,14 +146,10 @@ static void norm(const struct forward *f, uint32_t n_rows, const float *in, cons
                                                       .out = out});
 }
 
-/* out = W in (+ residual) */
-static void linear(const struct forward *f, uint32_t n_rows, const struct weight *weight,
-                   const float *in, const float *residual, float *out)
+/* out = W in (+ bias) (+ residual) */
+static void linear(const struct forward *f, const struct linear_args *args)
 {
-    f->ops->linear(
-        f->device,
-        &(struct linear_args){
-            .weight = weight, .n_rows = n_rows, .in = in, .residual = residual, .out = out});
+    f->ops->linear(f->device, args);
 }
 
 /* x += W_o attention(W_qkv norm(x)) */
@@ -178,6 +176,7 @@ static void attention(const struct forward *f, const struct batch *b, uint32_t l
         .n_kv_heads = a->n_kv_heads,
         .head_dim = a->head_dim,
         .scale = (float)(1.0 / sqrt(a->head_dim)),
+        .window_tokens = a->window_tokens,
         .qkv = f->qkv,
         .host_positions = b->positions,
         .host_slots = b->slots,
@@ -186,22 +185,40 @@ static void attention(const struct forward *f, const struct batch *b, uint32_t l
         .out = f->attended,
     };
     norm(f, b->n_rows, f->x, w->attention_norm, f->normed);
-    linear(f, b->n_rows, w->qkv, f->normed, NULL, f->qkv);
+    linear(f, &(struct linear_args){.weight = w->qkv,
+                                    .n_rows = b->n_rows,
+                                    .in = f->normed,
+                                    .bias = w->qkv_bias,
+                                    .out = f->qkv});
     f->ops->rope_kv(f->device, &rope);
     f->ops->attention(f->device, &attend);
-    linear(f, b->n_rows, w->output, f->attended, f->x, f->x);
+    linear(f, &(struct linear_args){.weight = w->output,
+                                    .n_rows = b->n_rows,
+                                    .in = f->attended,
+                                    .bias = w->output_bias,
+                                    .residual = f->x,
+                                    .out = f->x});
 }
 
 /* x += W_down (silu(W_gate norm(x)) * W_up norm(x)) */
 static void dense(const struct forward *f, const struct batch *b, const struct layer_weights *w)
 {
     norm(f, b->n_rows, f->x, w->mlp_norm, f->normed);
-    linear(f, b->n_rows, w->gate_up, f->normed, NULL, f->gate_up);
+    linear(f, &(struct linear_args){.weight = w->gate_up,
+                                    .n_rows = b->n_rows,
+                                    .in = f->normed,
+                                    .bias = w->gate_up_bias,
+                                    .out = f->gate_up});
     f->ops->silu_mul(f->device, &(struct silu_mul_args){.n_rows = b->n_rows,
                                                         .n = f->arch->intermediate,
                                                         .gate_up = f->gate_up,
                                                         .out = f->gated});
-    linear(f, b->n_rows, w->down, f->gated, f->x, f->x);
+    linear(f, &(struct linear_args){.weight = w->down,
+                                    .n_rows = b->n_rows,
+                                    .in = f->gated,
+                                    .bias = w->down_bias,
+                                    .residual = f->x,
+                                    .out = f->x});
 }
 
 /* x += sum over the experts chosen by the router */
@@ -244,7 +261,10 @@ static void choose(const struct forward *f, const struct batch *b)
                                                               .in = f->x,
                                                               .out = f->sampled});
     norm(f, b->n_sampled, f->sampled, f->weights->final_norm, f->sampled);
-    linear(f, b->n_sampled, f->weights->head, f->sampled, NULL, f->logits);
+    linear(f, &(struct linear_args){.weight = f->weights->head,
+                                    .n_rows = b->n_sampled,
+                                    .in = f->sampled,
+                                    .out = f->logits});
     f->ops->sample(f->device, &(struct sample_args){.n_rows = b->n_sampled,
                                                     .vocab = f->arch->vocab,
                                                     .logits = f->logits,

@@ -5,9 +5,10 @@
  *     model_step   runs one checked step: closes, opens, copies, rows; writes the result
  *     model_close  gives everything back
  *
- * A model is a directory with config.json and model.safetensors (as Hugging Face transformers 5
- * writes it), or one GGUF file (version 3). Architectures: Llama and Mixtral. What is not supported
- * is refused by name: architecture, activation, rope scaling, tensor type.
+ * A model is a directory with config.json and model.safetensors or several files with an index (as
+ * Hugging Face transformers 4 and 5 write it), or one GGUF file (version 3). Architectures: Llama,
+ * Mistral and Mixtral. What is not supported is refused by name: architecture, activation, rope
+ * scaling, tensor type.
  *
  * One thread (the worker's step loop) calls; nothing is shared. After model_open no call allocates.
  * Memory: weights as packed by the backend, KV as blocks_count says, activations for
@@ -18,7 +19,13 @@
 #include "kernels/ops.h"
 #include "model/step.h"
 
-enum model_arch { MODEL_LLAMA = 0, MODEL_MIXTRAL };
+enum model_arch { MODEL_LLAMA = 0, MODEL_MIXTRAL }; /* Mistral is a Llama, with a window or none */
+
+enum rope_scaling {
+    ROPE_PLAIN = 0,
+    ROPE_LINEAR, /* all speeds divided by the factor */
+    ROPE_LLAMA3, /* slow ones divided, fast ones kept, smooth between */
+};
 
 /* Hyper-parameters, validated once (model/arch.c). All counts are > 0 unless said. */
 struct arch {
@@ -33,6 +40,13 @@ struct arch {
     uint32_t context_tokens; /* max_position_embeddings */
     float rms_eps;
     float rope_theta;
+    enum rope_scaling rope_scaling;
+    float rope_factor;                   /* 1 when plain */
+    float rope_low_freq, rope_high_freq; /* llama3: turns within rope_original_tokens */
+    uint32_t rope_original_tokens;       /* llama3: the context it was trained with first */
+    uint32_t window_tokens;              /* a token sees itself and those before it, so many in
+                                            all; 0: all of them */
+    bool qkv_bias, output_bias, mlp_bias;
     bool tied_embeddings; /* the head is the embedding matrix */
 };
 

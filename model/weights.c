@@ -22,6 +22,19 @@ static uint64_t matrix_bytes(const struct matrix_binding *matrix)
     return round_up(bytes, PAGE_BYTES);
 }
 
+static uint32_t bias_count(const struct bias_binding *bias)
+{
+    uint32_t count = 0;
+    for (uint32_t p = 0; p < bias->n_parts; p++)
+        count += (uint32_t)bias->parts[p]->dims[0];
+    return count;
+}
+
+static uint64_t bias_bytes(const struct bias_binding *bias)
+{
+    return round_up(bias_count(bias) * sizeof(float), PAGE_BYTES);
+}
+
 uint64_t weights_plan_bytes(const struct arch *arch, const struct binding *binding)
 {
     uint64_t norm_bytes = round_up((size_t)arch->hidden * sizeof(float), PAGE_BYTES);
@@ -30,6 +43,8 @@ uint64_t weights_plan_bytes(const struct arch *arch, const struct binding *bindi
         const struct layer_binding *l = &binding->layers[i];
         bytes += 2 * norm_bytes + matrix_bytes(&l->qkv) + matrix_bytes(&l->output) +
                  matrix_bytes(&l->router) + matrix_bytes(&l->gate_up) + matrix_bytes(&l->down);
+        bytes += bias_bytes(&l->qkv_bias) + bias_bytes(&l->output_bias) +
+                 bias_bytes(&l->gate_up_bias) + bias_bytes(&l->down_bias);
     }
     return bytes;
 }
@@ -89,24 +104,71 @@ static void pack(struct packer *p, const struct matrix_binding *matrix, struct w
     advance(p, matrix_bytes(matrix));
 }
 
+/* Host values to a buffer of the device. */
+static void upload(struct packer *p, const float *values, size_t count, float **ret_buffer)
+{
+    const struct weights *w = p->weights;
+    if (p->status)
+        return;
+    float *buffer = w->ops->buffer_alloc(w->device, count * sizeof *buffer);
+    if (!values || !buffer) {
+        p->status = error_set(p->error, STATUS_EXHAUSTED, "weights: out of memory");
+        if (buffer)
+            w->ops->buffer_free(w->device, buffer);
+        return;
+    }
+    w->ops->buffer_write(w->device, buffer, values, count * sizeof *buffer);
+    *ret_buffer = buffer;
+}
+
 static void load_norm(struct packer *p, const struct tensor *tensor, float **ret_norm)
 {
     size_t count = (size_t)tensor->dims[0];
     if (p->status)
         return;
     float *wide = malloc(count * sizeof *wide);
-    float *norm = p->weights->ops->buffer_alloc(p->weights->device, count * sizeof *norm);
-    if (wide && norm) {
+    if (wide)
         dtype_widen(tensor->dtype, tensor->data, count, wide);
-        p->weights->ops->buffer_write(p->weights->device, norm, wide, count * sizeof *wide);
-        *ret_norm = norm;
-    } else {
-        p->status = error_set(p->error, STATUS_EXHAUSTED, "weights: out of memory");
-        if (norm)
-            p->weights->ops->buffer_free(p->weights->device, norm);
-    }
+    upload(p, wide, count, ret_norm);
     free(wide);
-    advance(p, round_up(count * sizeof *norm, PAGE_BYTES));
+    advance(p, round_up(count * sizeof *wide, PAGE_BYTES));
+}
+
+/* A bias's rows are in the order of its matrix: those of q and k may need to be put back. */
+static void load_bias(struct packer *p, const struct bias_binding *bias,
+                      const struct matrix_binding *matrix, float **ret_bias)
+{
+    size_t count = bias_count(bias), at = 0;
+    if (p->status || count == 0)
+        return;
+    float *wide = malloc(count * sizeof *wide);
+    for (uint32_t i = 0; wide && i < bias->n_parts && !p->status; i++) {
+        const struct tensor *tensor = bias->parts[i];
+        uint32_t n_heads = matrix->interleaved_heads[i];
+        struct weight_part part = {
+            .dtype = tensor->dtype, .out_count = (uint32_t)tensor->dims[0], .data = tensor->data};
+        void *ordered = n_heads ? rows_ordered(&part, 1, n_heads) : NULL;
+        if (n_heads && !ordered)
+            p->status = error_set(p->error, STATUS_EXHAUSTED, "weights: out of memory");
+        else
+            dtype_widen(tensor->dtype, ordered ? ordered : tensor->data, part.out_count, wide + at);
+        free(ordered);
+        at += part.out_count;
+    }
+    upload(p, wide, count, ret_bias);
+    free(wide);
+    advance(p, bias_bytes(bias));
+}
+
+static void load_rope_divisors(struct packer *p, const struct tensor *tensor)
+{
+    if (p->status || !tensor)
+        return;
+    p->weights->rope_divisors = malloc(tensor->size_bytes);
+    if (p->weights->rope_divisors)
+        memcpy(p->weights->rope_divisors, tensor->data, tensor->size_bytes);
+    else
+        p->status = error_set(p->error, STATUS_EXHAUSTED, "weights: out of memory");
 }
 
 static void pack_layer(struct packer *p, const struct layer_binding *from, struct layer_weights *to)
@@ -118,6 +180,10 @@ static void pack_layer(struct packer *p, const struct layer_binding *from, struc
     pack(p, &from->router, &to->router);
     pack(p, &from->gate_up, &to->gate_up);
     pack(p, &from->down, &to->down);
+    load_bias(p, &from->qkv_bias, &from->qkv, &to->qkv_bias);
+    load_bias(p, &from->output_bias, &from->output, &to->output_bias);
+    load_bias(p, &from->gate_up_bias, &from->gate_up, &to->gate_up_bias);
+    load_bias(p, &from->down_bias, &from->down, &to->down_bias);
 }
 
 enum status weights_open(const struct ops *ops, struct device *device,
@@ -139,6 +205,7 @@ enum status weights_open(const struct ops *ops, struct device *device,
     else
         weights.head = weights.embed;
     load_norm(&p, binding->final_norm, &weights.final_norm);
+    load_rope_divisors(&p, binding->rope_divisors);
     for (uint32_t i = 0; i < weights.n_layers && !p.status; i++)
         pack_layer(&p, &binding->layers[i], &weights.layers[i]);
     if (p.status)
@@ -171,8 +238,13 @@ void weights_close(struct weights *weights)
         weight_drop(weights, l->router);
         weight_drop(weights, l->gate_up);
         weight_drop(weights, l->down);
+        buffer_drop(weights, l->qkv_bias);
+        buffer_drop(weights, l->output_bias);
+        buffer_drop(weights, l->gate_up_bias);
+        buffer_drop(weights, l->down_bias);
     }
     free(weights->layers);
+    free(weights->rope_divisors);
     buffer_drop(weights, weights->final_norm);
     if (weights->head != weights->embed)
         weight_drop(weights, weights->head);

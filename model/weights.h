@@ -16,6 +16,7 @@ struct layer_weights {
     struct weight *router;  /* [n_experts][hidden], NULL when dense */
     struct weight *gate_up; /* (stack of) [2 * intermediate][hidden] */
     struct weight *down;    /* (stack of) [hidden][intermediate] */
+    float *qkv_bias, *output_bias, *gate_up_bias, *down_bias; /* device [rows of each]; or NULL */
 };
 
 struct weights {
@@ -24,6 +25,7 @@ struct weights {
     struct weight *embed;         /* [vocab][hidden] */
     struct weight *head;          /* the same object when tied */
     float *final_norm;            /* device [hidden] */
+    float *rope_divisors;         /* host [head_dim / 2], or NULL */
     struct layer_weights *layers; /* [n_layers] */
     uint32_t n_layers;
 };

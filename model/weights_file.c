@@ -95,13 +95,16 @@ static enum status open_directory(const char *directory, struct weights_file *fi
         goto out;
     }
     status = read_config(config, file, error);
-    if (!status && access(file->path, F_OK) != 0 && access(index, F_OK) == 0)
-        status = error_set(error, STATUS_UNSUPPORTED,
-                           "%s: sharded checkpoints are not supported yet, expected one file "
-                           "model.safetensors",
-                           index);
-    if (!status)
-        status = map_file_open(file->path, SIZE_MAX, &file->map, error);
+    if (status)
+        goto out;
+    if (access(file->path, F_OK) != 0 && access(index, F_OK) == 0) {
+        free(file->path);
+        file->path = index;
+        index = NULL;
+        status = shards_open(file->path, &file->shards, &file->list, error);
+        goto out;
+    }
+    status = map_file_open(file->path, SIZE_MAX, &file->map, error);
     if (!status)
         status = safetensors_read(map_span(&file->map), file->path, &file->list, error);
 out:
@@ -146,6 +149,7 @@ void weights_file_close(struct weights_file *file)
 {
     tensor_list_close(&file->list);
     gguf_close(&file->gguf);
+    shards_close(&file->shards);
     map_file_close(&file->map);
     map_file_close(&file->config);
     free(file->path);
@@ -216,6 +220,16 @@ enum status weights_file_take(struct weights_file *file, const char *name,
     return STATUS_OK;
 }
 
+enum status weights_file_take_optional(struct weights_file *file, const char *name,
+                                       const struct tensor_want *want,
+                                       const struct tensor **ret_tensor, struct error *error)
+{
+    if (tensor_list_find(&file->list, name))
+        return weights_file_take(file, name, want, ret_tensor, error);
+    *ret_tensor = NULL;
+    return STATUS_OK;
+}
+
 static bool name_ends(struct span name, const char *end)
 {
     size_t length = strlen(end);
@@ -232,10 +246,6 @@ enum status weights_file_all_taken(const struct weights_file *file, struct error
         char name[64];
         if (tensor->taken || name_ends(tensor->name, "rotary_emb.inv_freq"))
             continue;
-        if (name_ends(tensor->name, "rope_freqs.weight"))
-            return error_set(error, STATUS_UNSUPPORTED,
-                             "%s: tensor %.*s: rope scaling by a table (llama3) is not supported",
-                             file->path, (int)tensor->name.size_bytes, tensor->name.data);
         snprintf(name, sizeof name, "%s%.*s", count ? ", " : "",
                  (int)size_min(tensor->name.size_bytes, sizeof name - 3), tensor->name.data);
         if (count < 3)
@@ -263,6 +273,9 @@ enum status weights_file_digest(const struct weights_file *file, uint8_t ret_dig
         failure = gnutls_hash(hash, file->config.data, file->config.size_bytes);
     if (!failure)
         failure = gnutls_hash(hash, file->list.header.data, file->list.header.size_bytes);
+    for (uint32_t i = 0; i < file->shards.index.count && !failure; i++)
+        failure = gnutls_hash(hash, file->shards.items[i].list.header.data,
+                              file->shards.items[i].list.header.size_bytes);
     for (uint32_t i = 0; i < file->list.count && !failure; i++)
         failure = gnutls_hash(hash, file->list.tensors[i].data,
                               size_min(file->list.tensors[i].size_bytes, DIGEST_SAMPLE_BYTES));

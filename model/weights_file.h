@@ -1,7 +1,8 @@
 /*
  * weights_file: one reader over both kinds of model on disk.
  *
- *     a directory   config.json and model.safetensors (Hugging Face)
+ *     a directory   config.json and model.safetensors (Hugging Face), or several files with
+ *                   model.safetensors.index.json (model/shards.h)
  *     a file        GGUF version 3
  *
  * It maps the file, reads its architecture and lists its tensors. A role takes its tensor by name
@@ -15,19 +16,21 @@
 #include "base/gguf.h"
 #include "base/map_file.h"
 #include "model/arch.h"
+#include "model/shards.h"
 #include "model/tensor.h"
 
 struct weights_file {
-    char *path; /* of the file with the tensors */
+    char *path; /* of the file with the tensors, or of the index of several */
     bool is_gguf;
-    struct map_file map;
+    struct map_file map;    /* closed when there are several */
+    struct shards shards;   /* closed otherwise */
     struct gguf gguf;       /* when is_gguf */
     struct map_file config; /* config.json, otherwise */
     struct arch arch;
     struct tensor_list list;
 };
 
-/* NOT_FOUND, INVALID, UNSUPPORTED (a sharded checkpoint, an architecture), IO; names the file. */
+/* NOT_FOUND, INVALID, UNSUPPORTED (an architecture), IO; names the file. */
 enum status weights_file_open(const char *path, struct weights_file *ret_file, struct error *error);
 
 /* A closed file (zeroed) may be closed again. */
@@ -47,6 +50,11 @@ struct tensor_want {
 enum status weights_file_take(struct weights_file *file, const char *name,
                               const struct tensor_want *want, const struct tensor **ret_tensor,
                               struct error *error);
+
+/* The same of a tensor that may be absent: then `*ret_tensor` is NULL. */
+enum status weights_file_take_optional(struct weights_file *file, const char *name,
+                                       const struct tensor_want *want,
+                                       const struct tensor **ret_tensor, struct error *error);
 
 /* INVALID with the names of the tensors that nobody took. Buffers that old files hold and that are
  * computed anyway (rotary_emb.inv_freq) do not count. */

@@ -113,6 +113,40 @@ static void reads_every_rope_spelling(void **state)
         assert_true(read_good(LLAMA, table[i].change).rope_theta == table[i].theta);
 }
 
+#define LLAMA3_ROPE(factor, low, high, tokens)                                                     \
+    "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":" factor ",\"low_freq_factor\":" low    \
+    ",\"high_freq_factor\":" high ",\"original_max_position_embeddings\":" tokens "}"
+#define MISTRAL                                                                                    \
+    "\"architectures\":[\"MistralForCausalLM\"],\"model_type\":\"mistral\",\"hidden_size\":64,"    \
+    "\"intermediate_size\":96,\"max_position_embeddings\":512,\"num_attention_heads\":4,"          \
+    "\"num_hidden_layers\":2,\"num_key_value_heads\":2,\"vocab_size\":320"
+
+static void reads_scaling_window_biases(void **state)
+{
+    struct arch a = read_good(LLAMA, LLAMA3_ROPE("8", "1", "4", "8192"));
+    float plain[ARCH_HEAD_DIM_MAX / 2], scaled[ARCH_HEAD_DIM_MAX / 2];
+    assert_int_equal(a.rope_scaling, ROPE_LLAMA3);
+    assert_int_equal(a.rope_original_tokens, 8192);
+    arch_inv_freq(&a, scaled);
+    a.rope_scaling = ROPE_PLAIN;
+    arch_inv_freq(&a, plain);
+    uint32_t last = a.head_dim / 2 - 1; /* with base 1e4, 0.66 turns of the slowest pair or more */
+    assert_true(scaled[0] == plain[0]);
+    assert_true(scaled[last] <= plain[last] && scaled[last] >= plain[last] / 8);
+    a = read_good(LLAMA, "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}");
+    assert_int_equal(a.rope_scaling, ROPE_LINEAR);
+    arch_inv_freq(&a, scaled);
+    for (uint32_t i = 0; i <= last; i++)
+        assert_true(scaled[i] == plain[i] / 2);
+    assert_int_equal(read_good(MISTRAL, "\"sliding_window\":17").window_tokens, 17);
+    assert_int_equal(read_good(MISTRAL, "\"sliding_window\":null").window_tokens, 0);
+    assert_int_equal(read_good(MISTRAL, "\"hidden_act\":\"silu\"").window_tokens, 4096);
+    assert_int_equal(read_good(MIXTRAL, "\"sliding_window\":99").window_tokens, 99);
+    a = read_good(LLAMA, "\"attention_bias\":true");
+    assert_true(a.qkv_bias && a.output_bias && !a.mlp_bias);
+    assert_true(read_good(LLAMA, "\"mlp_bias\":true").mlp_bias);
+}
+
 static const struct {
     const char *base, *change;
     enum status status;
@@ -167,10 +201,24 @@ static const struct {
     {LLAMA, "\"rope_theta\":5000," ROPE_5, STATUS_INVALID,
      "rope_theta: 5000 here and 50000 in rope_parameters"},
     {LLAMA, "\"rope_parameters\":[]", STATUS_INVALID, "rope_parameters: expected an object"},
-    {LLAMA, "\"rope_parameters\":{\"rope_type\":\"llama3\",\"rope_theta\":5e5}", STATUS_UNSUPPORTED,
-     "rope_parameters.rope_type: \"llama3\" is not supported"},
-    {LLAMA, "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}", STATUS_UNSUPPORTED,
-     "rope_scaling.type: \"linear\" is not supported"},
+    {LLAMA, "\"rope_parameters\":{\"rope_type\":\"llama3\",\"rope_theta\":5e5}", STATUS_INVALID,
+     "rope_parameters.factor: expected a number, got nothing"},
+    {LLAMA, "\"rope_scaling\":{\"type\":\"linear\"}", STATUS_INVALID, "rope_scaling.factor"},
+    {LLAMA, "\"rope_scaling\":{\"type\":\"linear\",\"factor\":0.5}", STATUS_INVALID,
+     "rope_scaling.factor: expected a number 1.."},
+    {LLAMA, "\"rope_scaling\":{\"type\":\"linear\",\"rope_type\":\"llama3\",\"factor\":2}",
+     STATUS_INVALID, "rope_scaling: rope_type \"llama3\" and type \"linear\""},
+    {LLAMA, LLAMA3_ROPE("8", "4", "4", "8192"), STATUS_INVALID,
+     "rope_scaling.high_freq_factor: expected more than low_freq_factor 4, got 4"},
+    {LLAMA, LLAMA3_ROPE("8", "0", "4", "8192"), STATUS_INVALID, "rope_scaling.low_freq_factor"},
+    {LLAMA, LLAMA3_ROPE("8", "1", "4", "0"), STATUS_INVALID,
+     "rope_scaling.original_max_position_embeddings"},
+    {LLAMA,
+     LLAMA3_ROPE("8", "1", "4", "8192") ",\"rope_parameters\":{\"rope_type\":\"linear\","
+                                        "\"factor\":2}",
+     STATUS_INVALID, "rope_scaling: a second rope scaling"},
+    {LLAMA, "\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1e4}}", STATUS_UNSUPPORTED,
+     "rope_parameters.full_attention: a rotation for some layers"},
     {LLAMA, "\"rope_scaling\":{\"rope_type\":\"yarn\"}", STATUS_UNSUPPORTED,
      "rope_scaling.rope_type: \"yarn\""},
     {LLAMA, "\"rope_parameters\":{\"rope_type\":\"default\",\"partial_rotary_factor\":0.5}",
@@ -179,14 +227,20 @@ static const struct {
      "partial_rotary_factor: 0.25 is not supported"},
     {LLAMA, "\"hidden_act\":\"gelu\"", STATUS_UNSUPPORTED,
      "hidden_act: \"gelu\" is not supported, expected \"silu\""},
-    {LLAMA, "\"attention_bias\":true", STATUS_UNSUPPORTED, "attention_bias: true is not supported"},
+    {MIXTRAL, "\"attention_bias\":true", STATUS_UNSUPPORTED,
+     "attention_bias: true is not supported"},
     {LLAMA, "\"attention_bias\":1", STATUS_INVALID, "attention_bias: expected true or false"},
-    {LLAMA, "\"mlp_bias\":true", STATUS_UNSUPPORTED, "mlp_bias: true is not supported"},
+    {MISTRAL, "\"mlp_bias\":true", STATUS_UNSUPPORTED, "mlp_bias: true is not supported"},
+    {LLAMA, "\"mlp_bias\":\"no\"", STATUS_INVALID, "mlp_bias: expected true or false"},
+    {LLAMA, "\"sliding_window\":4096", STATUS_UNSUPPORTED,
+     "sliding_window: an integer is not supported"},
+    {MISTRAL, "\"sliding_window\":0", STATUS_INVALID, "sliding_window"},
+    {MISTRAL, "\"sliding_window\":true", STATUS_INVALID, "sliding_window"},
+    {MISTRAL, "\"model_type\":\"llama\"", STATUS_INVALID, "model_type: expected \"mistral\""},
     {LLAMA, "\"quantization_config\":{\"bits\":4}", STATUS_UNSUPPORTED, "quantization_config"},
     {LLAMA, "\"tie_word_embeddings\":\"no\"", STATUS_INVALID,
      "tie_word_embeddings: expected true or false"},
-    {MIXTRAL, "\"sliding_window\":4096", STATUS_UNSUPPORTED,
-     "sliding_window: an integer is not supported, expected null"},
+    {MIXTRAL, "\"sliding_window\":-1", STATUS_INVALID, "sliding_window"},
     {MIXTRAL, "\"num_local_experts\":0", STATUS_INVALID, "num_local_experts"},
     {MIXTRAL, "\"num_local_experts\":5000", STATUS_INVALID, "num_local_experts"},
     {MIXTRAL, "\"num_experts_per_tok\":9", STATUS_INVALID,
@@ -345,12 +399,17 @@ static void add_rope_partial(struct gguf_build *b)
 {
     build_u32(b, "llama.rope.dimension_count", 8);
 }
-static void add_rope_linear(struct gguf_build *b)
+static void add_rope_yarn(struct gguf_build *b)
 {
-    build_string(b, "llama.rope.scaling.type", "linear");
+    build_string(b, "llama.rope.scaling.type", "yarn");
 }
 static void add_rope_factor(struct gguf_build *b)
 {
+    build_f32(b, "llama.rope.scaling.factor", 0.25f);
+}
+static void add_rope_none(struct gguf_build *b)
+{
+    build_string(b, "llama.rope.scaling.type", "none");
     build_f32(b, "llama.rope.scaling.factor", 4);
 }
 static void add_theta(struct gguf_build *b)
@@ -380,7 +439,7 @@ static void add_value_length(struct gguf_build *b)
 }
 static void add_window(struct gguf_build *b)
 {
-    build_u32(b, "llama.attention.sliding_window", 4096);
+    build_u32(b, "llama.attention.sliding_window", UINT32_MAX);
 }
 
 static const struct {
@@ -411,10 +470,11 @@ static const struct {
     {{"llama.rope.dimension_count", add_rope_partial},
      STATUS_UNSUPPORTED,
      "llama.rope.dimension_count"},
-    {{NULL, add_rope_linear},
+    {{NULL, add_rope_yarn},
      STATUS_UNSUPPORTED,
-     "llama.rope.scaling.type: \"linear\" is not supported"},
-    {{NULL, add_rope_factor}, STATUS_UNSUPPORTED, "llama.rope.scaling.factor"},
+     "llama.rope.scaling.type: \"yarn\" is not supported"},
+    {{NULL, add_rope_factor}, STATUS_INVALID, "llama.rope.scaling.factor: expected a number 1.."},
+    {{NULL, add_rope_none}, STATUS_UNSUPPORTED, "llama.rope.scaling.factor"},
     {{"llama.rope.freq_base", add_theta},
      STATUS_INVALID,
      "llama.rope.freq_base: expected a number"},
@@ -428,7 +488,7 @@ static const struct {
     {{NULL, add_experts_alone}, STATUS_INVALID, "key llama.expert_used_count is missing"},
     {{NULL, add_experts_used}, STATUS_INVALID, "llama.expert_used_count: expected 1..8"},
     {{NULL, add_value_length}, STATUS_UNSUPPORTED, "llama.attention.value_length"},
-    {{NULL, add_window}, STATUS_UNSUPPORTED, "llama.attention.sliding_window"},
+    {{NULL, add_window}, STATUS_INVALID, "llama.attention.sliding_window: expected 0.."},
 };
 
 static void refuses_bad_ggufs(void **state)
@@ -448,9 +508,13 @@ static void refuses_bad_ggufs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_llama),         cmocka_unit_test(reads_mixtral),
-        cmocka_unit_test(refuses_bad_configs), cmocka_unit_test(reads_every_rope_spelling),
-        cmocka_unit_test(frequencies),         cmocka_unit_test(reads_gguf),
+        cmocka_unit_test(reads_scaling_window_biases),
+        cmocka_unit_test(reads_llama),
+        cmocka_unit_test(reads_mixtral),
+        cmocka_unit_test(refuses_bad_configs),
+        cmocka_unit_test(reads_every_rope_spelling),
+        cmocka_unit_test(frequencies),
+        cmocka_unit_test(reads_gguf),
         cmocka_unit_test(refuses_bad_ggufs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

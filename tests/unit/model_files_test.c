@@ -283,8 +283,8 @@ static void refuses_bad_ggufs(void **state)
         enum status status;
         const char *text;
     } table[] = {
-        {add_rope_freqs, STATUS_UNSUPPORTED,
-         "tensor rope_freqs.weight: rope scaling by a table (llama3) is not supported"},
+        {add_rope_freqs, STATUS_INVALID,
+         "tensor rope_freqs.weight: expected positive numbers, got 0"},
         {add_foreign, STATUS_INVALID, "does not have: v.patch_embd.weight"},
         {add_separate_expert, STATUS_INVALID, "does not have: blk.0.ffn_gate.0.weight"},
     };
@@ -334,8 +334,8 @@ static void refuses_wrong_paths(void **state)
     assert_int_equal(model_plan(directory, &options, &plan, &error), STATUS_NOT_FOUND);
     assert_non_null(strstr(error.text, "model.safetensors: No such file"));
     cp_file_write(directory, "model.safetensors.index.json", "{}", 2);
-    assert_int_equal(model_plan(directory, &options, &plan, &error), STATUS_UNSUPPORTED);
-    assert_non_null(strstr(error.text, "sharded checkpoints are not supported yet"));
+    assert_int_equal(model_plan(directory, &options, &plan, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, "index.json: weight_map: expected an object"));
     cp_file_write(directory, "model.safetensors", "", 0);
     assert_int_equal(model_plan(directory, &options, &plan, &error), STATUS_INVALID);
     assert_non_null(strstr(error.text, "the file is empty"));
