@@ -10,9 +10,10 @@
 
 #include "base/runtime_dir.h"
 #include "daemon/config_table.h"
+#include "daemon/tcp_socket.h"
 
 #define FILE_MAX_BYTES (1024 * 1024)
-#define ROWS_MAX 32 /* of one table */
+#define ROWS_MAX 64 /* of one table */
 #define MODELS_KEY "models"
 
 /* What is being read, and where errors point. */
@@ -346,6 +347,28 @@ static enum status sockets_check(const struct config *config, const char *name, 
     return STATUS_OK;
 }
 
+static enum status tls_check(const struct config *config, const char *name, struct error *error)
+{
+    const struct {
+        const char *key, *value;
+    } needed[] = {{"tls_certificate", config->tls_certificate},
+                  {"tls_key", config->tls_key},
+                  {"tls_client_ca", config->tls_client_ca}};
+    struct tcp_addresses addresses;
+    enum status status = tcp_addresses_parse(config->tcp_listen, &addresses, error);
+    if (status != STATUS_OK) {
+        error_prefix(error, "tcp_listen");
+        return error_prefix(error, name);
+    }
+    for (size_t i = 0; i < array_count(needed); i++)
+        if (addresses.n && !needed[i].value[0])
+            return error_set(error, STATUS_INVALID,
+                             "%s: tcp_listen needs %s: TCP is served with TLS and client "
+                             "certificates only",
+                             name, needed[i].key);
+    return STATUS_OK;
+}
+
 void config_default(struct config *ret_config)
 {
     memset(ret_config, 0, sizeof *ret_config);
@@ -389,6 +412,8 @@ enum status config_parse(const char *name, struct span text, struct config *ret_
     yaml_parser_delete(&r.parser);
     if (status == STATUS_OK)
         status = sockets_check(config, name, error);
+    if (status == STATUS_OK)
+        status = tls_check(config, name, error);
     if (status == STATUS_OK)
         *ret_config = *config;
 out:
@@ -435,6 +460,23 @@ static enum status path_resolve(const char *directory, char path[CONFIG_PATH_MAX
     return STATUS_OK;
 }
 
+/* What the service manager hands over lies in a directory of its own and goes by its name. */
+static enum status credential_resolve(const char *directory, char path[CONFIG_PATH_MAX_BYTES],
+                                      struct error *error)
+{
+    char given[CONFIG_PATH_MAX_BYTES];
+    const char *credentials = getenv("CREDENTIALS_DIRECTORY");
+    if (!path[0])
+        return STATUS_OK;
+    if (credentials && !strchr(path, '/') &&
+        snprintf(given, sizeof given, "%s/%s", credentials, path) < (int)sizeof given &&
+        access(given, F_OK) == 0) {
+        memcpy(path, given, sizeof given);
+        return STATUS_OK;
+    }
+    return path_resolve(directory, path, error);
+}
+
 static enum status paths_resolve(const char *file, struct config *config, struct error *error)
 {
     char copy[CONFIG_PATH_MAX_BYTES], directory[PATH_MAX];
@@ -444,6 +486,10 @@ static enum status paths_resolve(const char *file, struct config *config, struct
     enum status status = path_resolve(directory, config->runtime_dir, error);
     if (status == STATUS_OK)
         status = path_resolve(directory, config->worker_binary, error);
+    char *const credentials[] = {config->tls_certificate, config->tls_key, config->tls_client_ca,
+                                 config->tls_clients};
+    for (size_t i = 0; status == STATUS_OK && i < array_count(credentials); i++)
+        status = credential_resolve(directory, credentials[i], error);
     for (uint32_t i = 0; status == STATUS_OK && i < config->n_models; i++)
         status = path_resolve(directory, config->models[i].path, error);
     return status == STATUS_OK ? sockets_check(config, file, error) : status;

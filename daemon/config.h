@@ -13,6 +13,7 @@
 #define CONFIG_MODELS_MAX 16
 #define CONFIG_PATH_MAX_BYTES 4096 /* PATH_MAX */
 #define CONFIG_NAME_MAX_BYTES 64
+#define CONFIG_ADDRESSES_MAX_BYTES 512
 
 enum config_worker { CONFIG_WORKER_PROCESS = 0, CONFIG_WORKER_INLINE };
 
@@ -56,6 +57,20 @@ struct config {
     uint64_t worker_start_limit_ns;  /* key worker_start_limit_ms; default 300000 */
     uint64_t step_limit_ns;          /* key step_limit_ms: a step that takes longer means
                                         a hung worker; default 60000 */
+    /* TCP, always with TLS and client certificates; none unless tcp_listen is set */
+    char tcp_listen[CONFIG_ADDRESSES_MAX_BYTES];  /* "127.0.0.1:7443, [::1]:7443"; default "" */
+    char tls_certificate[CONFIG_PATH_MAX_BYTES];  /* a path; a name without '/' is first looked */
+    char tls_key[CONFIG_PATH_MAX_BYTES];          /* for in $CREDENTIALS_DIRECTORY */
+    char tls_client_ca[CONFIG_PATH_MAX_BYTES];    /* whose clients may come */
+    char tls_clients[CONFIG_PATH_MAX_BYTES];      /* which of them; default "": all */
+    uint32_t tcp_connections_max;                 /* 1..60000; default 1024 */
+    uint64_t tls_handshake_timeout_ns;            /* key ..._ms, 100..60000; default 10000 */
+    uint64_t keepalive_time_ns;                   /* key ..._ms; default 30000 */
+    uint64_t keepalive_timeout_ns;                /* key ..._ms; default 20000 */
+    uint64_t ping_interval_min_ns;                /* key ..._ms; default 5000 */
+    uint64_t connection_idle_max_ns;              /* key ..._ms; default 0, no end */
+    uint64_t connection_age_max_ns;               /* key ..._ms; default 0, no end */
+    uint64_t connection_age_grace_ns;             /* key ..._ms; default 0, no end */
     uint32_t n_models;
     struct config_model models[CONFIG_MODELS_MAX];
 };

@@ -60,6 +60,52 @@ const struct option_row config_rows[] = {
      .unit = "ms",
      .text = "A step that takes longer means that the worker hangs; it is killed and started "
              "again."},
+    {"tcp_listen", OPTION_STRING, AT(tcp_listen), .example = "127.0.0.1:7443",
+     .fallback_text = "no TCP",
+     .text = "Addresses with port, several with commas, where clients with a certificate are "
+             "served over TCP: numeric, IPv6 in brackets. TCP is always TLS 1.2 or newer."},
+    {"tls_certificate", OPTION_PATH, AT(tls_certificate), .example = "/etc/galerne/server.pem",
+     .fallback_text = "none; needed for tcp_listen",
+     .text = "The daemon's certificate and those between it and its authority, PEM. A name "
+             "without a slash is looked for in $CREDENTIALS_DIRECTORY first. The four files of TLS "
+             "are read again when they change and on SIGHUP."},
+    {"tls_key", OPTION_PATH, AT(tls_key), .example = "/etc/galerne/server.key",
+     .fallback_text = "none; needed for tcp_listen",
+     .text = "The certificate's private key, PEM, not encrypted."},
+    {"tls_client_ca", OPTION_PATH, AT(tls_client_ca), .example = "/etc/galerne/clients-ca.pem",
+     .fallback_text = "none; needed for tcp_listen",
+     .text = "The authorities whose clients may come, PEM."},
+    {"tls_clients", OPTION_PATH, AT(tls_clients), .example = "/etc/galerne/clients",
+     .fallback_text = "every client of the authorities",
+     .text = "The clients that may come: a file with one name (common name, alternative name or "
+             "SPIFFE id) or SHA-256 fingerprint a line. Whoever is removed is refused at once."},
+    {"tcp_connections_max", OPTION_U32, AT(tcp_connections_max), .fallback = "1024", .min = 1,
+     .max = 60000, .unit = "connections",
+     .text = "TCP connections at once; more wait outside. Half of the descriptors that the daemon "
+             "may open at most."},
+    {"tls_handshake_timeout_ms", OPTION_MS, AT(tls_handshake_timeout_ns), .fallback = "10000",
+     .min = 100, .max = 60000, .unit = "ms",
+     .text = "A TCP connection that has not finished its handshake by then is closed."},
+    {"keepalive_time_ms", OPTION_MS, AT(keepalive_time_ns), .fallback = "30000", .min = 1000,
+     .max = 7200000, .unit = "ms",
+     .text = "A connection that was silent this long is asked whether it lives."},
+    {"keepalive_timeout_ms", OPTION_MS, AT(keepalive_timeout_ns), .fallback = "20000", .min = 100,
+     .max = 600000, .unit = "ms",
+     .text = "A connection that does not answer within this time is closed."},
+    {"ping_interval_min_ms", OPTION_MS, AT(ping_interval_min_ns), .fallback = "5000", .min = 100,
+     .max = 600000, .unit = "ms",
+     .text = "Clients may ping this often, also while they wait for a first token; who pings more "
+             "is cut off."},
+    {"connection_idle_max_ms", OPTION_MS, AT(connection_idle_max_ns), .fallback = "0", .min = 0,
+     .max = 86400000, .unit = "ms",
+     .text = "A connection without calls for this long is closed; 0: never."},
+    {"connection_age_max_ms", OPTION_MS, AT(connection_age_max_ns), .fallback = "0", .min = 0,
+     .max = 86400000, .unit = "ms",
+     .text = "A connection as old as this, give or take a tenth, takes no new calls, so that "
+             "clients come back with fresh certificates; 0: never."},
+    {"connection_age_grace_ms", OPTION_MS, AT(connection_age_grace_ns), .fallback = "0", .min = 0,
+     .max = 86400000, .unit = "ms",
+     .text = "How long the calls of a connection that is too old may go on; 0: to their end."},
     {"models", OPTION_SECTION, .required = true,
      .text = "The models to serve, 1 to 16; each has its own worker."},
 };

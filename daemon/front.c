@@ -247,11 +247,16 @@ static double ms_between(uint64_t from_ns, uint64_t to_ns)
 
 void request_log(const struct request *request)
 {
+    char peer[sizeof request->peer + 8];
+    if (request->peer[0])
+        snprintf(peer, sizeof peer, "peer \"%s\"", request->peer);
+    else
+        snprintf(peer, sizeof peer, "uid %d", (int)request->peer_uid);
     static const char *const finish_names[] = {"none", "stop", "length", "cancelled", "error"};
     bool bad = request->finish == FINISH_ERROR || request->finish == FINISH_CANCELLED;
-    log_info("request %s: model %s, uid %d, prompt %u, output %u, finish %s%s%s, text %.1f ms, "
+    log_info("request %s: model %s, %s, prompt %u, output %u, finish %s%s%s, text %.1f ms, "
              "first token %.1f ms, total %.1f ms, preempted %u",
-             request->name, request->model->config->name, (int)request->peer_uid, request->n_ids,
+             request->name, request->model->config->name, peer, request->n_ids,
              request->output_tokens, finish_names[request->finish], bad ? " " : "",
              bad ? status_name(request->error.status) : "",
              ms_between(request->accepted_ns, request->tokenized_ns),

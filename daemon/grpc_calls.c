@@ -168,6 +168,16 @@ static enum status load_intercept(const struct rpc_call *rpc, struct listener *l
     return STATUS_EXHAUSTED;
 }
 
+/* Only calls of the TCP server have a list to be in. */
+static enum status identity_intercept(const struct rpc_call *rpc, struct listener *listener,
+                                      char ret_name[IDENTITY_NAME_MAX_BYTES], struct error *error)
+{
+    ret_name[0] = '\0';
+    if (!listener->tls || rpc->server != listener->servers[GRPC_TCP])
+        return STATUS_OK;
+    return grpc_identity_check(rpc, listener->tls, ret_name, error);
+}
+
 typedef enum status intercept_fn(const struct rpc_call *rpc, struct listener *listener,
                                  struct error *error);
 static intercept_fn *const interceptors[] = {method_intercept, state_intercept, load_intercept};
@@ -176,7 +186,11 @@ static void accepted(struct rpc_call *rpc)
 {
     struct listener *listener = lane_of(rpc)->listener;
     struct error error = {.status = STATUS_OK};
-    enum status status = STATUS_OK;
+    char peer[IDENTITY_NAME_MAX_BYTES];
+    uint64_t tls_generation = listener->tls ? tls_files_generation(listener->tls) : 0;
+    enum status status = identity_intercept(rpc, listener, peer, &error);
+    if (status != STATUS_OK)
+        log_warning("a call over TCP is refused: %s", error.text);
     for (size_t i = 0; status == STATUS_OK && i < array_count(interceptors); i++)
         status = interceptors[i](rpc, listener, &error);
     struct call *call = status == STATUS_OK ? calloc(1, sizeof *call) : NULL;
@@ -193,6 +207,8 @@ static void accepted(struct rpc_call *rpc)
     call->listener = listener;
     call->front = listener->front;
     call->handler = handler_find(rpc->method);
+    call->tls_generation = tls_generation;
+    memcpy(call->peer, peer, sizeof call->peer);
     rpc->above = call;
     atomic_fetch_add(&call->front->calls_open, 1);
     atomic_fetch_add(&call->front->calls_total, 1);
@@ -276,6 +292,7 @@ bool call_request(struct call *call)
     if (request->deadline_ns > request->accepted_ns + DEADLINE_MAX_NS)
         request->deadline_ns = request->accepted_ns + DEADLINE_MAX_NS;
     request->peer_uid = grpc_peers_uid(call->listener->peers, call->rpc->peer_fd);
+    memcpy(request->peer, call->peer, sizeof request->peer);
     request->outlet = &lane_of(call->rpc)->outlet;
     request->call = call;
     call->request = request;
@@ -312,9 +329,29 @@ static void closed(struct rpc_call *rpc)
     call_abandon(call);
 }
 
+/* The list of clients may have changed: whoever is no longer in it loses what runs. */
+static bool peer_is_gone(struct call *call)
+{
+    struct listener *listener = call->listener;
+    struct error error = {.status = STATUS_OK};
+    struct grpc_error made;
+    char peer[IDENTITY_NAME_MAX_BYTES];
+    if (!listener->tls || call->tls_generation == tls_files_generation(listener->tls))
+        return false;
+    call->tls_generation = tls_files_generation(listener->tls);
+    if (identity_intercept(call->rpc, listener, peer, &error) == STATUS_OK)
+        return false;
+    log_warning("a running call over TCP ends: %s", error.text);
+    grpc_error_make(&error, NULL, &made);
+    rpc_call_cancel(call->rpc, &made.ending); /* `closed` follows */
+    return true;
+}
+
 static void ticked(struct rpc_call *rpc, uint64_t now_ns)
 {
     struct call *call = rpc->above;
+    if (peer_is_gone(call))
+        return;
     if (call->handler->ticked)
         call->handler->ticked(call, now_ns);
 }

@@ -15,6 +15,7 @@
 #pragma once
 
 #include "daemon/grpc_error.h"
+#include "daemon/grpc_identity.h"
 #include "daemon/grpc_listener.h"
 
 struct call;
@@ -44,6 +45,8 @@ struct call {
     struct request *request; /* from call_request to the call's end */
     bool submitted, request_ended;
     bool closed;
+    uint64_t tls_generation;            /* TCP: when the peer was last looked up in the list */
+    char peer[IDENTITY_NAME_MAX_BYTES]; /* TCP: the client's name; "" on a unix socket */
 };
 
 /* Why a new call is refused: the three that listener callbacks need. */

@@ -10,6 +10,7 @@
 #include "daemon/grpc_calls.h"
 
 #define FILES_WANTED 65536
+#define TURN_NS (200 * NS_PER_MS) /* how often TLS files and TCP connections are looked at */
 #define WAIT_STEP_NS (5 * NS_PER_MS)
 
 /* With no call left, clients have this long to confirm the GOAWAY; an idle one may not even look at
@@ -31,7 +32,7 @@ static void files_raise(void)
 
 static void sockets_close(struct listener *listener)
 {
-    for (int role = 0; role < GRPC_ROLES_COUNT; role++)
+    for (int role = 0; role < GRPC_SOCKETS_COUNT; role++)
         unix_socket_close(&listener->sockets[role]);
     if (listener->claim_fd >= 0)
         close(listener->claim_fd);
@@ -51,6 +52,19 @@ static enum status sockets_open(struct listener *listener, struct error *error)
     return status;
 }
 
+/* Files and addresses are looked at before anything is loaded; the library binds at the start. */
+static enum status tcp_open(struct listener *listener, struct error *error)
+{
+    const struct config *config = listener->front->config;
+    enum status status = tcp_addresses_parse(config->tcp_listen, &listener->addresses, error);
+    if (status != STATUS_OK || listener->addresses.n == 0)
+        return status;
+    status = tcp_addresses_try(&listener->addresses, error);
+    if (status == STATUS_OK)
+        status = tls_files_open(config, &listener->tls, error);
+    return status;
+}
+
 static enum status grpc_open(struct front *front, struct listener **ret_listener,
                              struct error *error)
 {
@@ -60,12 +74,14 @@ static enum status grpc_open(struct front *front, struct listener **ret_listener
     grpc_calls_check();
     listener->front = front;
     listener->claim_fd = -1;
-    for (int role = 0; role < GRPC_ROLES_COUNT; role++)
+    for (int role = 0; role < GRPC_SOCKETS_COUNT; role++)
         listener->sockets[role].fd = -1;
     listener->n_lanes = front->config->listener_threads_count;
     CHECK(listener->n_lanes >= 1 && listener->n_lanes <= array_count(listener->lanes));
     files_raise();
     enum status status = sockets_open(listener, error);
+    if (status == STATUS_OK)
+        status = tcp_open(listener, error);
     if (status != STATUS_OK) {
         sockets_close(listener);
         free(listener);
@@ -97,6 +113,20 @@ static enum status lanes_open(struct listener *listener, struct error *error)
     return STATUS_OK;
 }
 
+static enum status tcp_listen(struct listener *listener, struct error *error)
+{
+    struct rpc_server **server = &listener->servers[GRPC_TCP];
+    enum status status = STATUS_OK;
+    if (listener->addresses.n)
+        status = rpc_server_add(listener->rpc, grpc_calls_public, server, error);
+    for (uint32_t i = 0; status == STATUS_OK && i < listener->addresses.n; i++) {
+        status = rpc_server_listen(*server, listener->addresses.texts[i], listener->tls, error);
+        if (status == STATUS_OK)
+            log_info("listening on %s, TLS with client certificates", listener->addresses.texts[i]);
+    }
+    return status;
+}
+
 static enum status library_open(struct listener *listener, struct error *error)
 {
     const struct config *config = listener->front->config;
@@ -109,6 +139,13 @@ static enum status library_open(struct listener *listener, struct error *error)
         .message_max_bytes = config->message_max_bytes,
         .connection_streams_max = config->connection_streams_max,
         .stall_timeout_ns = config->stall_timeout_ns,
+        .keepalive_time_ns = config->keepalive_time_ns,
+        .keepalive_timeout_ns = config->keepalive_timeout_ns,
+        .ping_interval_min_ns = config->ping_interval_min_ns,
+        .connection_idle_max_ns = config->connection_idle_max_ns,
+        .connection_age_max_ns = config->connection_age_max_ns,
+        .connection_age_grace_ns = config->connection_age_grace_ns,
+        .handshake_timeout_ns = config->tls_handshake_timeout_ns,
         .callbacks = &grpc_calls_callbacks,
         .above = listener->aboves,
     };
@@ -119,7 +156,40 @@ static enum status library_open(struct listener *listener, struct error *error)
     if (status == STATUS_OK)
         status = rpc_server_add(listener->rpc, grpc_calls_operator,
                                 &listener->servers[GRPC_OPERATOR], error);
+    if (status == STATUS_OK)
+        status = tcp_listen(listener, error);
     return status;
+}
+
+/* The library listens: from here on the number of connections is looked after. */
+static enum status tcp_guard_start(struct listener *listener, struct error *error)
+{
+    uint32_t wanted = listener->front->config->tcp_connections_max;
+    uint32_t most = tcp_connections_fit(wanted);
+    if (listener->addresses.n == 0)
+        return STATUS_OK;
+    if (most < wanted)
+        log_warning("%u TCP connections at most, not %u: raise the limit of open files "
+                    "(LimitNOFILE)",
+                    most, wanted);
+    return tcp_guard_open(most, &listener->guard, error);
+}
+
+static void grpc_turn(struct listener *listener, bool reload)
+{
+    uint64_t now_ns = clock_now_ns();
+    if (!listener->started || listener->addresses.n == 0)
+        return;
+    if (!reload && now_ns - listener->turned_ns < TURN_NS)
+        return;
+    listener->turned_ns = now_ns;
+    if (reload)
+        tls_files_reload(listener->tls);
+    else
+        tls_files_look(listener->tls);
+    if (!listener->drained && tcp_guard_look(&listener->guard))
+        log_warning("%u TCP connections are open: new ones %s", listener->guard.connections,
+                    listener->guard.closed ? "wait" : "are taken again");
 }
 
 static enum status grpc_start(struct listener *listener, struct error *error)
@@ -136,16 +206,18 @@ static enum status grpc_start(struct listener *listener, struct error *error)
         listener->started = true; /* also half started: then close has to drain */
         status = rpc_start(listener->rpc, error);
     }
+    if (status == STATUS_OK)
+        status = tcp_guard_start(listener, error);
     if (status != STATUS_OK)
         return status;
-    struct accept_port ports[GRPC_ROLES_COUNT];
-    for (int role = 0; role < GRPC_ROLES_COUNT; role++) {
+    struct accept_port ports[GRPC_SOCKETS_COUNT];
+    for (int role = 0; role < GRPC_SOCKETS_COUNT; role++) {
         ports[role] = (struct accept_port){.socket = &listener->sockets[role],
                                            .server = listener->servers[role],
                                            .operators_only = role == GRPC_OPERATOR};
         log_info("listening on %s", listener->sockets[role].path);
     }
-    return grpc_accept_start(ports, GRPC_ROLES_COUNT, listener->peers, &listener->accept, error);
+    return grpc_accept_start(ports, GRPC_SOCKETS_COUNT, listener->peers, &listener->accept, error);
 }
 
 /* ---- drain and close ---- */
@@ -158,7 +230,7 @@ static bool calls_are_gone(struct listener *listener)
 static bool all_is_gone(struct listener *listener)
 {
     for (int role = 0; role < GRPC_ROLES_COUNT; role++)
-        if (!rpc_server_is_drained(listener->servers[role]))
+        if (listener->servers[role] && !rpc_server_is_drained(listener->servers[role]))
             return false;
     return calls_are_gone(listener);
 }
@@ -191,18 +263,20 @@ static void grpc_drain(struct listener *listener, uint64_t deadline_ns)
     grpc_accept_stop(listener->accept);
     listener->accept = NULL;
     /* The paths go at once: who comes now learns it now, and does not wait in a backlog. */
-    for (int role = 0; role < GRPC_ROLES_COUNT; role++)
+    for (int role = 0; role < GRPC_SOCKETS_COUNT; role++)
         unix_socket_close(&listener->sockets[role]);
     if (!wait_for(listener, calls_are_gone, deadline_ns))
         log_warning("the time to drain is over: %u calls are cancelled",
                     rpc_calls_count(listener->rpc));
     for (int role = 0; role < GRPC_ROLES_COUNT; role++)
-        rpc_server_drain(listener->servers[role]);
+        if (listener->servers[role])
+            rpc_server_drain(listener->servers[role]);
     if (calls_are_gone(listener) &&
         wait_for(listener, all_is_gone, clock_now_ns() + GOAWAY_WAIT_NS))
         return;
     for (int role = 0; role < GRPC_ROLES_COUNT; role++)
-        rpc_server_cancel(listener->servers[role]);
+        if (listener->servers[role])
+            rpc_server_cancel(listener->servers[role]);
     wait_for(listener, all_is_gone, clock_now_ns() + CANCEL_WAIT_NS);
 }
 
@@ -221,6 +295,7 @@ static void grpc_close(struct listener *listener)
         if (listener->lanes[i].outlet_open)
             outlet_close(&listener->lanes[i].outlet);
     grpc_peers_close(listener->peers);
+    tls_files_close(listener->tls);
     sockets_close(listener);
     free(listener);
 }
@@ -240,5 +315,6 @@ const struct listener_ops listener_grpc = {
     .start = grpc_start,
     .drain = grpc_drain,
     .close = grpc_close,
+    .turn = grpc_turn,
     .is_healthy = grpc_is_healthy,
 };

@@ -3,7 +3,8 @@
  *
  *     grpc_listener.c    opens, starts, drains and closes it (listener.h)
  *     grpc_accept.c      takes connections and knows who they are
- *     grpc_server.c      the library's calls and queues
+ *     grpc_server.c, grpc_call.c, grpc_tls.c  the library's queues, calls and credentials
+ *     grpc_identity.c    who a client over TCP is
  *     grpc_calls.c       a call from its first byte to its last; which method is handled by whom
  *     grpc_generate.c, grpc_inference.c, grpc_admin.c, grpc_health.c, grpc_reflection.c  methods
  *
@@ -20,6 +21,8 @@
 #include "daemon/grpc_peers.h"
 #include "daemon/grpc_server.h"
 #include "daemon/listener.h"
+#include "daemon/tcp_socket.h"
+#include "daemon/tls_files.h"
 #include "daemon/unix_socket.h"
 
 /* Calls beyond the generate requests that may be open: health, status, tokenizing. */
@@ -28,7 +31,9 @@
 /* What unpacked messages may hold all together, in messages of the largest size. */
 #define MEMORY_MESSAGES_MAX 64
 
-enum grpc_role { GRPC_PUBLIC = 0, GRPC_OPERATOR, GRPC_ROLES_COUNT };
+/* The two unix sockets, then what has none: TCP, which offers what the public socket does. */
+enum grpc_role { GRPC_PUBLIC = 0, GRPC_OPERATOR, GRPC_SOCKETS_COUNT, GRPC_TCP = GRPC_SOCKETS_COUNT,
+                 GRPC_ROLES_COUNT };
 
 struct grpc_lane {
     struct listener *listener;
@@ -39,10 +44,14 @@ struct grpc_lane {
 struct listener {
     struct front *front;
     int claim_fd; /* of the runtime directory */
-    struct unix_socket sockets[GRPC_ROLES_COUNT];
+    struct unix_socket sockets[GRPC_SOCKETS_COUNT];
+    struct tcp_addresses addresses; /* none: no TCP, and the next two are unused */
+    struct tls_files *tls;
+    struct tcp_guard guard;
+    uint64_t turned_ns;
     struct grpc_peers *peers;
     struct rpc *rpc;
-    struct rpc_server *servers[GRPC_ROLES_COUNT];
+    struct rpc_server *servers[GRPC_ROLES_COUNT]; /* TCP: NULL without addresses */
     struct grpc_accept *accept;
     bool started, drained;
     _Atomic size_t memory_bytes; /* of unpacked messages, all calls */

@@ -1,5 +1,6 @@
 /*
- * grpc_server: the one door to the gRPC library. No other file of the daemon includes its headers.
+ * grpc_server: the one door to the gRPC library. Behind it are grpc_server.c, grpc_call.c and
+ * grpc_tls.c; no other file of the daemon includes the library's headers.
  *
  * Names start with rpc_ because the library owns grpc_. Parts:
  *
@@ -44,6 +45,7 @@
 struct rpc;
 struct rpc_queue;
 struct rpc_server;
+struct tls_files;
 
 /* The codes of gRPC, by their public numbers. */
 enum rpc_code {
@@ -95,6 +97,10 @@ struct rpc_options {
     uint32_t message_max_bytes;
     uint32_t connection_streams_max;
     uint64_t stall_timeout_ns;
+    uint64_t keepalive_time_ns, keepalive_timeout_ns, ping_interval_min_ns;
+    uint64_t connection_idle_max_ns, connection_age_max_ns; /* 0: no end */
+    uint64_t connection_age_grace_ns;
+    uint64_t handshake_timeout_ns;
     const struct rpc_callbacks *callbacks; /* static storage */
     void *const *above;                    /* [queues_count], see rpc_queue_above; outlives */
 };
@@ -113,6 +119,11 @@ enum status rpc_start(struct rpc *rpc, struct error *error);
 /* A connected, non-blocking stream socket becomes a connection of this server; the descriptor is
  * the library's from here on. Its calls carry its number as `peer_fd`. */
 void rpc_server_connect(struct rpc_server *server, int fd);
+
+/* The library itself listens on "ADDRESS:PORT", with TLS and client certificates; before rpc_start.
+ * `files` outlives the server. IO: it does not. */
+enum status rpc_server_listen(struct rpc_server *server, const char *address,
+                              struct tls_files *files, struct error *error);
 
 /* GOAWAY: no new calls on any connection; those that run go on. */
 void rpc_server_drain(struct rpc_server *server);
@@ -136,6 +147,12 @@ void rpc_queue_wake(struct rpc_queue *queue);
 bool rpc_is_healthy(struct rpc *rpc, uint64_t now_ns, uint64_t limit_ns);
 
 /* ---- a call; its queue's thread only ---- */
+
+/* What the peer's certificate says, if it has shown one: SPIFFE id, common names, alternative
+ * names, in this order, then the certificate itself in PEM. */
+enum rpc_peer_kind { RPC_PEER_NAME, RPC_PEER_CERTIFICATE };
+typedef void rpc_peer_fn(void *context, enum rpc_peer_kind kind, struct span value);
+void rpc_call_peer_each(const struct rpc_call *call, rpc_peer_fn *each, void *context);
 
 /* Waits for one message: `received` follows. One at a time. */
 void rpc_call_read(struct rpc_call *call);

@@ -20,6 +20,8 @@ struct listener_ops {
     enum status (*start)(struct listener *listener, struct error *error);
     void (*drain)(struct listener *listener, uint64_t deadline_ns);
     void (*close)(struct listener *listener);
+    /* Now and then, from the control thread: files that have changed; `reload`: look at once. */
+    void (*turn)(struct listener *listener, bool reload);
     /* For the watchdog: every thread of it has turned within the last `limit_ns`. */
     bool (*is_healthy)(struct listener *listener, uint64_t now_ns, uint64_t limit_ns);
 };

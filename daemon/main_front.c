@@ -29,7 +29,7 @@ struct arguments {
 static void usage(FILE *out)
 {
     fprintf(out, "usage: galerned [--config FILE] [--check-config] [--print-config]\n"
-                 "Serves language models over gRPC on unix sockets.\n"
+                 "Serves language models over gRPC on unix sockets and, with TLS, on TCP.\n"
                  "  --config FILE    configuration; default " CONFIG_DEFAULT "\n"
                  "  --check-config   read it, say what is wrong, exit 0 or 1\n"
                  "  --print-config   print a commented sample configuration\n"
@@ -152,6 +152,7 @@ static int control_run(struct control *control, const sigset_t *signals)
         struct timespec tick = {
             .tv_nsec = (long)(control->ready_said ? TICK_SERVING_NS : TICK_STARTING_NS)};
         int number = sigtimedwait(signals, NULL, &tick);
+        listener_grpc.turn(control->listener, number == SIGHUP);
         if (number == SIGTERM || number == SIGINT) {
             log_info("%s: draining", number == SIGTERM ? "SIGTERM" : "SIGINT");
             return 0;

@@ -3,12 +3,12 @@
  *
  * Included by the one file of each side that knows gRPC (daemon/grpc_server.c,
  * admin/grpc_client.c). Every row is an integer option; what depends on the configuration
- * (message size, streams of a connection) is added by the server itself.
+ * (sizes, keepalive, ages) is added by the server itself.
  *
  * Compression is off on both sides: the library checks the size limit only after it has unpacked,
- * so a small message could become a huge one. Pings: a peer that froze is found by a ping each
- * KEEPALIVE_TIME_MS and dropped when it does not answer; a client may ping every
- * PING_INTERVAL_MIN_MS, also while it waits for a first token, without being cut off for it.
+ * so a small message could become a huge one. Pings: a peer that froze is found by a ping now and
+ * then and dropped when it does not answer; a client may ping the server, too, also while it waits
+ * for a first token, without being cut off for it.
  */
 #pragma once
 
@@ -19,7 +19,6 @@
 #define CHANNEL_METADATA_MAX_BYTES (16 * 1024)
 #define CHANNEL_KEEPALIVE_TIME_MS 30000
 #define CHANNEL_KEEPALIVE_TIMEOUT_MS 20000
-#define CHANNEL_PING_INTERVAL_MIN_MS 5000
 #define CHANNEL_CLIENT_MESSAGE_MAX_BYTES (64 * 1024 * 1024)
 
 struct channel_option {
@@ -38,11 +37,8 @@ static inline grpc_arg channel_arg(struct channel_option option)
 static const struct channel_option channel_options_server[] = {
     {GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1}, /* identity only */
     {GRPC_ARG_MAX_METADATA_SIZE, CHANNEL_METADATA_MAX_BYTES},
-    {GRPC_ARG_KEEPALIVE_TIME_MS, CHANNEL_KEEPALIVE_TIME_MS},
-    {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, CHANNEL_KEEPALIVE_TIMEOUT_MS},
     {GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1},
     {GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0}, /* 0: our own pings are not rationed */
-    {GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, CHANNEL_PING_INTERVAL_MIN_MS},
     {GRPC_ARG_ALLOW_REUSEPORT, 0},
     {GRPC_ARG_ENABLE_CHANNELZ, 0},
     {GRPC_ARG_MAX_CHANNEL_TRACE_EVENT_MEMORY_PER_NODE, 0},

@@ -27,7 +27,8 @@ def make_stubs() -> None:
         raise RuntimeError("grpc_python_plugin is missing: install protobuf-compiler-grpc")
     sets = [(ROOT / "proto", ["galerne/v1/inference.proto", "galerne/admin/v1/admin.proto"]),
             (ROOT / "proto/google", ["rpc/status.proto", "rpc/error_details.proto"]),
-            (GRPC_PROTO / "grpc", ["health/v1/health.proto", "reflection/v1/reflection.proto"])]
+            (GRPC_PROTO / "grpc", ["health/v1/health.proto", "reflection/v1/reflection.proto",
+                                   "reflection/v1alpha/reflection.proto"])]
     for include, names in sets:
         subprocess.run(["protoc", "-I", str(include), f"--python_out={STUBS}",
                         f"--grpc_python_out={STUBS}", f"--plugin=protoc-gen-grpc_python={plugin}",
@@ -50,6 +51,14 @@ def daemon():
     """The daemon that most tests share: two tiny models, two listener threads."""
     with Daemon() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """Certificates by tests/e2e/make_ca; tests change copies only."""
+    folder = tmp_path_factory.mktemp("ca")
+    subprocess.run([pathlib.Path(__file__).parent / "make_ca", folder], check=True)
+    return folder
 
 
 @pytest.fixture

@@ -141,6 +141,19 @@ void rpc_call_finish(struct rpc_call *call, const ProtobufCMessage *last,
     rpc->details_bytes = ending->details.size_bytes;
 }
 
+void rpc_call_cancel(struct rpc_call *call, const struct rpc_ending *ending)
+{
+    struct fake_rpc_call *rpc = fake_of(call);
+    rpc->code = ending->code;
+    snprintf(rpc->message, sizeof rpc->message, "%s", ending->message ? ending->message : "");
+    rpc->cancelled = true;
+}
+
+void rpc_call_peer_each(const struct rpc_call *call, rpc_peer_fn *each, void *context)
+{
+    each(context, RPC_PEER_NAME, span_of(fake.peer_name));
+}
+
 void rpc_call_release(struct rpc_call *call)
 {
     CHECK(!fake_of(call)->released);
@@ -160,6 +173,7 @@ void fake_open(void)
     struct error error;
     memset(&fake, 0, sizeof fake);
     fake.state = FRONT_READY;
+    fake.peer_name = "someone";
     fake.config.requests_max = 4;
     fake.config.message_max_bytes = 65536;
     fake.config.n_models = 2;

@@ -28,7 +28,7 @@ struct engine {
 /* What the library was told, by call. */
 struct fake_rpc_call {
     struct rpc_call call; /* first */
-    bool reading, sending, finished, released;
+    bool reading, sending, finished, released, cancelled;
     uint32_t reads;
     uint32_t n_sent;
     uint8_t *sent[FAKE_SENT_MAX]; /* packed */
@@ -49,6 +49,7 @@ struct fake {
     uint32_t n_submitted;
     struct request *submitted[FAKE_SUBMITTED_MAX];
     uint32_t logged;
+    const char *peer_name; /* of every certificate over TCP */
     uint32_t cancels, stop_cancels;
     uint32_t queue_wakes;
 };
