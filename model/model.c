@@ -285,7 +285,7 @@ static void batch_add(struct model *m, const struct step_row *row)
     b->sampled_positions[j] = end;
     b->sampled_slots[j] = row->slot;
     b->sampled_places[j] = continues ? row->slot : m->limits.slots_max + j;
-    b->prompt_tokens[j] = slot->prompt_tokens;
+    b->prompt_tokens[j] = u32_min(slot->prompt_tokens, end); /* a row may end within it */
     b->params[j] = slot->sampling;
 }
 
