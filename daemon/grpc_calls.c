@@ -18,7 +18,7 @@
 static const struct call_handler *const handlers[] = {
     &call_generate,     &call_tokenize,     &call_detokenize, &call_count_tokens,
     &call_list_models,  &call_get_model,    &call_embed,      &call_status,
-    &call_health_check, &call_health_watch, &call_reflection,
+    &call_health_check, &call_health_watch, &call_reflection, &call_reflection_alpha,
 };
 
 static const struct call_handler *handler_find(const struct service_method *method)

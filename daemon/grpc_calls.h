@@ -78,4 +78,4 @@ void call_finish(struct call *call, const ProtobufCMessage *last, const struct e
 /* The handlers; one per method of the service table. */
 extern const struct call_handler call_generate, call_tokenize, call_detokenize, call_count_tokens,
     call_list_models, call_get_model, call_embed, call_status, call_health_check, call_health_watch,
-    call_reflection;
+    call_reflection, call_reflection_alpha;

@@ -1,5 +1,6 @@
 /*
- * grpc.reflection.v1.ServerReflection: the contract, told by the daemon itself.
+ * grpc.reflection.v1.ServerReflection: the contract, told by the daemon itself. v1alpha is the same
+ * service under an older name, which many tools still ask first.
  *
  * Answers come from the tables that were made of the .proto files at build. Errors about one
  * question are answers too (ErrorResponse); the stream goes on.
@@ -200,6 +201,15 @@ static void reflection_ticked(struct call *call, uint64_t now_ns)
     error_set(&error, STATUS_UNAVAILABLE, "the daemon is stopping");
     call_fail(call, &error);
 }
+
+const struct call_handler call_reflection_alpha = {
+    .path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    .always = true,
+    .start = reflection_start,
+    .ready = reflection_ready,
+    .ticked = reflection_ticked,
+    .half_closed = reflection_half_closed,
+};
 
 const struct call_handler call_reflection = {
     .path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",

@@ -22,7 +22,23 @@ def camel_to_lower(name: str) -> str:
     return out
 
 
+# Messages of the one package have the same fields as those of the other, and are read by its code.
+ALIASES = {"grpc.reflection.v1alpha.": "grpc.reflection.v1."}
+
+
+def alias_check(files: list[pb.FileDescriptorProto]) -> None:
+    """A message and its alias have the same fields, in name, number and type."""
+    fields = {f"{file.package}.{m.name}": {(f.number, f.name, f.type, f.label) for f in m.field}
+              for file in files for m in file.message_type}
+    for old, new in ALIASES.items():
+        for name, rows in fields.items():
+            if name.startswith(old):
+                assert rows == fields[new + name.removeprefix(old)], f"{name} is not {new}'s"
+
+
 def c_descriptor(full_name: str) -> str:
+    for old, new in ALIASES.items():
+        full_name = full_name.replace("." + old, "." + new)
     parts = full_name.lstrip(".").split(".")
     return "__".join(camel_to_lower(p) for p in parts) + "__descriptor"
 
@@ -90,6 +106,7 @@ def file_tables(files: list[pb.FileDescriptorProto]) -> Iterator[str]:
 def main() -> None:
     with open(sys.argv[1], "rb") as f:
         files = list(pb.FileDescriptorSet.FromString(f.read()).file)
+    alias_check(files)
     symbols = sorted((name, i) for i, file in enumerate(files) for name in file_symbols(file))
     names = [name for name, _ in symbols]
     assert len(names) == len(set(names)), "a symbol is defined twice"
@@ -97,7 +114,7 @@ def main() -> None:
 
     lines = ["/* Made by service_table.py from the .proto files. */",
              '#include "proto/service_table.h"']
-    lines += sorted(f'#include "{header_of(file.name)}"' for file in files if file.service)
+    lines += sorted({f'#include "{header_of(file.name)}"' for file in files if file.service})
     lines += ["", "const struct service_method service_methods[] = {", *methods, "};",
               f"const uint32_t service_methods_count = {len(methods)};", "", *file_tables(files),
               "const struct proto_symbol proto_symbols[] = {",

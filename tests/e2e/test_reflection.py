@@ -1,7 +1,9 @@
-"""grpc.reflection.v1: a client that knows nothing learns all of it."""
+"""grpc.reflection, v1 and v1alpha: a client that knows nothing learns all of it."""
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from reflection.v1 import reflection_pb2
+from reflection.v1alpha import reflection_pb2 as alpha_pb2
+from reflection.v1alpha import reflection_pb2_grpc as alpha_grpc
 
 Request = reflection_pb2.ServerReflectionRequest
 
@@ -17,7 +19,7 @@ def services(daemon, socket):
 
 def test_services_by_socket(daemon):
     public = ["galerne.v1.Inference", "grpc.health.v1.Health",
-              "grpc.reflection.v1.ServerReflection"]
+              "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
     assert services(daemon, "galerne.sock") == public
     assert sorted(services(daemon, "admin.sock")) == sorted([*public, "galerne.admin.v1.Admin"])
 
@@ -71,7 +73,20 @@ def test_errors_are_answers(daemon):
     assert [a.error_response.error_code for a in answers[:5]] == [5, 5, 5, 5, 3]
     assert "no.such.Symbol" in answers[0].error_response.error_message
     assert answers[5].all_extension_numbers_response.base_type_name == "galerne.v1.Token"
-    assert len(answers[6].list_services_response.service) == 3
+    assert len(answers[6].list_services_response.service) == 4
+
+
+def test_v1alpha_says_the_same(daemon):
+    stub = alpha_grpc.ServerReflectionStub(daemon.channel())
+    questions = [{"list_services": "*"}, {"file_containing_symbol": "galerne.v1.Inference"},
+                 {"file_by_filename": "grpc/reflection/v1alpha/reflection.proto"},
+                 {"file_containing_symbol": "no.such.Symbol"}, {}]
+    asked = iter([alpha_pb2.ServerReflectionRequest(host="h", **q) for q in questions])
+    answers = list(stub.ServerReflectionInfo(asked, timeout=5))
+    plain = ask(daemon, *[Request(host="h", **q) for q in questions])
+    assert len(answers) == len(questions)
+    assert [a.SerializeToString() for a in answers] == [a.SerializeToString() for a in plain]
+    assert files_of(answers[2])[0].package == "grpc.reflection.v1alpha"
 
 
 def test_stream_without_a_question(daemon):
