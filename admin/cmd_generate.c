@@ -8,19 +8,26 @@
 #include "proto/inference.pb-c.h"
 
 #define TOKEN_IDS_MAX 65536
+#define LOGIT_BIASES_MAX 300
 
 static struct {
     const char *model;
     const char *system;
     const char *token_ids;
+    const char *logit_bias;
     const char *request_id;
     struct option_texts stops;
-    double temperature, top_p;
+    double temperature, top_p, min_p;
+    double repetition_penalty, presence_penalty, frequency_penalty;
     uint64_t seed;
-    uint32_t top_k, max_tokens, logprobs;
-    bool chat, batch, ids, stats;
+    uint32_t top_k, max_tokens, min_tokens, logprobs;
+    bool chat, batch, ids, stats, ignore_eos;
 } wish = {.temperature = NAN,
           .top_p = NAN,
+          .min_p = NAN,
+          .repetition_penalty = NAN,
+          .presence_penalty = NAN,
+          .frequency_penalty = NAN,
           .seed = UINT64_MAX,
           .top_k = UINT32_MAX,
           .logprobs = UINT32_MAX}; /* none of these is a value that a row accepts: not given */
@@ -37,12 +44,29 @@ static const struct option_row rows[] = {
     {"max-tokens", OPTION_U32, AT(max_tokens), .letter = 'n', .value = "N", .min = 1,
      .max = 1u << 24, .fallback_text = "what the context leaves",
      .text = "Most tokens to generate."},
+    {"min-tokens", OPTION_U32, AT(min_tokens), .value = "N", .min = 0, .max = 1u << 24,
+     .fallback_text = "0", .text = "No end token before so many tokens."},
+    {"ignore-eos", OPTION_BOOL, AT(ignore_eos),
+     .text = "The model's own end tokens do not end it."},
     {"temperature", OPTION_REAL, AT(temperature), .letter = 't', .value = "X", .real_min = 0,
      .real_max = 100, .fallback_text = "0, the most probable token", .text = "How much chance."},
     {"top-k", OPTION_U32, AT(top_k), .value = "K", .min = 0, .max = 1u << 24,
      .fallback_text = "0, all", .text = "Draw from the K most probable tokens."},
     {"top-p", OPTION_REAL, AT(top_p), .value = "P", .real_min = 1e-6, .real_max = 1,
      .fallback_text = "1", .text = "Draw from the most probable tokens that together reach P."},
+    {"min-p", OPTION_REAL, AT(min_p), .value = "P", .real_min = 0, .real_max = 1,
+     .fallback_text = "0, all",
+     .text = "Draw from tokens at least P times as probable as the most probable one."},
+    {"repetition-penalty", OPTION_REAL, AT(repetition_penalty), .value = "X", .real_min = 1e-6,
+     .real_max = 10, .fallback_text = "1, off",
+     .text = "Make tokens of the prompt and the output less likely (above 1) or more (below)."},
+    {"presence-penalty", OPTION_REAL, AT(presence_penalty), .value = "X", .real_min = -2,
+     .real_max = 2, .fallback_text = "0", .text = "Off the logit of tokens that the output has."},
+    {"frequency-penalty", OPTION_REAL, AT(frequency_penalty), .value = "X", .real_min = -2,
+     .real_max = 2, .fallback_text = "0",
+     .text = "Off the logit of tokens for each time that the output has them."},
+    {"logit-bias", OPTION_TEXT, AT(logit_bias), .value = "ID=X,ID=X",
+     .text = "Add X (-100 to 100) to the logits of these tokens; up to 300."},
     {"seed", OPTION_U64, AT(seed), .value = "N", .min = 0, .max = UINT64_MAX - 1,
      .fallback_text = "drawn by the daemon", .text = "The same seed gives the same tokens."},
     {"stop", OPTION_TEXTS, AT(stops), .value = "TEXT",
@@ -186,9 +210,69 @@ static int ids_parse(const char *text, Galerne__V1__TokenIds *ids)
     }
 }
 
+/* What --logit-bias says. */
+static struct {
+    size_t n;
+    Galerne__V1__LogitBias items[LOGIT_BIASES_MAX], *rows[LOGIT_BIASES_MAX]; /* [n] */
+} biases;
+
+static int biases_parse(const char *text)
+{
+    for (;; text++) {
+        char *end = NULL;
+        errno = 0;
+        unsigned long long id = strtoull(text, &end, 10);
+        bool good = *text >= '0' && *text <= '9' && !errno && id <= UINT32_MAX && *end == '=';
+        const char *value = good ? end + 1 : text;
+        double bias = good ? strtod(value, &end) : 0;
+        if (!good || end == value || !isfinite(bias) || (*end && *end != ','))
+            return command_misuse(&command_generate,
+                                  "--logit-bias: expected ID=VALUE with commas between, got "
+                                  "\"%.40s\"",
+                                  text);
+        if (biases.n == LOGIT_BIASES_MAX)
+            return command_misuse(&command_generate, "--logit-bias: expected at most %d",
+                                  LOGIT_BIASES_MAX);
+        Galerne__V1__LogitBias *row = &biases.items[biases.n];
+        galerne__v1__logit_bias__init(row);
+        row->id = (uint32_t)id;
+        row->value = (float)bias;
+        biases.rows[biases.n++] = row;
+        text = end;
+        if (!*text)
+            return EXIT_CODE_OK;
+    }
+}
+
+static void penalties_fill(Galerne__V1__Sampling *sampling)
+{
+    if (!isnan(wish.min_p)) {
+        sampling->_min_p_case = GALERNE__V1__SAMPLING___MIN_P_MIN_P;
+        sampling->min_p = (float)wish.min_p;
+    }
+    if (!isnan(wish.repetition_penalty)) {
+        sampling->_repetition_penalty_case =
+            GALERNE__V1__SAMPLING___REPETITION_PENALTY_REPETITION_PENALTY;
+        sampling->repetition_penalty = (float)wish.repetition_penalty;
+    }
+    if (!isnan(wish.presence_penalty)) {
+        sampling->_presence_penalty_case =
+            GALERNE__V1__SAMPLING___PRESENCE_PENALTY_PRESENCE_PENALTY;
+        sampling->presence_penalty = (float)wish.presence_penalty;
+    }
+    if (!isnan(wish.frequency_penalty)) {
+        sampling->_frequency_penalty_case =
+            GALERNE__V1__SAMPLING___FREQUENCY_PENALTY_FREQUENCY_PENALTY;
+        sampling->frequency_penalty = (float)wish.frequency_penalty;
+    }
+}
+
 static void sampling_fill(Galerne__V1__Sampling *sampling, Galerne__V1__GenerateRequest *request)
 {
     request->sampling = sampling;
+    sampling->n_logit_bias = biases.n;
+    sampling->logit_bias = biases.rows;
+    penalties_fill(sampling);
     if (!isnan(wish.temperature)) {
         sampling->_temperature_case = GALERNE__V1__SAMPLING___TEMPERATURE_TEMPERATURE;
         sampling->temperature = (float)wish.temperature;
@@ -213,6 +297,11 @@ static void limits_fill(Galerne__V1__GenerateRequest *request)
         request->_max_tokens_case = GALERNE__V1__GENERATE_REQUEST___MAX_TOKENS_MAX_TOKENS;
         request->max_tokens = wish.max_tokens;
     }
+    if (wish.min_tokens) {
+        request->_min_tokens_case = GALERNE__V1__GENERATE_REQUEST___MIN_TOKENS_MIN_TOKENS;
+        request->min_tokens = wish.min_tokens;
+    }
+    request->ignore_eos = wish.ignore_eos;
     if (wish.logprobs != UINT32_MAX) {
         request->_logprobs_case = GALERNE__V1__GENERATE_REQUEST___LOGPROBS_LOGPROBS;
         request->logprobs = wish.logprobs;
@@ -275,6 +364,8 @@ static int run(const struct common *common, const struct words *words)
             "--token-ids is the whole prompt: no text, --chat or --system beside");
     code = wish.token_ids ? ids_parse(wish.token_ids, &ids)
                           : command_prompt(&command_generate, words, &prompt);
+    if (code == EXIT_CODE_OK && wish.logit_bias)
+        code = biases_parse(wish.logit_bias);
     if (code == EXIT_CODE_OK)
         code = command_model_name(common, wish.model, &model);
     if (code == EXIT_CODE_OK) {

@@ -86,42 +86,119 @@ static enum status prompt_missing(const char *kinds, struct error *error)
 
 /* ---- Generate ---- */
 
-static enum status temperature_decode(const Galerne__V1__Sampling *input,
-                                      struct sample_params *params, struct error *error)
+/* A number of Sampling: left as it is when the caller has not set it. */
+struct real {
+    const char *field, *expected;
+    bool is_set;
+    float value, min, max;
+    bool above_min; /* the minimum itself is out */
+    float *to;
+};
+
+static enum status real_decode(const struct real *real, struct error *error)
 {
-    if (input->_temperature_case != GALERNE__V1__SAMPLING___TEMPERATURE_TEMPERATURE)
+    float value = real->value;
+    if (!real->is_set)
         return STATUS_OK;
-    float t = input->temperature;
-    if (!isfinite(t) || t < 0 || t > DECODE_TEMPERATURE_MAX)
-        return error_field(error, "sampling.temperature", "is %g: expected 0 (greedy) to %g",
-                           (double)t, (double)DECODE_TEMPERATURE_MAX);
-    params->temperature = t == 0 ? 0 : t; /* no negative zero further down */
+    if (!isfinite(value) || value < real->min || value > real->max ||
+        (real->above_min && value == real->min))
+        return error_field(error, real->field, "is %g: expected %s", (double)value, real->expected);
+    *real->to = value == 0 ? 0 : value; /* no negative zero further down */
     return STATUS_OK;
 }
 
-static enum status top_p_decode(const Galerne__V1__Sampling *input, struct sample_params *params,
+static enum status reals_decode(const Galerne__V1__Sampling *input, struct sample_params *params,
                                 struct error *error)
 {
-    params->top_p = 1;
-    if (input->_top_p_case != GALERNE__V1__SAMPLING___TOP_P_TOP_P)
-        return STATUS_OK;
-    if (!isfinite(input->top_p) || input->top_p <= 0 || input->top_p > 1)
-        return error_field(error, "sampling.top_p", "is %g: expected above 0, to 1 (all)",
-                           (double)input->top_p);
-    params->top_p = input->top_p;
+    const struct real table[] = {
+        {"sampling.temperature", "0 (greedy) to 100", input->_temperature_case != 0,
+         input->temperature, 0, DECODE_TEMPERATURE_MAX, false, &params->temperature},
+        {"sampling.top_p", "above 0, to 1 (all)", input->_top_p_case != 0, input->top_p, 0, 1, true,
+         &params->top_p},
+        {"sampling.min_p", "0 (all) to 1", input->_min_p_case != 0, input->min_p, 0, 1, false,
+         &params->min_p},
+        {"sampling.repetition_penalty", "above 0, to 10 (1 is off)",
+         input->_repetition_penalty_case != 0, input->repetition_penalty, 0,
+         DECODE_REPETITION_PENALTY_MAX, true, &params->repetition_penalty},
+        {"sampling.presence_penalty", "-2 to 2 (0 is off)", input->_presence_penalty_case != 0,
+         input->presence_penalty, -DECODE_PENALTY_MAX, DECODE_PENALTY_MAX, false,
+         &params->presence_penalty},
+        {"sampling.frequency_penalty", "-2 to 2 (0 is off)", input->_frequency_penalty_case != 0,
+         input->frequency_penalty, -DECODE_PENALTY_MAX, DECODE_PENALTY_MAX, false,
+         &params->frequency_penalty},
+    };
+    for (size_t i = 0; i < array_count(table); i++) {
+        enum status status = real_decode(&table[i], error);
+        if (status != STATUS_OK)
+            return status;
+    }
     return STATUS_OK;
 }
 
-static enum status sampling_decode(const Galerne__V1__Sampling *input, struct sample_params *params,
-                                   struct error *error)
+static int entry_compare(const void *a, const void *b)
 {
-    if (!input) {
-        params->top_p = 1;
-        return STATUS_OK;
+    uint32_t x = ((const struct sample_entry *)a)->id, y = ((const struct sample_entry *)b)->id;
+    return (x > y) - (x < y);
+}
+
+static enum status bias_decode(const Galerne__V1__LogitBias *input, size_t index, uint32_t vocab,
+                               struct sample_entry *ret_bias, struct error *error)
+{
+    char field[sizeof error->field];
+    if (input->id >= vocab) {
+        snprintf(field, sizeof field, "sampling.logit_bias[%zu].id", index);
+        return error_field(error, field,
+                           "token id %" PRIu32 " is out of range: the model has ids 0 to %" PRIu32,
+                           input->id, vocab - 1);
     }
-    enum status status = temperature_decode(input, params, error);
+    if (!isfinite(input->value) || fabsf(input->value) > DECODE_LOGIT_BIAS_MAX) {
+        snprintf(field, sizeof field, "sampling.logit_bias[%zu].value", index);
+        return error_field(error, field, "is %g: expected -100 to 100", (double)input->value);
+    }
+    *ret_bias = (struct sample_entry){.id = input->id, .value = input->value};
+    return STATUS_OK;
+}
+
+/* Sorted by id, which shows an id that is there twice. */
+static enum status biases_decode(const Galerne__V1__Sampling *input, struct arena *arena,
+                                 struct request *request, struct error *error)
+{
+    size_t n = input->n_logit_bias;
+    if (n == 0)
+        return STATUS_OK;
+    if (n > SAMPLE_BIASES_MAX)
+        return error_field(error, "sampling.logit_bias", "has %zu tokens and may have %d", n,
+                           SAMPLE_BIASES_MAX);
+    struct sample_entry *biases = arena_alloc(arena, n * sizeof *biases);
+    if (!biases)
+        return error_set(error, STATUS_EXHAUSTED, "the call needs more memory than it may");
+    for (size_t i = 0; i < n; i++) {
+        enum status status = bias_decode(input->logit_bias[i], i, request->model->plan.arch.vocab,
+                                         &biases[i], error);
+        if (status != STATUS_OK)
+            return status;
+    }
+    qsort(biases, n, sizeof *biases, entry_compare);
+    for (size_t i = 1; i < n; i++)
+        if (biases[i].id == biases[i - 1].id)
+            return error_field(error, "sampling.logit_bias",
+                               "has token id %" PRIu32 " twice: give one value for each token",
+                               biases[i].id);
+    request->biases = biases;
+    request->sampling.n_biases = (uint32_t)n;
+    return STATUS_OK;
+}
+
+static enum status sampling_decode(const Galerne__V1__Sampling *input, struct arena *arena,
+                                   struct request *request, struct error *error)
+{
+    struct sample_params *params = &request->sampling;
+    params->top_p = 1;
+    if (!input)
+        return STATUS_OK;
+    enum status status = reals_decode(input, params, error);
     if (status == STATUS_OK)
-        status = top_p_decode(input, params, error);
+        status = biases_decode(input, arena, request, error);
     if (status != STATUS_OK)
         return status;
     if (input->_top_k_case == GALERNE__V1__SAMPLING___TOP_K_TOP_K)
@@ -146,6 +223,17 @@ static enum status limits_decode(const Galerne__V1__GenerateRequest *input, stru
                                input->max_tokens, context);
         request->output_tokens_max = input->max_tokens;
     }
+    if (input->_min_tokens_case == GALERNE__V1__GENERATE_REQUEST___MIN_TOKENS_MIN_TOKENS) {
+        uint32_t most = request->output_tokens_max ? request->output_tokens_max
+                                                   : request->model->context_tokens;
+        if (input->min_tokens > most)
+            return error_field(error, "min_tokens",
+                               "is %" PRIu32 ": expected 0 to %" PRIu32 ", which is %s",
+                               input->min_tokens, most,
+                               request->output_tokens_max ? "max_tokens" : "the model's context");
+        request->sampling.min_tokens = input->min_tokens;
+    }
+    request->ignore_eos = input->ignore_eos;
     if (input->_logprobs_case == GALERNE__V1__GENERATE_REQUEST___LOGPROBS_LOGPROBS) {
         if (input->logprobs > TOP_LOGPROBS_MAX)
             return error_field(error, "logprobs", "is %" PRIu32 ": expected 0 to %d",
@@ -265,7 +353,7 @@ enum status decode_generate(struct front *front, const Galerne__V1__GenerateRequ
     if (status == STATUS_OK)
         status = generate_prompt_decode(input, arena, &request->prompt, error);
     if (status == STATUS_OK)
-        status = sampling_decode(input->sampling, &request->sampling, error);
+        status = sampling_decode(input->sampling, arena, request, error);
     if (status == STATUS_OK)
         status = limits_decode(input, request, error);
     if (status == STATUS_OK)

@@ -13,6 +13,9 @@
 
 #define DECODE_CHAT_MESSAGES_MAX 1024
 #define DECODE_TEMPERATURE_MAX 100.0f
+#define DECODE_REPETITION_PENALTY_MAX 10.0f
+#define DECODE_PENALTY_MAX 2.0f /* presence and frequency, both signs */
+#define DECODE_LOGIT_BIAS_MAX 100.0f
 
 /* INVALID (empty) or NOT_FOUND; `field` is what the message calls it. */
 enum status decode_model(struct front *front, const char *field, const char *name,

@@ -104,6 +104,19 @@ def test_generate_passes_every_option_on(daemon):
     shown = [int(line.split()[0]) for line in good(run(daemon, *sampled)).splitlines()]
     assert shown == [t.id for m in expected for t in m.tokens]
 
+    more = ["generate", "-m", "tiny", "-n", "24", "--min-p", "0.02", "--repetition-penalty", "1.3",
+            "--presence-penalty", "-0.5", "--frequency-penalty", "0.25", "--logit-bias",
+            "7=2.5,8=-100", "--min-tokens", "9", "--ignore-eos", "-t", "1", "--seed", "3", "--ids",
+            "hello"]
+    expected = list(daemon.inference().Generate(pb.GenerateRequest(
+        model="tiny", text="hello", max_tokens=24, min_tokens=9, ignore_eos=True,
+        sampling=pb.Sampling(temperature=1, seed=3, min_p=0.02, repetition_penalty=1.3,
+                             presence_penalty=-0.5, frequency_penalty=0.25,
+                             logit_bias=[pb.LogitBias(id=7, value=2.5),
+                                         pb.LogitBias(id=8, value=-100)])), timeout=20))
+    shown = [int(line.split()[0]) for line in good(run(daemon, *more)).splitlines()]
+    assert shown == [t.id for m in expected for t in m.tokens]
+
     lines = good(run(daemon, "generate", "-m", "tiny", "-n", 5, "--logprobs", 3, "hello"))
     for line in lines.splitlines():
         ours, best = line.split("  | ")
@@ -263,6 +276,15 @@ def test_exit_8_time_is_over(daemon):
     (["generate", "-n", "0", "x"], "--max-tokens: expected a whole number from 1"),
     (["generate", "--top-p", "1.5", "x"], "--top-p: expected a number"),
     (["generate", "-t", "nan", "x"], "--temperature: expected a number"),
+    (["generate", "--min-p", "1.5", "x"], "--min-p: expected a number"),
+    (["generate", "--repetition-penalty", "0", "x"], "--repetition-penalty: expected a number"),
+    (["generate", "--logit-bias", "7", "x"], "--logit-bias: expected ID=VALUE"),
+    (["generate", "--logit-bias", "7=", "x"], "--logit-bias: expected ID=VALUE"),
+    (["generate", "--logit-bias", "7=1,", "x"], "--logit-bias: expected ID=VALUE"),
+    (["generate", "--logit-bias", "-7=1", "x"], "--logit-bias: expected ID=VALUE"),
+    (["generate", "--logit-bias", "7=nan", "x"], "--logit-bias: expected ID=VALUE"),
+    (["generate", "--logit-bias", ",".join(f"{i}=1" for i in range(301)), "x"],
+     "--logit-bias: expected at most 300"),
     (["generate", "--token-ids", "1,,2"], "numbers with commas"),
     (["generate", "--token-ids", "1", "x"], "--token-ids is the whole prompt"),
     (["generate", "x"], "name a model with --model, there is more than one: tiny, mix"),

@@ -79,6 +79,144 @@ def test_sampling_seed(daemon):
     assert ids(7) != ids(8)
 
 
+def ids_of(daemon, n=32, text="hello", **fields):
+    return [t.id for t in tokens_of(generate(daemon.inference(), model="tiny", text=text,
+                                             max_tokens=n, **fields))]
+
+
+def logits_of(daemon, ids):
+    """The 20 best of the next token, as log-probabilities: what greedy sampling starts from."""
+    messages = generate(daemon.inference(), model="tiny", token_ids=pb.TokenIds(ids=ids),
+                        max_tokens=1, logprobs=20)
+    return {t.id: t.logprob for t in tokens_of(messages)[0].top_logprobs}
+
+
+def greedy_with(daemon, sampling, change, n=12):
+    """Greedy, one token after the other, from log-probabilities that `change` adjusts: adding to
+    all logits alike changes no choice, so this is right for what is added, not for what is
+    multiplied."""
+    prompt = list(daemon.inference().Tokenize(pb.TokenizeRequest(model="tiny", text="hello"),
+                                              timeout=5).ids)
+    out = []
+    for _ in range(n):
+        best = {id: change(id, value, out) for id, value in logits_of(daemon, prompt + out).items()}
+        out.append(max(best, key=lambda id: (best[id], -id)))
+    assert ids_of(daemon, n, sampling=sampling) == out
+    return out
+
+
+def test_presence_and_frequency_penalties(daemon):
+    # A negative presence makes tokens come again, so that the frequency has something to count.
+    runs = [greedy_with(daemon, pb.Sampling(presence_penalty=presence, frequency_penalty=frequency),
+                        lambda id, value, out: value - presence * (id in out)
+                        - frequency * out.count(id))
+            for presence, frequency in ((1.75, 0), (0, 1.25), (-2, 0), (-2, 0.75), (-2, 1.5))]
+    assert len({tuple(run) for run in runs}) >= 3
+
+
+def test_repetition_penalty(daemon):
+    free = ids_of(daemon, 40)
+    rare = ids_of(daemon, 40, sampling=pb.Sampling(repetition_penalty=10))
+    often = ids_of(daemon, 40, sampling=pb.Sampling(repetition_penalty=0.05))
+    assert ids_of(daemon, 40, sampling=pb.Sampling(repetition_penalty=1)) == free
+    assert len(set(rare)) > len(set(often))
+    # The prompt counts as well: what it has is not said again, or is said at once.
+    prompt = daemon.inference().Tokenize(pb.TokenizeRequest(model="tiny", text="hello"),
+                                         timeout=5).ids
+    assert rare[0] not in prompt
+    assert often[0] in prompt
+
+
+def test_logit_bias(daemon):
+    free = ids_of(daemon)
+    forced = (free[0] + 1) % 320
+    bias = [pb.LogitBias(id=forced, value=100)]
+    assert ids_of(daemon, sampling=pb.Sampling(logit_bias=bias)) == [forced] * 32
+    # A forbidden token is replaced by the next best; what has no bias stays as it is.
+    best = sorted(logits_of(daemon, daemon.inference().Tokenize(
+        pb.TokenizeRequest(model="tiny", text="hello"), timeout=5).ids).items(),
+        key=lambda item: -item[1])
+    bias = [pb.LogitBias(id=best[0][0], value=-100), pb.LogitBias(id=best[1][0], value=0)]
+    assert ids_of(daemon, 1, sampling=pb.Sampling(logit_bias=bias)) == [best[1][0]]
+    all_300 = [pb.LogitBias(id=i, value=-100) for i in range(300)]
+    assert min(ids_of(daemon, sampling=pb.Sampling(logit_bias=all_300, temperature=5))) >= 300
+
+
+def test_min_p(daemon):
+    only_best = pb.Sampling(temperature=5, min_p=1, seed=3)
+    assert ids_of(daemon, sampling=only_best) == ids_of(daemon)
+    assert ids_of(daemon, sampling=pb.Sampling(temperature=5, min_p=0, seed=3)) == ids_of(
+        daemon, sampling=pb.Sampling(temperature=5, seed=3))
+    # Of 60 draws at 0.5 none is less than half as probable as the best (at temperature 1).
+    messages = generate(daemon.inference(), model="tiny", text="hello", max_tokens=60, logprobs=1,
+                        sampling=pb.Sampling(temperature=1, min_p=0.5, seed=4))
+    gaps = [t.top_logprobs[0].logprob - t.logprob for t in tokens_of(messages)]
+    assert max(gaps) <= 0.6932 and max(gaps) > 0
+
+
+def test_logprobs_are_the_models_own(daemon):
+    sampling = pb.Sampling(temperature=0.7, min_p=0.2, repetition_penalty=1.5, presence_penalty=1,
+                           logit_bias=[pb.LogitBias(id=7, value=3)], seed=5)
+    messages = generate(daemon.inference(), model="tiny", text="hello", max_tokens=8, logprobs=20,
+                        sampling=sampling)
+    ids = list(daemon.inference().Tokenize(pb.TokenizeRequest(model="tiny", text="hello"),
+                                           timeout=5).ids)
+    for token in tokens_of(messages):
+        assert {t.id: t.logprob for t in token.top_logprobs} == logits_of(daemon, ids)
+        ids.append(token.id)
+
+
+def test_min_tokens_holds_stop_ids_back(daemon):
+    free = ids_of(daemon, 40)
+    wanted = next(id for i, id in enumerate(free) if i > 3 and free.index(id) == i)
+    first = free.index(wanted)
+    for minimum in (0, first, first + 1, 30):
+        messages = generate(daemon.inference(), model="tiny", text="hello", max_tokens=40,
+                            stop_token_ids=[wanted], min_tokens=minimum)
+        ids = [t.id for t in tokens_of(messages)]
+        # `first` tokens come before it: a minimum of that many lets it through.
+        assert (ids == free[:first + 1]) == (minimum <= first)
+        assert wanted not in ids[:minimum]
+        assert len(ids) > minimum or len(ids) == 40
+
+
+def test_end_tokens_and_ignore_eos(daemon):
+    end = daemon.inference().GetModel(pb.GetModelRequest(name="tiny"), timeout=5).model
+    end = end.end_token_ids[0]
+    force = pb.Sampling(logit_bias=[pb.LogitBias(id=end, value=100)])
+    stopped = generate(daemon.inference(), model="tiny", text="hello", max_tokens=20,
+                       sampling=force)
+    assert [t.id for t in tokens_of(stopped)] == [end]
+    assert stopped[-1].choices[0].finish_reason == pb.FINISH_REASON_STOP
+    ignored = generate(daemon.inference(), model="tiny", text="hello", max_tokens=20,
+                       sampling=force, ignore_eos=True)
+    assert [t.id for t in tokens_of(ignored)] == [end] * 20
+    assert ignored[-1].choices[0].finish_reason == pb.FINISH_REASON_LENGTH
+    held = generate(daemon.inference(), model="tiny", text="hello", max_tokens=20,
+                    sampling=force, min_tokens=5)
+    ids = [t.id for t in tokens_of(held)]
+    assert ids[5:] == [end] and end not in ids[:5]
+    assert ids[:5] == ids_of(daemon, 5, sampling=pb.Sampling(
+        logit_bias=[pb.LogitBias(id=end, value=-100)]))
+    # A stop id of the caller's ends it all the same.
+    both = generate(daemon.inference(), model="tiny", text="hello", max_tokens=20, sampling=force,
+                    ignore_eos=True, stop_token_ids=[end])
+    assert [t.id for t in tokens_of(both)] == [end]
+
+
+def test_every_parameter_at_once_is_the_same_again(daemon):
+    sampling = pb.Sampling(temperature=1.1, top_k=60, top_p=0.97, min_p=0.01, seed=11,
+                           repetition_penalty=1.2, presence_penalty=0.3, frequency_penalty=0.2,
+                           logit_bias=[pb.LogitBias(id=i, value=i / 50 - 1) for i in range(99)])
+
+    def one(_):
+        return ids_of(daemon, 48, sampling=sampling, min_tokens=10, stop_token_ids=[3, 4])
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(one, range(8)))
+    assert all(run == runs[0] for run in runs)
+
+
 def test_no_seed_is_a_drawn_seed(daemon):
     stub = daemon.inference()
     runs = {tuple(t.id for t in tokens_of(generate(stub, model="tiny", text="hello", max_tokens=32,
