@@ -70,6 +70,15 @@ enum status runtime_claim(const char *directory, int *ret_fd, struct error *erro
     if (fd < 0)
         return error_set(error, errno == ENOTDIR ? STATUS_INVALID : STATUS_IO, "runtime_dir %s: %s",
                          directory, strerror(errno));
+    /* A directory that somebody else made (in /tmp, say) is his to change under us. */
+    struct stat owner;
+    if (fstat(fd, &owner) != 0 || (owner.st_uid != geteuid() && owner.st_uid != 0)) {
+        close(fd);
+        return error_set(error, STATUS_DENIED,
+                         "runtime_dir %s belongs to another user: remove it, or set runtime_dir to "
+                         "a directory of your own",
+                         directory);
+    }
     if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         int reason = errno;
         close(fd);
