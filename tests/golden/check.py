@@ -24,11 +24,16 @@ class Network:
 
     def __init__(self, folder: Path):
         self.config = json.loads((folder / "config.json").read_text())
-        with safe_open(folder / "model.safetensors", "pt") as file:
-            self.weights = {k: file.get_tensor(k).double().numpy() for k in file.keys()}
+        self.weights = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                self.weights |= {k: file.get_tensor(k).double().numpy() for k in file.keys()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.weights[name + ".weight"]
+
+    def linear(self, x, name: str):
+        return x @ self[name].T + self.weights.get(name + ".bias", 0.0)
 
     def norm(self, x, name: str):
         return (
@@ -37,19 +42,22 @@ class Network:
 
     def attention(self, x, name: str):
         c, n = self.config, len(x)
-        heads, kv_heads, dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
-        part = lambda which, count: (x @ self[f"{name}.{which}_proj"].T).reshape(n, count, dim)
+        heads, kv_heads = c["num_attention_heads"], c["num_key_value_heads"]
+        dim = c["head_dim"] or c["hidden_size"] // heads
+        part = lambda which, count: self.linear(x, f"{name}.{which}_proj").reshape(n, count, dim)
         q, k = rotate(part("q", heads), c), rotate(part("k", kv_heads), c)
         k, v = (a.repeat(heads // kv_heads, axis=1) for a in (k, part("v", kv_heads)))
         scores = np.einsum("thd,shd->hts", q, k) / np.sqrt(dim)
         scores[:, np.triu(np.ones((n, n), bool), 1)] = -np.inf
+        if c.get("sliding_window"):
+            scores[:, np.tril(np.ones((n, n), bool), -c["sliding_window"])] = -np.inf
         mixed = np.einsum("hts,shd->thd", softmax(scores), v).reshape(n, heads * dim)
-        return mixed @ self[f"{name}.o_proj"].T
+        return self.linear(mixed, f"{name}.o_proj")
 
     def gated(self, x, name: str, parts: tuple[str, str, str]):
-        gate, up, down = (self[f"{name}.{part}"] for part in parts)
-        z = x @ gate.T
-        return (z / (1 + np.exp(-z)) * (x @ up.T)) @ down.T
+        gate, up, down = (f"{name}.{part}" for part in parts)
+        z = self.linear(x, gate)
+        return self.linear(z / (1 + np.exp(-z)) * self.linear(x, up), down)
 
     def experts(self, x, name: str):
         share = softmax(x @ self[name + ".gate"].T)
@@ -81,10 +89,29 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
+def speeds(config: dict, dim: int):
+    """How fast each pair of a head turns, in radians a position."""
+    rope = config.get("rope_parameters") or config["rope_scaling"] | {
+        "rope_type": config["rope_scaling"]["type"],
+        "rope_theta": config["rope_theta"],
+    }
+    speed = rope["rope_theta"] ** (-np.arange(0, dim, 2) / dim)
+    if rope["rope_type"] == "linear":
+        return speed / rope["factor"]
+    if rope["rope_type"] == "llama3":
+        wave, old = 2 * np.pi / speed, rope["original_max_position_embeddings"]
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        smooth = (old / wave - low) / (high - low)
+        between = (1 - smooth) * speed / rope["factor"] + smooth * speed
+        slow, fast = wave > old / low, wave < old / high
+        return np.where(slow, speed / rope["factor"], np.where(fast, speed, between))
+    return speed
+
+
 def rotate(x, config: dict):
     """Rotary positions: the first half of a head turns against the second half."""
     n, _, dim = x.shape
-    speed = config["rope_parameters"]["rope_theta"] ** (-np.arange(0, dim, 2) / dim)
+    speed = speeds(config, dim)
     angle = (np.arange(n)[:, None] * speed)[:, None]
     a, b = x[..., : dim // 2], x[..., dim // 2 :]
     return np.concatenate(
