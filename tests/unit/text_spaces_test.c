@@ -135,85 +135,84 @@ static void test_metaspace(void **state)
     tokenizer_close(tokenizer);
 }
 
+static const struct {
+    struct parts parts;
+    enum status status;
+    const char *says;
+} refused_json[] = {
+    {{.normalizer = PREPEND}, STATUS_UNSUPPORTED, "a normalizer without Replace"},
+    {{.normalizer = SEQUENCE("normalizers", REPLACE "," REPLACE)},
+     STATUS_UNSUPPORTED,
+     "normalizers[1].type: Replace"},
+    {{.normalizer = SEQUENCE("normalizers", "{\"type\":\"NFKC\"}")},
+     STATUS_UNSUPPORTED,
+     "normalizers[0].type: NFKC"},
+    {{.normalizer = SEQUENCE("normalizers", "4")}, STATUS_INVALID, "normalizers[0]: expected"},
+    {{.normalizer = SEQUENCE("steps", "")}, STATUS_INVALID, "normalizer.normalizers"},
+    {{.normalizer = BACK}, STATUS_UNSUPPORTED, "normalizer.pattern"},
+    {{.normalizer = SEQUENCE("normalizers", "{\"type\":\"Prepend\",\"prepend\":\"x\"}," REPLACE)},
+     STATUS_UNSUPPORTED,
+     "prepend: x"},
+    {{.pre_tokenizer = METASPACE("")}, STATUS_UNSUPPORTED, "Metaspace after a normalizer"},
+    {{.pre_tokenizer = "{\"type\":\"Digits\",\"individual_digits\":true}"},
+     STATUS_UNSUPPORTED,
+     "pre_tokenizer: one beside"},
+    {{.normalizer = "null", .pre_tokenizer = "{\"type\":\"Metaspace\",\"replacement\":\"_\"}"},
+     STATUS_UNSUPPORTED,
+     "replacement: _"},
+    {{.normalizer = "null", .pre_tokenizer = METASPACE(",\"prepend_scheme\":\"last\"")},
+     STATUS_UNSUPPORTED,
+     "prepend_scheme: last"},
+    {{.normalizer = "null", .pre_tokenizer = METASPACE(",\"add_prefix_space\":true")},
+     STATUS_UNSUPPORTED,
+     "add_prefix_space"},
+    {{.normalizer = "null", .pre_tokenizer = METASPACE(",\"split\":1")},
+     STATUS_INVALID,
+     "pre_tokenizer.split"},
+    {{.decoder = "null"}, STATUS_INVALID, "decoder: expected an object"},
+    {{.decoder = "{\"type\":\"Metaspace\"}"}, STATUS_UNSUPPORTED, "decoder.type: Metaspace"},
+    {{.decoder = SEQUENCE("decoders", BACK ",{\"type\":\"Fuse\"}")},
+     STATUS_UNSUPPORTED,
+     "one without ByteFallback"},
+    {{.decoder = SEQUENCE("decoders", "{\"type\":\"Fuse\"}," BACK)},
+     STATUS_UNSUPPORTED,
+     "decoders[1].type: Replace"},
+    {{.decoder = SEQUENCE("decoders", BACK ",{\"type\":\"ByteFallback\"}," STRIP)},
+     STATUS_UNSUPPORTED,
+     "without Replace or Fuse"},
+    {{.decoder = SEQUENCE("decoders", BACK ",{\"type\":\"Fuse\"},{\"type\":\"Strip\","
+                                           "\"content\":\" \",\"start\":2,\"stop\":0}")},
+     STATUS_UNSUPPORTED,
+     "decoders[2].type: this Strip"},
+    {{.decoder = SEQUENCE("decoders", "{\"type\":\"CTC\"}")}, STATUS_UNSUPPORTED, "CTC"},
+    {{.bytes_missing = 1}, STATUS_UNSUPPORTED, "without a token <0x00>"},
+    {{.model = ",\"byte_fallback\":true,\"ignore_merges\":true"},
+     STATUS_UNSUPPORTED,
+     "ignore_merges"},
+    {{.vocab = ",\" \":300,\"d\":300"}, STATUS_INVALID, "token id 300 is there twice"},
+    {{.added = ",{\"id\":300,\"content\":\"<t>\",\"special\":false,\"normalized\":true}"},
+     STATUS_UNSUPPORTED,
+     "normalized: true beside the normalizer Prepend"},
+    {{.added = ",{\"id\":300,\"content\":\"" MARK "\",\"special\":false,\"normalized\":false}"},
+     STATUS_INVALID,
+     "has id 300 here and 259"},
+    {{.added = ",{\"id\":300,\"content\":\"" MARK "x\",\"special\":false,\"normalized\":false}"},
+     STATUS_UNSUPPORTED,
+     "U+2581"},
+    {{.merges = "\"a x\""}, STATUS_INVALID, "model.merges[0]"},
+};
+
 static void test_refused_json(void **state)
 {
-    static const struct {
-        struct parts parts;
-        enum status status;
-        const char *says;
-    } cases[] = {
-        {{.normalizer = PREPEND}, STATUS_UNSUPPORTED, "a normalizer without Replace"},
-        {{.normalizer = SEQUENCE("normalizers", REPLACE "," REPLACE)},
-         STATUS_UNSUPPORTED,
-         "normalizers[1].type: Replace"},
-        {{.normalizer = SEQUENCE("normalizers", "{\"type\":\"NFKC\"}")},
-         STATUS_UNSUPPORTED,
-         "normalizers[0].type: NFKC"},
-        {{.normalizer = SEQUENCE("normalizers", "4")}, STATUS_INVALID, "normalizers[0]: expected"},
-        {{.normalizer = SEQUENCE("steps", "")}, STATUS_INVALID, "normalizer.normalizers"},
-        {{.normalizer = BACK}, STATUS_UNSUPPORTED, "normalizer.pattern"},
-        {{.normalizer =
-              SEQUENCE("normalizers", "{\"type\":\"Prepend\",\"prepend\":\"x\"}," REPLACE)},
-         STATUS_UNSUPPORTED,
-         "prepend: x"},
-        {{.pre_tokenizer = METASPACE("")}, STATUS_UNSUPPORTED, "Metaspace after a normalizer"},
-        {{.pre_tokenizer = "{\"type\":\"Digits\",\"individual_digits\":true}"},
-         STATUS_UNSUPPORTED,
-         "pre_tokenizer: one beside"},
-        {{.normalizer = "null", .pre_tokenizer = "{\"type\":\"Metaspace\",\"replacement\":\"_\"}"},
-         STATUS_UNSUPPORTED,
-         "replacement: _"},
-        {{.normalizer = "null", .pre_tokenizer = METASPACE(",\"prepend_scheme\":\"last\"")},
-         STATUS_UNSUPPORTED,
-         "prepend_scheme: last"},
-        {{.normalizer = "null", .pre_tokenizer = METASPACE(",\"add_prefix_space\":true")},
-         STATUS_UNSUPPORTED,
-         "add_prefix_space"},
-        {{.normalizer = "null", .pre_tokenizer = METASPACE(",\"split\":1")},
-         STATUS_INVALID,
-         "pre_tokenizer.split"},
-        {{.decoder = "null"}, STATUS_INVALID, "decoder: expected an object"},
-        {{.decoder = "{\"type\":\"Metaspace\"}"}, STATUS_UNSUPPORTED, "decoder.type: Metaspace"},
-        {{.decoder = SEQUENCE("decoders", BACK ",{\"type\":\"Fuse\"}")},
-         STATUS_UNSUPPORTED,
-         "one without ByteFallback"},
-        {{.decoder = SEQUENCE("decoders", "{\"type\":\"Fuse\"}," BACK)},
-         STATUS_UNSUPPORTED,
-         "decoders[1].type: Replace"},
-        {{.decoder = SEQUENCE("decoders", BACK ",{\"type\":\"ByteFallback\"}," STRIP)},
-         STATUS_UNSUPPORTED,
-         "without Replace or Fuse"},
-        {{.decoder = SEQUENCE("decoders", BACK ",{\"type\":\"Fuse\"},{\"type\":\"Strip\","
-                                               "\"content\":\" \",\"start\":2,\"stop\":0}")},
-         STATUS_UNSUPPORTED,
-         "decoders[2].type: this Strip"},
-        {{.decoder = SEQUENCE("decoders", "{\"type\":\"CTC\"}")}, STATUS_UNSUPPORTED, "CTC"},
-        {{.bytes_missing = 1}, STATUS_UNSUPPORTED, "without a token <0x00>"},
-        {{.model = ",\"byte_fallback\":true,\"ignore_merges\":true"},
-         STATUS_UNSUPPORTED,
-         "ignore_merges"},
-        {{.vocab = ",\" \":300,\"d\":300"}, STATUS_INVALID, "token id 300 is there twice"},
-        {{.added = ",{\"id\":300,\"content\":\"<t>\",\"special\":false,\"normalized\":true}"},
-         STATUS_UNSUPPORTED,
-         "normalized: true beside the normalizer Prepend"},
-        {{.added = ",{\"id\":300,\"content\":\"" MARK "\",\"special\":false,\"normalized\":false}"},
-         STATUS_INVALID,
-         "has id 300 here and 259"},
-        {{.added =
-              ",{\"id\":300,\"content\":\"" MARK "x\",\"special\":false,\"normalized\":false}"},
-         STATUS_UNSUPPORTED,
-         "U+2581"},
-        {{.merges = "\"a x\""}, STATUS_INVALID, "model.merges[0]"},
-    };
-    for (size_t i = 0; i < array_count(cases); i++) {
-        struct tokenizer *tokenizer = (void *)&cases;
+    for (size_t i = 0; i < array_count(refused_json); i++) {
+        struct tokenizer *tokenizer = (void *)&refused_json;
         struct error error = {.text = ""};
-        char *text = json_build(&cases[i].parts);
+        char *text = json_build(&refused_json[i].parts);
         enum status status = tokenizer_open_bytes(span_of(text), "t.json", &tokenizer, &error);
-        if (status != cases[i].status || !strstr(error.text, cases[i].says))
-            fail_msg("case %zu: expected \"%s\", got %s \"%s\"", i, cases[i].says,
+        if (status != refused_json[i].status || !strstr(error.text, refused_json[i].says))
+            fail_msg("case %zu: expected \"%s\", got %s \"%s\"", i, refused_json[i].says,
                      status_name(status), error.text);
-        assert_ptr_equal(tokenizer, &cases);
+        assert_ptr_equal(tokenizer, &refused_json);
         free(text);
     }
 }
