@@ -154,9 +154,27 @@ def configs() -> dict[str, dict]:
         "rope_parameters": None,
         "rope_theta": 5e5,
         "head_dim": 16,
-        "rope_scaling": {"rope_type": "llama3", "factor": 8.0},
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
     }
-    return {"llama": llama, "mixtral": mixtral, "scaled": scaled}
+    linear = llama | {"rope_parameters": {"rope_type": "linear", "factor": 2.0}, "mlp_bias": True}
+    mistral = llama | {
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "sliding_window": 64,
+    }
+    return {
+        "llama": llama,
+        "mixtral": mixtral,
+        "scaled": scaled,
+        "linear": linear,
+        "mistral": mistral,
+    }
 
 
 SLOTS, ROWS, OPEN_TOKENS, BLOCKS, SLOT_BLOCKS = 3, 4, 64, 6, 3
