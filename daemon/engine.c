@@ -70,7 +70,10 @@ static void engine_wait(struct engine *engine, uint64_t now_ns)
 
 static void engine_publish(struct engine *engine, uint64_t now_ns)
 {
-    atomic_store_explicit(&engine->turned_ns, now_ns, memory_order_relaxed);
+    /* With a worker that was killed and does not go away an engine turns for nothing, and the
+     * watchdog may know. */
+    if (!engine->link.hung_ns)
+        atomic_store_explicit(&engine->turned_ns, now_ns, memory_order_relaxed);
     if (pthread_mutex_trylock(&engine->status_lock) != 0)
         return; /* somebody reads it just now; the next turn will do */
     struct engine_status *s = &engine->snapshot;
@@ -98,6 +101,9 @@ static void engine_publish(struct engine *engine, uint64_t now_ns)
 static void *engine_run(void *argument)
 {
     struct engine *engine = argument;
+    char name[16]; /* as `top -H` shows it, and as long as a thread's may be */
+    snprintf(name, sizeof name, "engine %.8s", engine->options.model->name);
+    pthread_setname_np(pthread_self(), name);
     while (!atomic_load(&engine->stopping)) {
         uint64_t now_ns = clock_now_ns();
         engine_supervise(engine, now_ns);

@@ -140,6 +140,9 @@ static enum status state_intercept(const struct rpc_call *rpc, struct listener *
         return STATUS_OK;
     switch (front_state(listener->front)) {
     case FRONT_STARTING:
+        /* Who came by the service manager's socket may not even know that we were not running. */
+        if (listener->activated)
+            break;
         status = error_set(error, STATUS_UNAVAILABLE, "the daemon is starting");
         break;
     case FRONT_FAILED:

@@ -10,7 +10,8 @@
 #define STARTING_RETRY_NS NS_PER_S
 
 /* A model that cannot take requests just now; one that lost its worker still queues them. */
-static enum status model_check(const struct served_model *model, struct error *error)
+static enum status model_check(const struct listener *listener, const struct served_model *model,
+                               struct error *error)
 {
     struct engine_status status;
     engine_status(model->engine, &status);
@@ -24,6 +25,8 @@ static enum status model_check(const struct served_model *model, struct error *e
                          status.text);
     case ENGINE_STARTING:
     case ENGINE_LOADING:
+        if (listener->activated)
+            return STATUS_OK;
         break;
     }
     error_set(error, STATUS_UNAVAILABLE, "model %s is loading, %u %%", name, status.load_percent);
@@ -40,7 +43,7 @@ static void generate_start(struct call *call)
     struct request *request = call->request;
     enum status status = decode_generate(call->front, input, &call->arena, request, &error);
     if (status == STATUS_OK)
-        status = model_check(request->model, &error);
+        status = model_check(call->listener, request->model, &error);
     struct reply *reply = call_alloc(call, sizeof *reply);
     if (status == STATUS_OK && !reply)
         status = error_set(&error, STATUS_EXHAUSTED, "the daemon is out of memory");

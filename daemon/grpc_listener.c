@@ -39,16 +39,30 @@ static void sockets_close(struct listener *listener)
     listener->claim_fd = -1;
 }
 
+/* The service manager's socket where it gave one, else one of our own. */
+static enum status role_open(struct listener *listener, enum grpc_role role, struct error *error)
+{
+    static const char *const names[GRPC_SOCKETS_COUNT] = {"galerne", "admin"};
+    static const mode_t modes[GRPC_SOCKETS_COUNT] = {0660, 0600};
+    const struct config *config = listener->front->config;
+    struct unix_socket *made = &listener->sockets[role];
+    char file[32];
+    enum status status = unix_socket_inherit(names[role], made, error);
+    if (status != STATUS_OK || made->fd >= 0) {
+        listener->activated |= status == STATUS_OK && role == GRPC_PUBLIC;
+        return status;
+    }
+    snprintf(file, sizeof file, "%s.sock", names[role]);
+    return unix_socket_open(config->runtime_dir, file, modes[role],
+                            role == GRPC_PUBLIC ? config->socket_group : "", made, error);
+}
+
 static enum status sockets_open(struct listener *listener, struct error *error)
 {
-    const struct config *config = listener->front->config;
-    enum status status = runtime_claim(config->runtime_dir, &listener->claim_fd, error);
-    if (status == STATUS_OK)
-        status = unix_socket_open(config->runtime_dir, "galerne.sock", 0660, config->socket_group,
-                                  &listener->sockets[GRPC_PUBLIC], error);
-    if (status == STATUS_OK)
-        status = unix_socket_open(config->runtime_dir, "admin.sock", 0600, "",
-                                  &listener->sockets[GRPC_OPERATOR], error);
+    enum status status =
+        runtime_claim(listener->front->config->runtime_dir, &listener->claim_fd, error);
+    for (int role = 0; status == STATUS_OK && role < GRPC_SOCKETS_COUNT; role++)
+        status = role_open(listener, (enum grpc_role)role, error);
     return status;
 }
 

@@ -54,6 +54,7 @@ struct listener {
     struct rpc_server *servers[GRPC_ROLES_COUNT]; /* TCP: NULL without addresses */
     struct grpc_accept *accept;
     bool started, drained;
+    bool activated; /* the public socket was there before us: calls wait until a model serves */
     _Atomic size_t memory_bytes; /* of unpacked messages, all calls */
     uint32_t name_salt;          /* makes request names of this process its own */
     void *aboves[16];            /* [n_lanes] of struct grpc_lane */

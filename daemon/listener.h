@@ -2,7 +2,8 @@
  * listener: what main does with every kind of listener (gRPC now; HTTP and QUIC later).
  *
  *     open   binds its sockets (so a second daemon is refused before models load)
- *     start  takes calls; until the front is ready, calls are answered UNAVAILABLE
+ *     start  takes calls; until the front is ready, calls are answered UNAVAILABLE, or wait where
+ *            the service manager listened before the daemon ran
  *     drain  no new calls; lets running calls finish until the deadline, then cancels the rest;
  *            tells clients (GOAWAY); returns when none is left, or some seconds after the deadline
  *     close  frees everything; text threads and engines have stopped, so that nobody wakes it

@@ -4,6 +4,7 @@
  * Boot in order: configuration, models' files and memory, listeners' sockets (so that a second
  * daemon is refused before anything is loaded), engines and workers. The main thread then is the
  * control thread: signals, readiness and watchdog of the service manager. SIGTERM and SIGINT drain.
+ * Under a service manager the sockets may be inherited (inherited.h).
  * Exit codes: 0 stopped as asked, 1 could not start or no model serves, 64 usage.
  */
 #include <errno.h>
@@ -15,11 +16,15 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/front.h"
+#include "daemon/inherited.h"
 #include "daemon/listener.h"
 
 #define CONFIG_DEFAULT "/etc/galerne/galerne.yaml"
 #define TICK_STARTING_NS (5 * NS_PER_MS)
 #define TICK_SERVING_NS (250 * NS_PER_MS)
+#define SAY_EVERY_NS NS_PER_S          /* how a start goes on */
+#define START_EXTEND_US "30000000"     /* a start that still says so has as long again */
+#define STOP_EXTEND_NS (20 * NS_PER_S) /* beside drain_timeout: cancelled calls, workers */
 
 struct arguments {
     const char *config;
@@ -83,9 +88,10 @@ struct control {
     bool ready_said;
     uint64_t watchdog_ns; /* how often the manager wants a sign; 0 never */
     uint64_t fed_ns;
+    uint64_t said_ns;
 };
 
-static void status_say(const struct control *control)
+static void status_say(struct control *control, uint64_t now_ns)
 {
     static const char *const texts[] = {"loading", "ready", "degraded", "failed", "draining"};
     char models[512] = "";
@@ -97,9 +103,10 @@ static void status_say(const struct control *control)
             used += (size_t)snprintf(models + used, sizeof models - used, ", %s %u %%",
                                      control->front->models[i].config->name, status.load_percent);
     }
-    sd_notifyf(0, "STATUS=%s%s", texts[control->state], models);
-    if (control->state == FRONT_STARTING)
-        sd_notify(0, "EXTEND_TIMEOUT_USEC=30000000");
+    bool starts = !control->ready_said && control->state != FRONT_FAILED;
+    sd_notifyf(0, "STATUS=%s%s%s", texts[control->state], models,
+               starts ? "\nEXTEND_TIMEOUT_USEC=" START_EXTEND_US : "");
+    control->said_ns = now_ns;
 }
 
 static bool all_healthy(struct control *control, uint64_t now_ns)
@@ -119,23 +126,35 @@ static void watchdog_feed(struct control *control, uint64_t now_ns)
     }
 }
 
+/* Every model serves or has failed, and one serves. A worker that is lost in its first test leaves
+ * the front degraded, with nothing to serve yet. */
+static bool is_ready(struct control *control, enum front_state state)
+{
+    bool serves = false;
+    for (uint32_t i = 0; i < control->front->n_models; i++) {
+        struct engine_status status;
+        engine_status(control->front->models[i].engine, &status);
+        serves |= status.state == ENGINE_SERVING;
+    }
+    return serves && (state == FRONT_READY || state == FRONT_DEGRADED);
+}
+
 static void state_follow(struct control *control, uint64_t now_ns)
 {
     enum front_state state = front_state(control->front);
-    if (state == FRONT_STARTING && control->state == FRONT_STARTING)
-        status_say(control);
-    if (state == control->state)
-        return;
-    control->state = state;
-    if (!control->ready_said && (state == FRONT_READY || state == FRONT_DEGRADED)) {
+    if (!control->ready_said && is_ready(control, state)) {
         control->ready_said = true;
         sd_notify(0, "READY=1");
         log_info("ready after %.0f ms",
                  (double)(now_ns - control->front->started_ns) / (double)NS_PER_MS);
     }
-    if (state == FRONT_DEGRADED)
+    if (state == control->state &&
+        (control->ready_said || now_ns - control->said_ns < SAY_EVERY_NS))
+        return;
+    if (state == FRONT_DEGRADED && state != control->state)
         log_warning("degraded: some model does not serve");
-    status_say(control);
+    control->state = state;
+    status_say(control, now_ns);
 }
 
 /* Returns the exit code: 0 when asked to stop, 1 when there is nothing to serve. */
@@ -160,7 +179,25 @@ static int control_run(struct control *control, const sigset_t *signals)
     }
 }
 
+static void stop_say(const struct config *config)
+{
+    sd_notifyf(0, "STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=%llu",
+               (unsigned long long)((config->drain_timeout_ns + STOP_EXTEND_NS) / 1000));
+}
+
 /* ---- boot ---- */
+
+/* The service manager's sockets are all served, or somebody would wait at one for ever. */
+static enum status inherited_check(struct error *error)
+{
+    const char *left = inherited_left();
+    if (!left)
+        return STATUS_OK;
+    return error_set(error, STATUS_INVALID,
+                     "the service manager hands over a socket \"%s\", expected galerne and admin, "
+                     "each once: mend FileDescriptorName= of its unit",
+                     left);
+}
 
 static int serve(const struct config *config, const sigset_t *signals)
 {
@@ -175,6 +212,8 @@ static int serve(const struct config *config, const sigset_t *signals)
         goto failed;
     if (listener_grpc.open(&front, &control.listener, &error) != STATUS_OK)
         goto failed;
+    if (inherited_check(&error) != STATUS_OK)
+        goto failed;
     if (listener_grpc.start(control.listener, &error) != STATUS_OK)
         goto failed;
     for (uint32_t i = 0; i < front.n_models; i++)
@@ -182,7 +221,7 @@ static int serve(const struct config *config, const sigset_t *signals)
             goto failed;
 
     code = control_run(&control, signals);
-    sd_notify(0, "STOPPING=1\nSTATUS=draining");
+    stop_say(config);
     atomic_store(&front.draining, true);
     listener_grpc.drain(control.listener, clock_now_ns() + config->drain_timeout_ns);
     front_stop(&front);
@@ -210,7 +249,8 @@ int main(int argc, char **argv)
     if (code >= 0)
         return code;
     log_open("galerned", LOG_LEVEL_INFO);
-    if (config_load(arguments.config, &config, &error) != STATUS_OK) {
+    if (inherited_read(&error) != STATUS_OK ||
+        config_load(arguments.config, &config, &error) != STATUS_OK) {
         fprintf(stderr, "galerned: %s\n", error.text);
         return 1;
     }

@@ -2,7 +2,9 @@
  * main of galerne-worker: listens on its socket and serves one front after the other.
  *
  * Started by the front (which passes --linger-ms, so that a worker without a front goes away), or
- * by the service manager. Exit codes: 0 asked to stop or no front for too long, 1 could not start.
+ * by the service manager, which passes the listening socket and with --config and --model says
+ * where to read what the model is. Exit codes: 0 asked to stop or no front for too long, 1 could
+ * not start, 64 usage.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -15,10 +17,14 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "daemon/config.h"
+#include "daemon/inherited.h"
 #include "daemon/worker.h"
 #include "daemon/worker_protocol.h"
 
 #define ACCEPT_LOOK_NS (200 * NS_PER_MS)
+#define CONFIG_DEFAULT "/etc/galerne/galerne.yaml"
+#define INHERITED_NAME "worker"
 
 static atomic_bool stop;
 
@@ -30,15 +36,21 @@ static void on_signal(int number)
 
 struct arguments {
     struct worker_options worker;
-    const char *socket;
+    const char *config;
+    const char *model;  /* its name in the configuration; NULL: everything is on the command line */
+    const char *socket; /* NULL: inherited, or where the front looks for it */
     uint64_t linger_ns; /* 0: wait for a front for ever */
 };
 
 static void usage(FILE *out)
 {
     fprintf(out,
-            "usage: galerne-worker --name NAME --path MODEL --socket PATH [options]\n"
-            "Runs one model for galerned, which starts it; there is no need to start it by hand.\n"
+            "usage: galerne-worker --model NAME [--config FILE]\n"
+            "       galerne-worker --path MODEL --socket PATH [options]\n"
+            "Runs one model for galerned. galerned or the service manager starts it; there is no\n"
+            "need to start it by hand. A socket that the service manager hands over is used.\n"
+            "  --model NAME      the model of that name in the configuration\n"
+            "  --config FILE     the configuration; default " CONFIG_DEFAULT "\n"
             "  --name NAME       name of the model, for the log\n"
             "  --path MODEL      directory with config.json and safetensors, or a .gguf file\n"
             "  --socket PATH     unix socket to listen on\n"
@@ -47,6 +59,12 @@ static void usage(FILE *out)
             "  --threads N       CPU threads; 0 (default): all that the process may use\n"
             "  --linger-ms N     exit after so long without a front; 0 (default): never\n"
             "  --version, --help\n");
+}
+
+static int misuse(void)
+{
+    usage(stderr);
+    return 64;
 }
 
 static bool number_parse(const char *text, uint64_t max, uint64_t *ret_number)
@@ -63,7 +81,9 @@ static bool number_parse(const char *text, uint64_t max, uint64_t *ret_number)
 /* Returns the exit code, or -1 to go on. */
 static int arguments_parse(int argc, char **argv, struct arguments *ret)
 {
-    static const struct option options[] = {{"name", required_argument, NULL, 'n'},
+    static const struct option options[] = {{"config", required_argument, NULL, 'f'},
+                                            {"model", required_argument, NULL, 'm'},
+                                            {"name", required_argument, NULL, 'n'},
                                             {"path", required_argument, NULL, 'p'},
                                             {"socket", required_argument, NULL, 's'},
                                             {"backend", required_argument, NULL, 'b'},
@@ -75,10 +95,17 @@ static int arguments_parse(int argc, char **argv, struct arguments *ret)
                                             {NULL, 0, NULL, 0}};
     uint64_t number = 0;
     int option;
-    *ret = (struct arguments){.worker = {.name = "model", .backend = "cpu"}};
+    *ret =
+        (struct arguments){.worker = {.name = "model", .backend = "cpu"}, .config = CONFIG_DEFAULT};
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         bool good = true;
         switch (option) {
+        case 'f':
+            ret->config = optarg;
+            break;
+        case 'm':
+            ret->model = optarg;
+            break;
         case 'n':
             ret->worker.name = optarg;
             break;
@@ -109,20 +136,61 @@ static int arguments_parse(int argc, char **argv, struct arguments *ret)
             usage(stdout);
             return 0;
         default:
-            usage(stderr);
-            return 64;
+            return misuse();
         }
         if (!good) {
             fprintf(stderr, "galerne-worker: %s is not a number in range\n", optarg);
             return 64;
         }
     }
-    if (!ret->worker.path || !ret->socket || optind != argc) {
-        usage(stderr);
-        return 64;
-    }
-    return -1;
+    return !ret->model == !ret->worker.path || optind != argc ? misuse() : -1;
 }
+
+/* ---- what the configuration says ---- */
+
+static enum status fail_no_model(const struct config *config, const char *name, struct error *error)
+{
+    char names[256] = "";
+    size_t used = 0;
+    for (uint32_t i = 0; i < config->n_models && used < sizeof names; i++)
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "",
+                                 config->models[i].name);
+    return error_set(error, STATUS_NOT_FOUND, "%s has no model called \"%.60s\"; it has %s",
+                     config->file, name, names);
+}
+
+/* Fills in what the front would have passed; `config` is to live as long. */
+static enum status config_apply(struct config *config, struct arguments *arguments,
+                                struct error *error)
+{
+    static char socket[CONFIG_PATH_MAX_BYTES + 128];
+    enum status status = config_load(arguments->config, config, error);
+    if (status != STATUS_OK)
+        return status;
+    const struct config_model *model = NULL;
+    for (uint32_t i = 0; i < config->n_models; i++)
+        if (strcmp(config->models[i].name, arguments->model) == 0)
+            model = &config->models[i];
+    if (!model)
+        return fail_no_model(config, arguments->model, error);
+    if (model->worker == CONFIG_WORKER_INLINE)
+        return error_set(error, STATUS_INVALID,
+                         "%s: model %s is inline, a thread of galerned: it has no worker",
+                         config->file, model->name);
+    log_open("galerne-worker", (enum log_level)config->log_level);
+    arguments->worker = (struct worker_options){.name = model->name,
+                                                .path = model->path,
+                                                .backend = model->backend,
+                                                .tier = model->tier,
+                                                .threads_count = model->threads_count};
+    if (!arguments->socket) {
+        snprintf(socket, sizeof socket, "%s/worker-%s.sock", config->runtime_dir, model->name);
+        arguments->socket = socket;
+    }
+    return STATUS_OK;
+}
+
+/* ---- the socket ---- */
 
 static int socket_listen(const char *path)
 {
@@ -169,26 +237,67 @@ static void fronts_serve(const struct arguments *arguments, int listener)
     worker_close(&worker);
 }
 
+/* *ret_fd is -1 when the service manager gave none. */
+static enum status socket_inherit(int *ret_fd, struct error *error)
+{
+    char path[INHERITED_PATH_MAX_BYTES + 1];
+    enum status status = inherited_read(error);
+    if (status == STATUS_OK)
+        status = inherited_take(INHERITED_NAME, SOCK_SEQPACKET, ret_fd, path, error);
+    if (status == STATUS_OK && inherited_left())
+        status = error_set(
+            error, STATUS_INVALID,
+            "the service manager hands over a socket \"%s\", expected one called " INHERITED_NAME
+            ": mend FileDescriptorName= of its unit",
+            inherited_left());
+    return status;
+}
+
+/* On a socket of our own, which goes with us. */
+static int socket_serve(const struct arguments *arguments)
+{
+    int listener = socket_listen(arguments->socket);
+    if (listener < 0)
+        return 1;
+    struct stat ours = {0}, there = {0};
+    stat(arguments->socket, &ours);
+    fronts_serve(arguments, listener);
+    /* Another worker may have taken our place: its socket is not ours to remove. */
+    if (stat(arguments->socket, &there) == 0 && there.st_ino == ours.st_ino)
+        unlink(arguments->socket);
+    close(listener);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    static struct config config;
     struct arguments arguments;
+    struct error error;
+    int inherited = -1;
     int code = arguments_parse(argc, argv, &arguments);
     if (code >= 0)
         return code;
     log_open("galerne-worker", LOG_LEVEL_INFO);
+    enum status status = socket_inherit(&inherited, &error);
+    if (status == STATUS_OK && arguments.model)
+        status = config_apply(&config, &arguments, &error);
+    if (status == STATUS_OK && inherited < 0 && !arguments.socket)
+        status = error_set(&error, STATUS_INVALID,
+                           "no socket: say where with --socket, or name a model with --model");
+    if (status != STATUS_OK) {
+        log_error("%s", error.text);
+        return 1;
+    }
     struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
-    int listener = socket_listen(arguments.socket);
-    if (listener < 0)
-        return 1;
-    struct stat ours = {0}, there = {0};
-    stat(arguments.socket, &ours);
-    fronts_serve(&arguments, listener);
-    /* Another worker may have taken our place: its socket is not ours to remove. */
-    if (stat(arguments.socket, &there) == 0 && there.st_ino == ours.st_ino)
-        unlink(arguments.socket);
-    close(listener);
+    if (inherited < 0)
+        return socket_serve(&arguments);
+    /* The service manager's socket stays where it is, and we stay too: it says when to stop. */
+    arguments.linger_ns = 0;
+    fronts_serve(&arguments, inherited);
+    close(inherited);
     return 0;
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "daemon/inherited.h"
 
 #define BACKLOG_COUNT SOMAXCONN
 
@@ -172,6 +173,17 @@ enum status unix_socket_open(const char *directory, const char *name, mode_t mod
     }
     *ret_socket = made;
     return STATUS_OK;
+}
+
+enum status unix_socket_inherit(const char *name, struct unix_socket *ret_socket,
+                                struct error *error)
+{
+    struct unix_socket taken = {.fd = -1};
+    _Static_assert(sizeof taken.path == INHERITED_PATH_MAX_BYTES + 1, "both are sun_path");
+    enum status status = inherited_take(name, SOCK_STREAM, &taken.fd, taken.path, error);
+    if (status == STATUS_OK)
+        *ret_socket = taken;
+    return status;
 }
 
 int unix_socket_accept(const struct unix_socket *listening, struct unix_peer *ret_peer)

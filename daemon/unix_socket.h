@@ -1,10 +1,11 @@
 /*
  * unix_socket: the daemon's listening sockets in its runtime directory.
  *
- *     runtime_claim       makes the directory if it is absent and locks it: one daemon per
- * directory unix_socket_open    binds and listens, refusing a live socket, replacing a stale one
- *     unix_socket_accept  one connection and who is at its other end
- *     unix_socket_close   removes the path, if it is still ours
+ *     runtime_claim        makes the directory if it is absent and locks it: one daemon in each
+ *     unix_socket_open     binds and listens, refusing a live socket, replacing a stale one
+ *     unix_socket_inherit  takes one that the service manager made (inherited.h)
+ *     unix_socket_accept   one connection and who is at its other end
+ *     unix_socket_close    removes the path, if we made it and it is still ours
  *
  * A socket is bound with mode 0600 from its first moment and opened to its group afterwards, so
  * there is no window in which a stranger could connect. The lock is an flock of the directory; it
@@ -36,6 +37,11 @@ enum status runtime_claim(const char *directory, int *ret_fd, struct error *erro
 enum status unix_socket_open(const char *directory, const char *name, mode_t mode,
                              const char *group, struct unix_socket *ret_socket,
                              struct error *error);
+
+/* Takes the service manager's socket of that name; ret_socket->fd is -1 when there is none.
+ * INVALID: it is no listening stream socket. */
+enum status unix_socket_inherit(const char *name, struct unix_socket *ret_socket,
+                                struct error *error);
 
 /* Who connected. */
 struct unix_peer {

@@ -102,6 +102,8 @@ static enum status hello_take(struct worker *worker, int socket, struct channel 
             close(fds[i]);
         return status;
     }
+    /* The front learns at once who serves it: the socket may be the service manager's. */
+    progress_report(&socket, 0);
     status = channel_attach(&hello.hello.limits, fds, channel, error);
     if (status == STATUS_OK)
         status = model_prepare(worker, socket, &hello.hello.limits, error);

@@ -98,6 +98,7 @@ static void worker_drop(struct worker_link *link, int signal_number)
     thread_end(link);
     channel_close(&link->channel);
     link->peer = 0;
+    link->hung_ns = 0;
     link->spawned = false;
     child_reap(link);
 }
@@ -141,8 +142,11 @@ static enum status process_spawn(struct worker_link *link, struct error *error)
     posix_spawnattr_destroy(&attributes);
     if (rc != 0) {
         link->child = 0;
-        return error_set(error, STATUS_IO, "starting the worker %s: %s; check worker_binary",
-                         link->options.config->worker_binary, strerror(rc));
+        return error_set(error, STATUS_IO,
+                         "nobody listens on %s, and the worker %s cannot be started from here: %s; "
+                         "enable galerne-worker@%s.socket, or check worker_binary",
+                         link->socket_path, link->options.config->worker_binary, strerror(rc),
+                         model->name);
     }
     link->spawned = true;
     link->starts_total++;
@@ -161,6 +165,32 @@ static enum status hello_send(struct worker_link *link, struct error *error)
     return worker_send(link->socket, WORKER_HELLO, &hello, fds, error);
 }
 
+static void peer_set(struct worker_link *link, pid_t pid)
+{
+    if (link->peer_pidfd >= 0)
+        close(link->peer_pidfd);
+    link->peer = pid;
+    link->peer_pidfd = pid > 0 ? pidfd_open(pid, 0) : -1;
+}
+
+/*
+ * The socket's peer is who began to listen there. That is the worker, or a service manager: process
+ * 1, or that of a user's session, which is our parent. A manager is nobody to kill.
+ */
+static enum status listener_check(struct worker_link *link, int fd, struct error *error)
+{
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 ||
+        (peer.uid != geteuid() && peer.uid != 0))
+        return error_set(error, STATUS_DENIED,
+                         "%s belongs to another user: the worker must run as uid %u",
+                         link->socket_path, (unsigned)geteuid());
+    bool is_manager = peer.pid <= 1 || peer.pid == getppid() || peer.uid != geteuid();
+    peer_set(link, is_manager ? 0 : peer.pid);
+    return STATUS_OK;
+}
+
 /* OK with a connected socket; EXHAUSTED when nobody answers (yet). */
 static enum status worker_connect(struct worker_link *link, struct error *error)
 {
@@ -171,8 +201,6 @@ static enum status worker_connect(struct worker_link *link, struct error *error)
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return error_set(error, STATUS_IO, "socket: %s", strerror(errno));
-    struct ucred peer;
-    socklen_t size = sizeof peer;
     if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0) {
         int code = errno;
         close(fd);
@@ -181,15 +209,14 @@ static enum status worker_connect(struct worker_link *link, struct error *error)
         return error_set(error, STATUS_IO, "connecting to %s: %s", link->socket_path,
                          strerror(code));
     }
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != geteuid()) {
+    status = listener_check(link, fd, error);
+    if (status == STATUS_OK && setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &(int){1}, sizeof(int)) < 0)
+        status = error_set(error, STATUS_IO, "SO_PASSCRED: %s", strerror(errno));
+    if (status != STATUS_OK) {
         close(fd);
-        return error_set(error, STATUS_DENIED,
-                         "%s belongs to another user: the worker must run as uid %u",
-                         link->socket_path, (unsigned)geteuid());
+        return status;
     }
     link->socket = fd;
-    link->peer = peer.pid;
-    link->peer_pidfd = pidfd_open(peer.pid, 0);
     return STATUS_OK;
 }
 
@@ -263,13 +290,33 @@ static enum status ready_take(struct worker_link *link, const struct worker_mess
     return STATUS_OK;
 }
 
+/* The sender of a message is the worker itself, whoever listened before it. */
+static enum status sender_check(struct worker_link *link, const struct worker_sender *sender,
+                                struct error *error)
+{
+    if (is_inline(link))
+        return STATUS_OK;
+    if (sender->uid != geteuid())
+        return error_set(
+            error, STATUS_DENIED, "process %d of uid %d serves %s: the worker must run as uid %u",
+            (int)sender->pid, (int)sender->uid, link->socket_path, (unsigned)geteuid());
+    if (sender->pid != link->peer)
+        peer_set(link, sender->pid);
+    return STATUS_OK;
+}
+
 /* EXHAUSTED: still loading. OK: READY came. */
 static enum status loading_turn(struct worker_link *link, uint64_t now_ns, struct error *error)
 {
     struct worker_message message;
+    struct worker_sender sender;
     int fds[WORKER_FDS];
     enum status status;
-    while ((status = worker_receive(link->socket, &message, fds, error)) == STATUS_OK) {
+    while ((status = worker_receive_from(link->socket, &message, fds, &sender, error)) ==
+           STATUS_OK) {
+        status = sender_check(link, &sender, error);
+        if (status != STATUS_OK)
+            return status;
         switch (message.kind) {
         case WORKER_PROGRESS:
             link->load_percent = u32_min(message.progress.percent, 100);
@@ -376,6 +423,8 @@ uint64_t link_next_ns(const struct worker_link *link, uint64_t now_ns)
 void link_hung(struct worker_link *link, const char *why)
 {
     text_set(link, why);
+    if (!link->hung_ns)
+        link->hung_ns = clock_now_ns();
     if (is_inline(link))
         shutdown(link->socket, SHUT_RDWR); /* both ends see the end; a thread cannot be killed */
     else

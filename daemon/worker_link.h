@@ -9,9 +9,11 @@
  *      '---------- lost: died, hung, refused, start limit -----------'---------------'
  *
  * CONNECTING first tries the socket as it is: a worker that outlived an earlier front is adopted
- * with its weights. Only when nobody answers is a process spawned (inline: a thread). A hung worker
- * (see link_hung) is killed by the pid of the socket's peer, which must be of our own user. After a
- * loss the next start follows at once, then after 1 s, 2 s, ... 30 s while losses repeat.
+ * with its weights, and where a service manager listens there, the connection makes it start the
+ * worker. Only when nobody answers is a process spawned (inline: a thread). A hung worker (see
+ * link_hung) is killed by the pid that the kernel gives with its messages; it must be of our own
+ * user. The pid that the socket tells may be the manager's own and is trusted less. After a loss
+ * the next start follows at once, then after 1 s, 2 s, ... 30 s while losses repeat.
  *
  * A refusal by the worker (FAILED, or a model digest that is not ours) leads to FAILED, which is
  * tried again every 30 s: an operator may have mended the files' permissions, the GPU, the memory.
@@ -50,6 +52,7 @@ struct worker_link {
     pid_t child;            /* spawned by us, not reaped yet; 0 none */
     pid_t peer;             /* the connected worker */
     int peer_pidfd;
+    uint64_t hung_ns; /* when it was killed, while its end has not shown; 0 none */
     bool spawned;     /* in this attempt */
     pthread_t thread; /* inline */
     int inline_socket;
@@ -81,8 +84,8 @@ uint32_t link_poll_fds(const struct worker_link *link, struct pollfd *ret_fds);
 /* When link_turn has something to do even without a descriptor's event. */
 uint64_t link_next_ns(const struct worker_link *link, uint64_t now_ns);
 
-/* The engine found it hung or talking nonsense: it is killed; the next link_turn gives LINK_LOST.
- */
+/* The engine found it hung or talking nonsense: it is killed, and its end gives LINK_LOST. Until
+ * then hung_ns says since when: a process that does not even die holds up its engine. */
 void link_hung(struct worker_link *link, const char *why);
 
 /* Lets the worker go. One that we spawned is asked to end, waited for up to 3 s, then killed; one

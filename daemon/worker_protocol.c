@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 union control {
-    char bytes[CMSG_SPACE(WORKER_FDS * sizeof(int))];
+    char bytes[CMSG_SPACE(WORKER_FDS * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
     struct cmsghdr align;
 };
 
@@ -22,7 +22,7 @@ enum status worker_send(int socket, enum worker_kind kind, struct worker_message
     union control control = {0};
     if (fds) {
         packet.msg_control = control.bytes;
-        packet.msg_controllen = sizeof control.bytes;
+        packet.msg_controllen = CMSG_SPACE(WORKER_FDS * sizeof(int));
         struct cmsghdr *head = CMSG_FIRSTHDR(&packet);
         head->cmsg_level = SOL_SOCKET;
         head->cmsg_type = SCM_RIGHTS;
@@ -59,8 +59,29 @@ static uint32_t fds_take(struct msghdr *packet, int fds[WORKER_FDS])
     return count;
 }
 
+static struct worker_sender sender_of(struct msghdr *packet)
+{
+    struct ucred from;
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(packet); head; head = CMSG_NXTHDR(packet, head)) {
+        if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_CREDENTIALS ||
+            head->cmsg_len != CMSG_LEN(sizeof from))
+            continue;
+        memcpy(&from, CMSG_DATA(head), sizeof from);
+        return (struct worker_sender){.pid = from.pid, .uid = from.uid};
+    }
+    return (struct worker_sender){.uid = (uid_t)-1};
+}
+
 enum status worker_receive(int socket, struct worker_message *ret_message, int ret_fds[WORKER_FDS],
                            struct error *error)
+{
+    struct worker_sender sender;
+    return worker_receive_from(socket, ret_message, ret_fds, &sender, error);
+}
+
+enum status worker_receive_from(int socket, struct worker_message *ret_message,
+                                int ret_fds[WORKER_FDS], struct worker_sender *ret_sender,
+                                struct error *error)
 {
     struct worker_message message;
     struct iovec part = {.iov_base = &message, .iov_len = sizeof message};
@@ -104,6 +125,7 @@ enum status worker_receive(int socket, struct worker_message *ret_message, int r
         return status;
     if (expected_fds)
         memcpy(ret_fds, fds, sizeof fds);
+    *ret_sender = sender_of(&packet);
     *ret_message = message;
     return STATUS_OK;
 }

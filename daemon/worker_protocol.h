@@ -17,6 +17,8 @@
  */
 #pragma once
 
+#include <sys/types.h>
+
 #include "base/status.h"
 #include "model/step.h"
 
@@ -67,6 +69,17 @@ enum status worker_send(int socket, enum worker_kind kind, struct worker_message
  */
 enum status worker_receive(int socket, struct worker_message *ret_message, int ret_fds[WORKER_FDS],
                            struct error *error);
+
+/* Who sent a message, by the kernel's word; pid 0 where the socket has no SO_PASSCRED. */
+struct worker_sender {
+    pid_t pid;
+    uid_t uid;
+};
+
+/* worker_receive, and from whom. */
+enum status worker_receive_from(int socket, struct worker_message *ret_message,
+                                int ret_fds[WORKER_FDS], struct worker_sender *ret_sender,
+                                struct error *error);
 
 /* Fills a sockaddr_un; INVALID when the path is too long. */
 struct sockaddr_un;
