@@ -72,10 +72,12 @@ static int failure_code(enum client_code code, const char **ret_next)
     }
 }
 
-static int failure_tell(const struct client_failure *failure)
+static int failure_tell(const struct client_failure *failure, bool is_admin)
 {
     const char *next;
     int code = failure_code(failure->code, &next);
+    if (code == EXIT_CODE_NOT_FOUND && is_admin)
+        next = "galernectl trace"; /* a request, not a model */
     char text[1024], *field;
     snprintf(text, sizeof text, "%s (%s)", failure->text[0] ? failure->text : "the call failed",
              client_code_name(failure->code));
@@ -124,7 +126,7 @@ int command_call(const struct common *common, struct client_call *call)
         return command_fail(EXIT_CODE_INTERRUPTED, NULL, "interrupted: the call was cancelled");
     if (ferror(stdout))
         return command_fail(EXIT_CODE_FAILED, NULL, "standard output cannot be written");
-    return failure_tell(&failure);
+    return failure_tell(&failure, is_admin);
 }
 
 /* ---- what several commands need ---- */

@@ -45,7 +45,8 @@ struct command {
     int (*run)(const struct common *common, const struct words *words);
 };
 
-extern const struct command command_status, command_models, command_generate, command_tokenize;
+extern const struct command command_status, command_models, command_generate, command_tokenize,
+    command_trace;
 
 extern volatile sig_atomic_t command_interrupted; /* set by SIGINT */
 

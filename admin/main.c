@@ -9,7 +9,8 @@
 #include "admin/output.h"
 
 static const struct command *const commands[] = {&command_status, &command_models,
-                                                 &command_generate, &command_tokenize};
+                                                 &command_generate, &command_tokenize,
+                                                 &command_trace};
 
 static const struct option_choice formats[] = {
     {"table", OUTPUT_TABLE}, {"json", OUTPUT_JSON}, {NULL, 0}};

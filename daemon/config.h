@@ -57,6 +57,7 @@ struct config {
     uint64_t worker_start_limit_ns;  /* key worker_start_limit_ms; default 300000 */
     uint64_t step_limit_ns;          /* key step_limit_ms: a step that takes longer means
                                         a hung worker; default 60000 */
+    uint32_t trace_events_count;     /* of each thread's ring, 0..65536; default 8192 */
     /* TCP, always with TLS and client certificates; none unless tcp_listen is set */
     char tcp_listen[CONFIG_ADDRESSES_MAX_BYTES];  /* "127.0.0.1:7443, [::1]:7443"; default "" */
     char tls_certificate[CONFIG_PATH_MAX_BYTES];  /* a path; a name without '/' is first looked */

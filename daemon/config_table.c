@@ -60,6 +60,10 @@ const struct option_row config_rows[] = {
      .unit = "ms",
      .text = "A step that takes longer means that the worker hangs; it is killed and started "
              "again."},
+    {"trace_events_count", OPTION_U32, AT(trace_events_count), .fallback = "8192", .min = 0,
+     .max = 65536, .unit = "events",
+     .text = "What each thread remembers of the last requests' stages and times, for galernectl "
+             "trace: about 50 bytes an event, 5 to 20 events a request, no content; 0: nothing."},
     {"tcp_listen", OPTION_STRING, AT(tcp_listen), .example = "127.0.0.1:7443",
      .fallback_text = "no TCP",
      .text = "Addresses with port, several with commas, where clients with a certificate are "

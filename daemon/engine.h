@@ -12,6 +12,7 @@
 
 #include "daemon/config.h"
 #include "daemon/request.h"
+#include "daemon/walk.h"
 #include "model/model.h"
 
 struct engine;
@@ -23,6 +24,7 @@ struct engine_options {
     struct step_limits limits; /* blocks_count decided */
     uint32_t inlets_count;     /* text threads */
     uint32_t producer;         /* its number in every outlet */
+    struct trace *trace;       /* its ring there has the same number; NULL: none */
     uint32_t n_end_ids;        /* the model's own end tokens */
     const uint32_t *end_ids;   /* [n_end_ids], outlives the engine */
 };

@@ -27,6 +27,7 @@ struct live {
     uint32_t *tokens;        /* [context_tokens] prompt, then what was sampled */
     uint32_t n_tokens, prompt_tokens;
     uint32_t replays_count;
+    bool stepped; /* a step with it went to the worker */
     bool used; /* between submit and the scheduler's last word */
     bool paused;
 };
@@ -73,6 +74,13 @@ struct engine {
     uint64_t steps_total, requests_total, requests_cancelled_total, requests_refused_total;
     uint64_t prompt_tokens_total, output_tokens_total;
 };
+
+static inline void engine_trace(const struct engine *engine, uint64_t id, enum walk_stage stage,
+                                uint64_t at_ns, uint32_t value)
+{
+    struct walker walker = {.trace = engine->options.trace, .writer = engine->options.producer};
+    walk_add(walker, id, stage, at_ns, value);
+}
 
 /* engine_requests.c */
 void engine_take_submissions(struct engine *engine, uint64_t now_ns);

@@ -27,6 +27,7 @@ static void request_end(struct engine *engine, struct request *request, enum fin
     struct outlet *outlet = request->outlet;
     request->finish = finish;
     request->ended_ns = now_ns;
+    engine_trace(engine, request->id, WALK_ENDED, now_ns, request->output_tokens);
     if (finish == FINISH_CANCELLED)
         engine->requests_cancelled_total++;
     outlet_end(outlet, engine->options.producer, request);
@@ -103,9 +104,11 @@ static void request_submit(struct engine *engine, struct request *request, uint6
         status = sched_submit(engine->sched, &submission, now_ns, &id, &request->error);
     if (status != STATUS_OK) {
         engine->requests_refused_total++;
-        request_end(engine, request, FINISH_ERROR, now_ns);
+        request_end(engine, request, FINISH_ERROR, clock_now_ns());
         return;
     }
+    /* Not the turn's now_ns: it may have been put into the inlet since. */
+    engine_trace(engine, request->id, WALK_SUBMITTED, clock_now_ns(), 0);
     struct live *live = &engine->lives[id];
     DCHECK(!live->used);
     uint32_t *tokens = live->tokens;

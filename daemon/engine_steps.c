@@ -92,6 +92,12 @@ void engine_lose_epoch(struct engine *engine)
             engine_end(engine, id, FINISH_ERROR);
         }
     }
+    for (sched_id id = 0; id < engine->lives_used; id++) {
+        const struct live *live = &engine->lives[id];
+        if (live->request)
+            engine_trace(engine, live->request->id, WALK_REPLAYED, clock_now_ns(),
+                         live->replays_count);
+    }
     sched_replay(engine->sched);
 }
 
@@ -135,6 +141,10 @@ static void token_emit(struct engine *engine, sched_id id, const struct sample_r
     if (!request->first_token_ns)
         request->first_token_ns = now_ns;
     request->last_token_ns = now_ns;
+    if ((request->output_tokens & (request->output_tokens - 1)) == 0) /* 1, 2, 4, 8, ... */
+        engine_trace(engine, request->id,
+                     request->output_tokens == 1 ? WALK_FIRST_TOKEN : WALK_TOKENS, now_ns,
+                     request->output_tokens);
     outlet_ready(request->outlet, engine->options.producer, request);
     engine_mark_dirty(engine, request->outlet);
 
@@ -235,6 +245,18 @@ static struct step_sequence sequence_of(void *context, sched_id id)
     return sequence;
 }
 
+/* The first step of each request that is in it for the first time. */
+static void first_steps_trace(struct engine *engine, const struct sched_plan *plan, uint64_t number)
+{
+    for (uint32_t i = 0; i < plan->n_rows; i++) {
+        struct live *live = &engine->lives[plan->rows[i].id];
+        if (live->stepped || !live->request)
+            continue;
+        live->stepped = true;
+        engine_trace(engine, live->request->id, WALK_FIRST_STEP, clock_now_ns(), (uint32_t)number);
+    }
+}
+
 void engine_hand_over(struct engine *engine, uint64_t now_ns)
 {
     struct step_builder builder = {
@@ -251,6 +273,7 @@ void engine_hand_over(struct engine *engine, uint64_t now_ns)
                 flight->sampled[flight->n_sampled++] = plan->rows[i].id;
         step_build(&builder, plan, engine->link.epoch, flight->number, step);
         step->time_limit_ns = engine->options.config->step_limit_ns;
+        first_steps_trace(engine, plan, flight->number);
         step_commit(engine);
     }
 }

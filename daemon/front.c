@@ -117,6 +117,7 @@ static enum status engines_open(struct front *front, struct step_limits *limits,
             .limits = limits[i],
             .inlets_count = front->config->text_threads_count,
             .producer = front->config->text_threads_count + i,
+            .trace = front->trace,
             .n_end_ids = info->n_eos,
             .end_ids = info->eos_ids,
         };
@@ -148,6 +149,9 @@ enum status front_open(const struct config *config, struct front *ret_front, str
             error_prefix(error, prefix);
         }
     }
+    if (status == STATUS_OK)
+        status = trace_open(front_producers_count(config) + config->listener_threads_count,
+                            config->trace_events_count, &front->trace, error);
     if (status == STATUS_OK)
         status = engines_open(front, limits, error);
     if (status == STATUS_OK)
@@ -184,6 +188,8 @@ void front_close(struct front *front)
     }
     request_pool_close(front->requests);
     front->requests = NULL;
+    trace_close(front->trace);
+    front->trace = NULL;
 }
 
 /* ---- what listeners ask ---- */

@@ -40,6 +40,7 @@ struct front {
     struct served_model models[CONFIG_MODELS_MAX];
     struct request_pool *requests;
     struct text_pool *text_pool;
+    struct trace *trace; /* of the requests' stages; NULL: none is kept */
     uint64_t started_ns;
     atomic_bool draining;
     _Atomic uint64_t next_request_id;

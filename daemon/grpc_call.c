@@ -171,6 +171,8 @@ static void send_run(struct tag *tag, bool ok)
     if (call->send_buffer)
         grpc_byte_buffer_destroy(call->send_buffer);
     call->send_buffer = NULL;
+    if (call->status_sent && ok && call->call.note)
+        options_of(call)->callbacks->flushed(call->call.queue, call->call.note);
     if (call->closed)
         ; /* nothing more can be sent */
     else if (call->ending && !call->status_sent)

@@ -17,7 +17,7 @@
 
 static const struct call_handler *const handlers[] = {
     &call_generate,     &call_tokenize,     &call_detokenize, &call_count_tokens,
-    &call_list_models,  &call_get_model,    &call_embed,      &call_status,
+    &call_list_models,  &call_get_model,    &call_embed,      &call_status, &call_trace,
     &call_health_check, &call_health_watch, &call_reflection, &call_reflection_alpha,
 };
 
@@ -82,6 +82,11 @@ void call_finish(struct call *call, const ProtobufCMessage *last, const struct e
         grpc_error_make(error, call->request ? call->request->name : NULL, &made);
         log_debug("%s refused: %s %s", call->handler->path, status_name(error->status),
                   error->field);
+    }
+    if (call->submitted && !call->closed) {
+        call->rpc->note = call->request->id;
+        walk_add(lane_of(call->rpc)->walker, call->request->id, WALK_FINISHED, clock_now_ns(),
+                 (uint32_t)(error ? made.ending.code : RPC_OK));
     }
     if (!call->closed)
         rpc_call_finish(call->rpc, last, error ? &made.ending : &ok);
@@ -210,6 +215,7 @@ static void accepted(struct rpc_call *rpc)
     call->listener = listener;
     call->front = listener->front;
     call->handler = handler_find(rpc->method);
+    call->accepted_ns = clock_now_ns();
     call->tls_generation = tls_generation;
     memcpy(call->peer, peer, sizeof call->peer);
     rpc->above = call;
@@ -304,6 +310,12 @@ bool call_request(struct call *call)
 
 void call_submit(struct call *call)
 {
+    const struct request *request = call->request;
+    struct walker walker = lane_of(call->rpc)->walker;
+    trace_name(walker.trace, walker.writer, request->id, request->name);
+    walk_add(walker, request->id, WALK_ACCEPTED, call->accepted_ns, 0);
+    walk_add(walker, request->id, WALK_DECODED, clock_now_ns(),
+             request->model ? request->model->index : 0);
     call->submitted = true;
     text_pool_submit(call->front->text_pool, call->request);
 }
@@ -320,7 +332,12 @@ static void call_ready(struct call *call)
 
 static void sent(struct rpc_call *rpc)
 {
-    call_ready(rpc->above);
+    struct call *call = rpc->above;
+    if (call->submitted && !call->sent_first) {
+        call->sent_first = true;
+        walk_add(lane_of(rpc)->walker, call->request->id, WALK_FIRST_SENT, clock_now_ns(), 0);
+    }
+    call_ready(call);
 }
 
 static void closed(struct rpc_call *rpc)
@@ -359,6 +376,12 @@ static void ticked(struct rpc_call *rpc, uint64_t now_ns)
         call->handler->ticked(call, now_ns);
 }
 
+static void flushed(struct rpc_queue *queue, uint64_t note)
+{
+    struct grpc_lane *lane = rpc_queue_above(queue);
+    walk_add(lane->walker, note, WALK_LAST_SENT, clock_now_ns(), 0);
+}
+
 static void woken(struct rpc_queue *queue)
 {
     struct grpc_lane *lane = rpc_queue_above(queue);
@@ -376,5 +399,6 @@ const struct rpc_callbacks grpc_calls_callbacks = {
     .sent = sent,
     .closed = closed,
     .ticked = ticked,
+    .flushed = flushed,
     .woken = woken,
 };

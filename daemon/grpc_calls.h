@@ -45,6 +45,8 @@ struct call {
     struct request *request; /* from call_request to the call's end */
     bool submitted, request_ended;
     bool closed;
+    uint64_t accepted_ns;
+    bool sent_first; /* a message is with the client */
     uint64_t tls_generation;            /* TCP: when the peer was last looked up in the list */
     char peer[IDENTITY_NAME_MAX_BYTES]; /* TCP: the client's name; "" on a unix socket */
 };
@@ -77,5 +79,5 @@ void call_finish(struct call *call, const ProtobufCMessage *last, const struct e
 
 /* The handlers; one per method of the service table. */
 extern const struct call_handler call_generate, call_tokenize, call_detokenize, call_count_tokens,
-    call_list_models, call_get_model, call_embed, call_status, call_health_check, call_health_watch,
-    call_reflection, call_reflection_alpha;
+    call_list_models, call_get_model, call_embed, call_status, call_trace, call_health_check,
+    call_health_watch, call_reflection, call_reflection_alpha;

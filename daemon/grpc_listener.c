@@ -146,6 +146,8 @@ static enum status library_open(struct listener *listener, struct error *error)
     const struct config *config = listener->front->config;
     for (uint32_t i = 0; i < listener->n_lanes; i++) {
         listener->lanes[i].listener = listener;
+        listener->lanes[i].walker = (struct walker){
+            .trace = listener->front->trace, .writer = front_producers_count(config) + i};
         listener->aboves[i] = &listener->lanes[i];
     }
     struct rpc_options options = {

@@ -39,6 +39,7 @@ struct grpc_lane {
     struct listener *listener;
     struct outlet outlet;
     bool outlet_open;
+    struct walker walker;
 };
 
 struct listener {

@@ -78,6 +78,7 @@ struct rpc_call {
     int peer_fd;                         /* of rpc_server_connect; -1: unknown */
     uint64_t deadline_ns;                /* of clock_now_ns; UINT64_MAX: none */
     void *above;                         /* the layer above's own */
+    uint64_t note;                       /* the layer above's, see `flushed`; 0 none */
 };
 
 struct rpc_callbacks {
@@ -88,6 +89,9 @@ struct rpc_callbacks {
     void (*closed)(struct rpc_call *call);
     /* About every RPC_TICK_NS, for every call that is not released. */
     void (*ticked)(struct rpc_call *call, uint64_t now_ns);
+    /* The last byte of an ended call, its status, was written to the socket. Only for calls with a
+     * note, and also after their release. */
+    void (*flushed)(struct rpc_queue *queue, uint64_t note);
     /* After rpc_queue_wake. */
     void (*woken)(struct rpc_queue *queue);
 };

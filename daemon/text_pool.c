@@ -178,10 +178,16 @@ static enum status detokenize(struct request *request, struct error *error)
     return STATUS_OK;
 }
 
+static struct walker walker_of(const struct text_thread *self)
+{
+    return (struct walker){.trace = self->pool->front->trace, .writer = self->index};
+}
+
 static void end_here(struct text_thread *self, struct request *request, enum status status)
 {
     request->finish = status == STATUS_OK ? FINISH_STOP : FINISH_ERROR;
     request->ended_ns = clock_now_ns();
+    walk_add(walker_of(self), request->id, WALK_ENDED, request->ended_ns, 0);
     struct outlet *outlet = request->outlet; /* the request may be gone after its END */
     outlet_end(outlet, self->index, request);
     outlet_flush(outlet, self->index);
@@ -191,6 +197,7 @@ static void text_work(struct text_thread *self, struct request *request)
 {
     struct error *error = &request->error;
     enum status status = STATUS_OK;
+    walk_add(walker_of(self), request->id, WALK_TEXT, clock_now_ns(), 0);
     if (atomic_load(&request->cancelled)) {
         status = error_set(error, STATUS_CANCELLED, "cancelled by the caller");
     } else {
@@ -210,6 +217,11 @@ static void text_work(struct text_thread *self, struct request *request)
         }
     }
     request->tokenized_ns = clock_now_ns();
+    if (status == STATUS_OK)
+        walk_add(walker_of(self), request->id, WALK_TOKENIZED, request->tokenized_ns,
+                 request->n_ids);
+    if (status == STATUS_OK && request->kind == REQUEST_GENERATE) /* it may be gone afterwards */
+        walk_add(walker_of(self), request->id, WALK_INLET, request->tokenized_ns, 0);
     if (status != STATUS_OK || request->kind != REQUEST_GENERATE) {
         end_here(self, request, status);
     } else if (!engine_submit(request->model->engine, self->index, request)) {

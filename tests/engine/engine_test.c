@@ -333,6 +333,33 @@ static void assert_same_tokens(const struct stream *a, const struct stream *b)
     }
 }
 
+/* A request that lost its worker once: each stage once, the loss between two counts of tokens. */
+static void assert_walk(struct harness *h, uint64_t id)
+{
+    struct trace_event events[WALK_EVENTS_MAX];
+    uint32_t counts[WALK_STAGES_COUNT] = {0}, last_value = 0;
+    uint32_t n = trace_read(h->trace, id, events, WALK_EVENTS_MAX);
+    assert_true(n >= 6);
+    for (uint32_t i = 0; i < n; i++) {
+        counts[events[i].kind]++;
+        if (events[i].kind == WALK_REPLAYED)
+            assert_int_equal(events[i].value, 1);
+        else if (events[i].kind >= WALK_FIRST_TOKEN) {
+            assert_true(events[i].value >= last_value);
+            last_value = events[i].value;
+        }
+    }
+    assert_int_equal(events[0].kind, WALK_SUBMITTED);
+    assert_int_equal(events[1].kind, WALK_FIRST_STEP);
+    assert_int_equal(events[2].kind, WALK_FIRST_TOKEN);
+    assert_int_equal(events[n - 1].kind, WALK_ENDED);
+    assert_int_equal(counts[WALK_FIRST_STEP], 1);
+    assert_int_equal(counts[WALK_FIRST_TOKEN], 1);
+    assert_int_equal(counts[WALK_REPLAYED], 1);
+    assert_int_equal(counts[WALK_ENDED], 1);
+    assert_true(counts[WALK_TOKENS] >= 3);
+}
+
 /* Kills or stops the worker once the victim has some tokens; the stream must not notice. */
 static void worker_loss(int signal_number, uint64_t step_limit_ns)
 {
@@ -347,6 +374,7 @@ static void worker_loss(int signal_number, uint64_t step_limit_ns)
     struct stream *victims[3];
     for (uint32_t i = 0; i < 3; i++)
         victims[i] = stream_start(&h, &o);
+    uint64_t traced_id = victims[0]->request->id;
     wait_tokens(victims[0], 10);
     int32_t before = worker_pid(&h);
     assert_true(before > 0 && before != getpid());
@@ -358,6 +386,7 @@ static void worker_loss(int signal_number, uint64_t step_limit_ns)
         stream_free(victims[i]);
     }
     assert_true(harness_wait_state(&h, ENGINE_SERVING, MINUTE));
+    assert_walk(&h, traced_id);
     engine_status(h.engine, &status);
     assert_int_not_equal(status.worker_pid, before);
     assert_int_equal(status.restarts_total, 1);

@@ -73,12 +73,14 @@ void harness_open_only(struct harness *h, const struct harness_options *o)
     must(request_pool_open(REQUESTS_MAX, &h->pool, &error), &error, "request_pool_open");
     must(wake_open(&h->wake, &error), &error, "wake_open");
     must(outlet_open(&h->outlet, 2, REQUESTS_MAX, outlet_wake, h, &error), &error, "outlet_open");
+    must(trace_open(2, 4096, &h->trace, &error), &error, "trace_open");
     struct engine_options options = {.config = &h->config,
                                      .model = m,
                                      .plan = &h->plan,
                                      .limits = model.limits,
                                      .inlets_count = 1,
-                                     .producer = 1};
+                                     .producer = 1,
+                                     .trace = h->trace};
     must(engine_open(&options, &h->engine, &error), &error, "engine_open");
     h->model = calloc(1, sizeof *h->model);
     h->model->config = m;
@@ -114,6 +116,7 @@ void harness_close(struct harness *h)
     harness_turn(h, 0);
     CHECK(h->n_open == 0);
     engine_close(h->engine);
+    trace_close(h->trace);
     outlet_close(&h->outlet);
     request_pool_close(h->pool);
     wake_close(&h->wake);

@@ -43,6 +43,7 @@ struct harness {
     struct request_pool *pool;
     struct outlet outlet;
     struct wake wake;
+    struct trace *trace; /* ring 1 is the engine's */
     uint64_t next_id;
     uint32_t n_open;
     char runtime_dir[64];
