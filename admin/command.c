@@ -4,7 +4,7 @@
 #include <stdarg.h>
 
 #include "admin/output.h"
-#include "admin/socket_find.h"
+#include "admin/server_open.h"
 #include "base/clock.h"
 #include "proto/inference.pb-c.h"
 
@@ -72,12 +72,15 @@ static int failure_code(enum client_code code, const char **ret_next)
     }
 }
 
-static int failure_tell(const struct client_failure *failure, bool is_admin)
+static int failure_tell(const struct common *common, const struct client_failure *failure,
+                        bool is_admin)
 {
     const char *next;
     int code = failure_code(failure->code, &next);
     if (code == EXIT_CODE_NOT_FOUND && is_admin)
         next = "galernectl trace"; /* a request, not a model */
+    if (code == EXIT_CODE_UNREACHABLE && common->server)
+        next = "see that the daemon is there and takes your certificate, and you its";
     char text[1024], *field;
     snprintf(text, sizeof text, "%s (%s)", failure->text[0] ? failure->text : "the call failed",
              client_code_name(failure->code));
@@ -101,23 +104,17 @@ static int failure_tell(const struct client_failure *failure, bool is_admin)
 
 int command_call(const struct common *common, struct client_call *call)
 {
-    char path[SOCKET_PATH_MAX_BYTES];
-    struct error error;
     struct client_failure failure;
+    int code = EXIT_CODE_OK;
     bool is_admin = strncmp(call->method, METHOD_ADMIN(""), strlen(METHOD_ADMIN(""))) == 0;
     bool may_be_long = strcmp(call->method, METHOD_INFERENCE("Generate")) == 0;
-    enum status status =
-        socket_find(common->socket, is_admin ? SOCKET_ADMIN : SOCKET_INFERENCE, path, &error);
-    if (status != STATUS_OK)
-        return command_fail(status == STATUS_DENIED    ? EXIT_CODE_DENIED
-                            : status == STATUS_INVALID ? EXIT_CODE_USAGE
-                                                       : EXIT_CODE_UNREACHABLE,
-                            NULL, "%s", error.text);
+    struct client *client = server_open(common, is_admin, &code);
+    if (!client)
+        return code;
     call->timeout_ns = common->timeout_ns;
     if (!call->timeout_ns && !may_be_long)
         call->timeout_ns = TIMEOUT_DEFAULT_NS;
     call->interrupted = &command_interrupted;
-    struct client *client = client_open(path);
     bool good = client_run(client, call, &failure);
     client_close(client);
     if (good)
@@ -126,7 +123,7 @@ int command_call(const struct common *common, struct client_call *call)
         return command_fail(EXIT_CODE_INTERRUPTED, NULL, "interrupted: the call was cancelled");
     if (ferror(stdout))
         return command_fail(EXIT_CODE_FAILED, NULL, "standard output cannot be written");
-    return failure_tell(&failure, is_admin);
+    return failure_tell(common, &failure, is_admin);
 }
 
 /* ---- what several commands need ---- */

@@ -20,6 +20,8 @@ enum output_format { OUTPUT_TABLE = 0, OUTPUT_JSON };
 /* Options of every command. */
 struct common {
     const char *socket;
+    const char *server; /* HOST:PORT over TCP, with the next three; NULL: a unix socket */
+    const char *tls_ca, *tls_cert, *tls_key;
     uint32_t output; /* enum output_format */
     bool json;       /* short for -o json; folded into `output` */
     bool no_color;

@@ -44,24 +44,42 @@ const char *client_code_name(enum client_code code)
     return (unsigned)code < array_count(code_names) ? code_names[code] : "UNKNOWN";
 }
 
-struct client *client_open(const char *socket_path)
+/* Takes the credentials. */
+static struct client *channel_open(const char *target, grpc_channel_credentials *credentials)
 {
     struct client *client = calloc(1, sizeof *client);
-    char target[512];
     grpc_arg args[array_count(channel_options_client)];
-    CHECK(client != NULL);
-    setenv("GRPC_VERBOSITY", "NONE", 0); /* failures are ours to tell */
-    grpc_init();
+    CHECK(client != NULL && credentials != NULL);
     for (size_t i = 0; i < array_count(args); i++)
         args[i] = channel_arg(channel_options_client[i]);
     grpc_channel_args all = {.num_args = array_count(args), .args = args};
-    grpc_channel_credentials *plain = grpc_insecure_credentials_create();
-    snprintf(target, sizeof target, "unix:%s", socket_path);
     client->queue = grpc_completion_queue_create_for_next(NULL);
-    client->channel = grpc_channel_create(target, plain, &all);
-    grpc_channel_credentials_release(plain);
+    client->channel = grpc_channel_create(target, credentials, &all);
+    grpc_channel_credentials_release(credentials);
     CHECK(client->queue != NULL && client->channel != NULL);
     return client;
+}
+
+static void library_open(void)
+{
+    setenv("GRPC_VERBOSITY", "NONE", 0); /* failures are ours to tell */
+    grpc_init();
+}
+
+struct client *client_open(const char *socket_path)
+{
+    char target[512];
+    library_open();
+    snprintf(target, sizeof target, "unix:%s", socket_path);
+    return channel_open(target, grpc_insecure_credentials_create());
+}
+
+struct client *client_open_tls(const char *address, const char *ca, const char *certificate,
+                               const char *key)
+{
+    grpc_ssl_pem_key_cert_pair pair = {.private_key = key, .cert_chain = certificate};
+    library_open();
+    return channel_open(address, grpc_ssl_credentials_create_ex(ca, &pair, NULL, NULL));
 }
 
 void client_close(struct client *client)

@@ -1,5 +1,5 @@
 /*
- * grpc_client: calls to one daemon over one unix socket, and the only file here that knows gRPC.
+ * grpc_client: calls to one daemon over one unix socket or TLS, and the only file here that knows gRPC.
  *
  * A client is one channel; calls are made one after the other, and each returns when it is over.
  * A unary call is a stream of one message, so there is one function: it hands every message of the
@@ -60,6 +60,9 @@ struct client;
 
 /* Does not connect yet: the first call does. `socket_path` is copied. Never NULL. */
 struct client *client_open(const char *socket_path);
+/* The same over TCP with TLS: "HOST:PORT", and three PEM texts, which are copied. */
+struct client *client_open_tls(const char *address, const char *ca, const char *certificate,
+                               const char *key);
 void client_close(struct client *client);
 
 /* True when the call ended well; else *ret_failure says why. */

@@ -21,6 +21,14 @@ static const struct option_row common_rows[] = {
     {"socket", OPTION_TEXT, AT(socket), .letter = 's', .value = "PATH",
      .fallback_text = "$GALERNE_SOCKET, else where daemons serve by default",
      .text = "The daemon's socket, or the directory of its sockets."},
+    {"server", OPTION_TEXT, AT(server), .value = "HOST:PORT",
+     .fallback_text = "a unix socket", .text = "A daemon on the network, with TLS."},
+    {"tls-ca", OPTION_TEXT, AT(tls_ca), .value = "FILE",
+     .text = "With --server: the authority of the daemon's certificate, PEM."},
+    {"tls-cert", OPTION_TEXT, AT(tls_cert), .value = "FILE",
+     .text = "With --server: your certificate, PEM."},
+    {"tls-key", OPTION_TEXT, AT(tls_key), .value = "FILE",
+     .text = "With --server: your certificate's key, PEM."},
     {"output", OPTION_CHOICE, AT(output), .letter = 'o', .value = "FORMAT", .choices = formats,
      .fallback = "table", .text = "For people or for programs."},
     {"json", OPTION_BOOL, AT(json), .text = "Short for --output json."},
@@ -44,7 +52,7 @@ static void interrupt(int number)
 static void usage_print(FILE *out)
 {
     fputs("usage: galernectl COMMAND [OPTIONS] [ARGUMENTS]\n"
-          "Talks to a running galerned over its unix sockets.\n\n",
+          "Talks to a running galerned over its unix sockets, or with TLS over TCP.\n\n",
           out);
     for (size_t i = 0; i < array_count(commands); i++)
         fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);

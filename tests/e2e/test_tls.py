@@ -16,6 +16,7 @@ from galerne.v1 import inference_pb2 as pb
 from galerne.v1 import inference_pb2_grpc
 
 from daemon import NARROW, build_dir, details, wait_until
+from test_galernectl import run as galernectl
 
 TEN = pb.GenerateRequest(model="tiny", text="hello", max_tokens=10)
 
@@ -424,3 +425,31 @@ def test_frozen_peer_is_found(tls):
     guest.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
     assert closed_within([guest], 8)  # it answers no ping
     assert one.generate() == 10
+
+
+def test_galernectl_over_tcp(tls):
+    one = tls()
+
+    def run(*words, client="alice", root="ca"):
+        return galernectl(None, *words, "--server", f"127.0.0.1:{one.port}", "--tls-ca",
+                          one.authority / f"{root}.pem", "--tls-cert",
+                          one.authority / f"{client}.pem", "--tls-key",
+                          one.authority / f"{client}.key")
+    local = galernectl(one.daemon, "generate", "--model", "tiny", "-n", 8, "hello")
+    done = run("generate", "--model", "tiny", "-n", 8, "hello")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == local.stdout and done.stdout
+    assert run("models").stdout == galernectl(one.daemon, "models").stdout
+    for how in {"client": "stranger"}, {"client": "expired"}, {"root": "other-ca"}:
+        done = run("models", "--timeout", 10, **how)
+        assert done.returncode == 7 and "certificate" in done.stderr
+    done = run("status")
+    assert done.returncode == 64 and "unix socket" in done.stderr
+    done = galernectl(None, "models", "--server", f"127.0.0.1:{one.port}")
+    assert done.returncode == 64 and "--tls-ca" in done.stderr
+    done = galernectl(None, "models", "--server", "nowhere")
+    assert done.returncode == 64 and "HOST:PORT" in done.stderr
+    done = galernectl(None, "models", "--server", "localhost:1", "--tls-ca", "/no/such")
+    assert done.returncode == 1 and "/no/such" in done.stderr
+    done = galernectl(None, "models", "--server", "localhost:1", "--tls-ca", __file__)
+    assert done.returncode == 1 and "PEM" in done.stderr
