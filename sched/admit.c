@@ -2,17 +2,30 @@
  * Who joins: what a waiting sequence needs, whether it is there, and the open that says so.
  *
  * Room is counted in blocks that can be taken: free ones and cached ones. Out of it stay those that
- * other tenants have reserved, and those that the running ones will need for the output that the
- * policy predicts; so a good prediction means no preemption, and a bad one costs a preemption, not
- * correctness.
+ * other tenants have reserved, and those that all who run then will take at the worst moment to
+ * come, as the policy foresees their outputs (forecast.h). A tenant gets what it has reserved
+ * whatever others will take: they cannot take that.
  */
 #include "sched/books.h"
 
-/* A sequence may not be expected to grow further than it may. */
-static uint32_t reserve_tokens(const struct sched *sched, const struct seq *seq)
+/* A sequence is not expected to grow further than it may. */
+static uint32_t foreseen_tokens(const struct sched *sched, const struct seq *seq)
 {
     uint32_t left = seq->prompt_tokens + seq->output_tokens_max - seq_known_tokens(seq);
-    return u32_min(sched->policy->reserve(sched->policy_state, seq), u32_max(left, 1));
+    return u32_min(sched->policy->foresee(sched->policy_state, seq), u32_max(left, 1));
+}
+
+/* Of one that has, or would have, so many blocks, some of them shared. */
+static struct forecast_one foreseen(const struct sched *sched, const struct seq *seq,
+                                    uint32_t have_blocks, uint32_t shared_blocks)
+{
+    struct forecast_one one = {.tokens = foreseen_tokens(sched, seq)};
+    if (one.tokens <= 1)
+        return (struct forecast_one){0};
+    uint32_t want = blocks_for(&sched->blocks, seq_known_tokens(seq) + one.tokens);
+    one.grow_blocks = want > have_blocks ? want - have_blocks : 0;
+    one.back_blocks = have_blocks - shared_blocks;
+    return one;
 }
 
 /*
@@ -35,9 +48,8 @@ struct need need_of(const struct sched *sched, struct seq *seq, bool looks_up)
     for (uint32_t i = 0; looks_up && i < n_touched; i++)
         cached += blocks->blocks[sched->matched[i]].references == 0;
     need.new_blocks = first_blocks - need.shared_blocks;
-    need.later_blocks =
-        blocks_for(blocks, need.known_tokens + reserve_tokens(sched, seq)) - first_blocks;
-    need.cost_blocks = need.new_blocks + need.later_blocks + cached;
+    need.cost_blocks = need.new_blocks + cached;
+    need.later = foreseen(sched, seq, first_blocks, need.shared_blocks);
     return need;
 }
 
@@ -51,37 +63,37 @@ static void need_drop_copy(const struct sched *sched, struct need *need)
     need->copy_block = PREFIX_NONE;
 }
 
-void draft_reserve(const struct sched *sched, struct draft *draft)
+static void tenants_promise(const struct sched *sched, uint32_t tenant, uint32_t n_blocks)
 {
     const struct tenants *tenants = &sched->tenants;
-    draft->reserved_counted = true;
-    draft->reserved_blocks = 0;
-    for (uint32_t i = 0; i < sched->n_running; i++) {
-        struct seq *seq = sched->running[i];
-        if (seq->paused)
-            continue;
-        uint32_t reserve = reserve_tokens(sched, seq);
-        uint32_t want = blocks_for(&sched->blocks, seq_known_tokens(seq) + reserve);
-        uint32_t have = sched->blocks.table_counts[seq->slot];
-        if (reserve <= 1 || want <= have)
-            continue;
-        draft->reserved_blocks += want - have;
-        for (struct tenant *t = &tenants->rows[seq->tenant]; t; t = tenant_above(tenants, t)) {
-            t->promised_blocks =
-                (t->promised_step == sched->next_step ? t->promised_blocks : 0) + (want - have);
-            t->promised_step = sched->next_step;
-        }
+    for (struct tenant *t = &tenants->rows[tenant]; t; t = tenant_above(tenants, t)) {
+        uint32_t before = t->promised_step == sched->next_step ? t->promised_blocks : 0;
+        t->promised_blocks = before + n_blocks;
+        t->promised_step = sched->next_step;
     }
 }
 
-uint32_t blocks_admissible(const struct sched *sched, const struct draft *draft, uint32_t tenant)
+/* Slow readers take nothing for now, and may lose what they have. */
+void draft_forecast(const struct sched *sched, struct draft *draft)
 {
-    uint32_t takeable = blocks_takeable(&sched->blocks);
-    uint32_t out = tenants_kept_blocks(&sched->tenants, tenant) + draft->reserved_blocks;
-    return takeable > out ? takeable - out : 0;
+    uint32_t longest = 1;
+    for (uint32_t i = 0; i < sched->n_running; i++)
+        if (!sched->running[i]->paused)
+            longest = u32_max(longest, foreseen_tokens(sched, sched->running[i]));
+    forecast_begin(&draft->forecast, longest, sched->limits.block_tokens);
+    for (uint32_t i = 0; i < sched->n_running && longest > 1; i++) {
+        const struct seq *seq = sched->running[i];
+        if (seq->paused)
+            continue;
+        uint32_t have = sched->blocks.table_counts[seq->slot];
+        struct forecast_one one = foreseen(sched, seq, have, seq->shared_blocks);
+        forecast_add(&draft->forecast, &one);
+        tenants_promise(sched, seq->tenant, one.grow_blocks);
+    }
+    draft->forecast_made = true;
 }
 
-/* The limits of the path, less what its running ones are expected to take. */
+/* The limits of the path, less what its running ones will take. */
 static bool limits_allow(const struct sched *sched, const struct seq *seq, uint32_t n_blocks)
 {
     const struct tenants *tenants = &sched->tenants;
@@ -91,6 +103,11 @@ static bool limits_allow(const struct sched *sched, const struct seq *seq, uint3
             return false;
     }
     return true;
+}
+
+static uint32_t headroom_of(const struct sched *sched, const struct seq *seq)
+{
+    return sched->policy->headroom ? sched->policy->headroom(sched->policy_state, seq) : 0;
 }
 
 /* Running ones that may be preempted for a waiting one, and the blocks they hold. */
@@ -119,7 +136,7 @@ static void room_make(struct sched *sched, struct draft *draft, struct seq *head
 {
     if (sched->n_paused == 0)
         return;
-    uint32_t n_blocks = need_of(sched, head, true).cost_blocks;
+    uint32_t n_blocks = need_of(sched, head, true).cost_blocks + headroom_of(sched, head);
     bool idle = sched->plan.n_rows == 0 && sched->n_flights == 0;
     uint32_t held;
     uint32_t n = candidates_paused(sched, idle, &held);
@@ -166,6 +183,7 @@ static void seq_open(struct sched *sched, struct draft *draft, struct seq *seq,
                      const struct need *need)
 {
     seq_run(sched, seq, need->cached_tokens);
+    seq->shared_blocks = need->shared_blocks;
     uint32_t first = table_fill(sched, seq, need);
     sched->opens[sched->plan.n_opens++] =
         (struct sched_open_row){.id = seq->id,
@@ -175,13 +193,8 @@ static void seq_open(struct sched *sched, struct draft *draft, struct seq *seq,
                                 .n_blocks = need->shared_blocks + need->new_blocks,
                                 .blocks_first = first};
     draft->open_tokens_left -= need->known_tokens;
-    draft->reserved_blocks += need->later_blocks;
-    struct tenants *tenants = &sched->tenants;
-    for (struct tenant *t = &tenants->rows[seq->tenant]; t; t = tenant_above(tenants, t)) {
-        t->promised_blocks =
-            (t->promised_step == sched->next_step ? t->promised_blocks : 0) + need->later_blocks;
-        t->promised_step = sched->next_step;
-    }
+    forecast_add(&draft->forecast, &need->later);
+    tenants_promise(sched, seq->tenant, need->later.grow_blocks);
 }
 
 bool seq_admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32_t tokens_max,
@@ -197,16 +210,20 @@ bool seq_admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32
         room_make(sched, draft, seq);
         return false;
     }
-    if (!draft->reserved_counted)
-        draft_reserve(sched, draft);
+    if (!draft->forecast_made)
+        draft_forecast(sched, draft);
     struct need need = need_of(sched, seq, true);
     *ret_why = REFUSED_LIMIT;
-    if (!limits_allow(sched, seq, need.shared_blocks + need.new_blocks + need.later_blocks))
+    uint32_t n_blocks = need.shared_blocks + need.new_blocks + need.later.grow_blocks;
+    if (!limits_allow(sched, seq, n_blocks))
         return false;
     *ret_why = REFUSED_BLOCKS;
-    if (blocks_admissible(sched, draft, seq->tenant) < need.cost_blocks)
+    uint32_t stays = tenants_kept_blocks(&sched->tenants, seq->tenant);
+    if (!tenants_has_reserved(&sched->tenants, seq->tenant, n_blocks))
+        stays += headroom_of(sched, seq) + forecast_peak(&draft->forecast, &need.later);
+    if (blocks_takeable(&sched->blocks) < need.cost_blocks + stays)
         need_drop_copy(sched, &need);
-    if (blocks_admissible(sched, draft, seq->tenant) < need.cost_blocks) {
+    if (blocks_takeable(&sched->blocks) < need.cost_blocks + stays) {
         room_make(sched, draft, seq);
         return false;
     }

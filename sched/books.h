@@ -25,6 +25,7 @@
 
 #include "sched/blocks.h"
 #include "sched/deadlines.h"
+#include "sched/forecast.h"
 #include "sched/policy.h"
 #include "sched/seq.h"
 #include "sched/tenants.h"
@@ -134,9 +135,9 @@ struct draft {
     uint32_t tokens_left;      /* of step_tokens */
     uint32_t open_tokens_left; /* of open_tokens_max */
     uint32_t promised_blocks;  /* on their way back, for sequences that sit out this step */
-    uint32_t reserved_blocks;  /* kept for what the running ones will sample .. */
-    bool reserved_counted;     /* .. once this is set */
-    bool preempted;            /* since blocks ran out: nobody is admitted */
+    bool forecast_made;
+    struct forecast forecast; /* of the running ones, once it is made */
+    bool preempted;           /* since blocks ran out: nobody is admitted */
 };
 
 /* What it takes to admit a waiting one. */
@@ -145,19 +146,16 @@ struct need {
     uint32_t shared_blocks; /* first entries of its table, listed already */
     uint32_t copy_block;    /* the next entry is a copy of this one; PREFIX_NONE: no copy */
     uint32_t new_blocks;    /* further entries, taken at once (the copy is one) */
-    uint32_t later_blocks;  /* kept free for what it will sample */
-    uint32_t cost_blocks;   /* by how much the takeable blocks shrink: new, later, cached ones */
+    uint32_t cost_blocks;   /* by how much the takeable blocks shrink at once: new and cached */
+    struct forecast_one later;
 };
 
 /* Exact when `looks_up`: then sched->matched has the shared blocks. Else from its last look-up, and
  * cost_blocks does not count cached ones. */
 struct need need_of(const struct sched *sched, struct seq *seq, bool looks_up);
 
-/* Counts what must be kept for the running ones, in all and by tenant. */
-void draft_reserve(const struct sched *sched, struct draft *draft);
-
-/* Takeable by `tenant`: what others have reserved and what running ones will need stays out. */
-uint32_t blocks_admissible(const struct sched *sched, const struct draft *draft, uint32_t tenant);
+/* Forecasts what the running ones will take; and sums it up by tenant. */
+void draft_forecast(const struct sched *sched, struct draft *draft);
 
 /* Lets a waiting one run, with its first row, if it can be: else says why not. */
 bool seq_admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32_t tokens_max,
@@ -174,6 +172,12 @@ struct seq *victim_preempt(struct sched *sched, struct draft *draft, uint32_t n,
 
 /* Free blocks, and those that steps in flight still hold, less what is promised or kept. */
 uint32_t blocks_coming(const struct sched *sched, const struct draft *draft, uint32_t tenant);
+
+/* Blocks of a running one that it did not find in the cache: about what its end would free. */
+static inline uint32_t seq_own_blocks(const struct sched *sched, const struct seq *seq)
+{
+    return sched->blocks.table_counts[seq->slot] - seq->shared_blocks;
+}
 
 static inline bool row_given(const struct sched *sched, const struct seq *seq)
 {

@@ -56,9 +56,12 @@ struct sched_policy {
      * it is sampled and counts. Tokens computed again or found in the cache are not charged. */
     void (*charge)(void *state, struct seq *seq, uint32_t prefill_tokens, uint32_t output_tokens);
 
-    /* Positions after the known ones that admission must find room for, >= 1: the first is taken
-     * at once, the others are kept free for it while it runs. */
-    uint32_t (*reserve)(void *state, const struct seq *seq);
+    /* Tokens that it will probably still sample, >= 1. Room for the first is taken when it is
+     * admitted; the others are part of a forecast (forecast.h), and an admission must leave what
+     * the forecast demands. 1: no forecast. */
+    uint32_t (*foresee)(void *state, const struct seq *seq);
+    /* Blocks that must stay takeable besides when it is admitted. Or NULL: none. */
+    uint32_t (*headroom)(void *state, const struct seq *seq);
 
     void (*begin)(void *state);
     /* Who gets the next tokens, and at most how many at once: a running one that has known tokens

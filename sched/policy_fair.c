@@ -12,16 +12,15 @@
 #include "sched/shares.h"
 
 #define TRIES_MAX 8 /* refusals in a step; then nobody else is admitted */
-#define RESERVE_MIN_TOKENS 16
-#define RESERVE_UNKNOWN_TOKENS 128 /* nobody has ended yet */
-#define PREEMPTIONS_MAX 2          /* for fairness, of one request */
-#define RECLAIM_EVERY_STEPS 4      /* it looks at all that run; a few steps matter to nobody */
+#define FORESEEN_MIN_TOKENS 16
+#define FORESEEN_UNKNOWN_TOKENS 128 /* nobody has ended yet */
+#define PREEMPTIONS_MAX 2           /* for fairness, of one request */
+#define RECLAIM_EVERY_STEPS 4       /* it looks at all that run; a few steps matter to nobody */
 
 /* What the policy knows of a sequence. */
 struct mark {
-    uint64_t advance_cost; /* charged ahead for output that has not come yet */
-    uint32_t owed_tokens;  /* to be computed again, since it was preempted for fairness */
-    uint32_t next_chunk;   /* in the list of its leaf */
+    uint32_t owed_tokens; /* to be computed again, since it was preempted for fairness */
+    uint32_t next_chunk;  /* in the list of its leaf */
 };
 
 /* Where a decoding one stands, from the top of the tree down. */
@@ -72,10 +71,12 @@ static struct sched_fairness costs_of(const struct sched_limits *limits)
         .prompt_cost = or_default(f->prompt_cost, 1),
         .output_cost = or_default(f->output_cost, 2),
         .quantum_tokens = or_default(f->quantum_tokens, 256),
-        .lead_cost = or_none(f->lead_cost, 4 * limits->step_tokens_max),
-        .reclaim_cost = or_none(f->reclaim_cost, 16 * limits->step_tokens_max),
+        .lead_cost = or_none(f->lead_cost, 2 * limits->step_tokens_max),
+        .credit_cost = or_none(f->credit_cost, 8 * limits->step_tokens_max),
+        .reclaim_cost = or_none(f->reclaim_cost, 4 * limits->step_tokens_max),
+        .reclaim_price = or_none(f->reclaim_price, 4),
         .recompute_permille = or_none(f->recompute_permille, 25),
-        .advance_percent = or_none(f->advance_percent, 100),
+        .headroom_permille = or_none(f->headroom_permille, 50),
     };
     costs.output_cost = u32_max(costs.output_cost, costs.prompt_cost);
     return costs;
@@ -124,6 +125,7 @@ static void fair_init(void *state, const struct sched *sched)
                           .offered = LINE_NOBODY,
                           .blocked_leaf = SHARES_NOBODY};
     shares_init(&fair->shares, &sched->limits, &sched->tenants, memory + p.shares);
+    shares_set_unit(&fair->shares, fair->costs.output_cost);
 }
 
 static void fair_tenants_changed(void *state)
@@ -137,55 +139,41 @@ static void fair_tenants_changed(void *state)
 
 static uint32_t output_predicted(const struct fair *fair, const struct seq *seq)
 {
-    const struct share *rows = fair->shares.rows;
-    uint32_t p80 = outputs_p80(&rows[seq->tenant].outputs);
+    const struct outputs *outputs = fair->shares.outputs;
+    uint32_t p80 = outputs_p80(&outputs[seq->tenant]);
     if (p80 == 0)
-        p80 = outputs_p80(&rows[fair->shares.root].outputs);
+        p80 = outputs_p80(&outputs[fair->shares.root]);
     if (p80 == 0)
-        p80 = RESERVE_UNKNOWN_TOKENS;
+        p80 = FORESEEN_UNKNOWN_TOKENS;
     return u32_min(p80, seq->output_tokens_max);
 }
 
-static uint32_t fair_reserve(void *state, const struct seq *seq)
+static uint32_t fair_foresee(void *state, const struct seq *seq)
 {
     uint32_t predicted = output_predicted(state, seq);
     uint32_t left = predicted > seq->sampled_tokens ? predicted - seq->sampled_tokens : 0;
-    return u32_max(left, RESERVE_MIN_TOKENS);
+    return u32_max(left, FORESEEN_MIN_TOKENS);
 }
 
-/* ---- service ---- */
+/* Those who have more than their share of the pool leave a part of it to those who come. */
+static uint32_t fair_headroom(void *state, const struct seq *seq)
+{
+    const struct fair *fair = state;
+    const struct sched *sched = fair->sched;
+    uint64_t headroom = (uint64_t)sched->limits.blocks_count * fair->costs.headroom_permille / 1000;
+    for (uint32_t row = seq->tenant; row != fair->shares.root; row = fair->shares.rows[row].parent)
+        if (sched->tenants.rows[row].blocks > fair->shares.rows[row].fair_blocks)
+            return (uint32_t)headroom;
+    return 0;
+}
 
 static void fair_charge(void *state, struct seq *seq, uint32_t prefill_tokens,
                         uint32_t output_tokens)
 {
     struct fair *fair = state;
-    struct mark *mark = &fair->marks[seq->id];
-    uint64_t output_cost = (uint64_t)output_tokens * fair->costs.output_cost;
-    uint64_t paid = output_cost < mark->advance_cost ? output_cost : mark->advance_cost;
-    mark->advance_cost -= paid;
-    uint64_t cost = (uint64_t)prefill_tokens * fair->costs.prompt_cost + output_cost - paid;
-    if (cost > 0)
-        shares_charge(&fair->shares, seq->tenant, cost);
-}
-
-/* The output that it will probably have is charged now: so a tenant that has much on its way is not
- * taken for one that has little. */
-static void advance_charge(struct fair *fair, const struct seq *seq)
-{
-    uint32_t predicted = output_predicted(fair, seq);
-    uint64_t left = predicted > seq->sampled_tokens ? predicted - seq->sampled_tokens : 0;
-    uint64_t cost = left * fair->costs.output_cost * fair->costs.advance_percent / 100;
-    fair->marks[seq->id].advance_cost = cost;
-    if (cost > 0)
-        shares_charge(&fair->shares, seq->tenant, cost);
-}
-
-static void advance_refund(struct fair *fair, const struct seq *seq)
-{
-    struct mark *mark = &fair->marks[seq->id];
-    if (mark->advance_cost > 0)
-        shares_refund(&fair->shares, seq->tenant, mark->advance_cost);
-    mark->advance_cost = 0;
+    uint64_t cost = (uint64_t)prefill_tokens * fair->costs.prompt_cost +
+                    (uint64_t)output_tokens * fair->costs.output_cost;
+    shares_charge(&fair->shares, seq->tenant, cost);
 }
 
 /* ---- lines ---- */
@@ -204,36 +192,14 @@ static void line_count(struct fair *fair, uint32_t leaf, uint32_t n)
     fair->shares.rows[fair->shares.root].n_line += n;
 }
 
-/* Where the children of `parent` stand that want something: in line, or with a prompt in prefill.
- */
-static uint64_t children_v(const struct fair *fair, uint32_t parent)
-{
-    const struct shares *shares = &fair->shares;
-    uint32_t first = shares_first(shares, parent);
-    uint64_t v = first == SHARES_NOBODY ? UINT64_MAX : shares->rows[first].v;
-    uint32_t left = parent == shares->root ? fair->sched->n_prefilling
-                                           : fair->sched->tenants.rows[parent].n_prefilling;
-    for (uint32_t i = 0; left > 0; i++) {
-        const struct seq *seq = fair->sched->running[i];
-        uint32_t row = seq->prefilling ? seq->tenant : shares->root;
-        while (row != shares->root && shares->rows[row].parent != parent)
-            row = shares->rows[row].parent;
-        if (row == shares->root)
-            continue;
-        left--;
-        v = shares->rows[row].v < v ? shares->rows[row].v : v;
-    }
-    return v == UINT64_MAX ? shares->rows[parent].chosen_v : v;
-}
-
-/* Those of its rows that wanted nothing until now have no claim to the time before. */
+/* Those of its rows that wanted nothing until now have little claim to the time before. */
 static void rows_lift(struct fair *fair, uint32_t leaf)
 {
     struct shares *shares = &fair->shares;
     for (uint32_t row = leaf; row != shares->root; row = shares->rows[row].parent) {
         if (shares->rows[row].n_line > 0 || fair->sched->tenants.rows[row].n_prefilling > 0)
             return; /* and so did those above it */
-        shares_lift(shares, row, children_v(fair, shares->rows[row].parent));
+        shares_lift(shares, row, fair->costs.credit_cost);
     }
 }
 
@@ -250,9 +216,7 @@ static uint64_t due_of(const struct fair *fair, const struct seq *seq, enum arri
 static void fair_enqueue(void *state, struct seq *seq, enum arrival arrival)
 {
     struct fair *fair = state;
-    if (arrival == ARRIVES_PREEMPTED)
-        advance_refund(fair, seq);
-    else
+    if (arrival != ARRIVES_PREEMPTED)
         rows_lift(fair, seq->tenant);
     if (arrival == ARRIVES_NEW)
         fair->marks[seq->id] = (struct mark){.next_chunk = LINE_NOBODY};
@@ -280,11 +244,10 @@ static void fair_dequeue(void *state, struct seq *seq)
 static void fair_ended(void *state, struct seq *seq)
 {
     struct fair *fair = state;
-    advance_refund(fair, seq);
     if (seq->sampled_tokens == 0)
         return;
-    outputs_add(&fair->shares.rows[seq->tenant].outputs, seq->sampled_tokens);
-    outputs_add(&fair->shares.rows[fair->shares.root].outputs, seq->sampled_tokens);
+    outputs_add(&fair->shares.outputs[seq->tenant], seq->sampled_tokens);
+    outputs_add(&fair->shares.outputs[fair->shares.root], seq->sampled_tokens);
 }
 
 /* Interactive ones first, then batch. */
@@ -413,13 +376,6 @@ static struct seq *leaf_offer(struct fair *fair, uint32_t leaf)
     return &fair->sched->seqs[seq->id];
 }
 
-static void chosen_note(struct fair *fair, uint32_t leaf)
-{
-    struct share *rows = fair->shares.rows;
-    for (uint32_t row = leaf; row != fair->shares.root; row = rows[row].parent)
-        rows[rows[row].parent].chosen_v = u64_max(rows[rows[row].parent].chosen_v, rows[row].v);
-}
-
 /* From the root to a leaf; a row that turns out to have nothing is left out, and it begins anew. */
 static struct seq *fair_next(void *state, uint32_t *ret_tokens_max)
 {
@@ -429,13 +385,13 @@ static struct seq *fair_next(void *state, uint32_t *ret_tokens_max)
     for (;;) {
         if (share_is_leaf(&fair->shares, row)) {
             struct seq *seq = leaf_offer(fair, row);
-            if (seq) {
-                chosen_note(fair, row);
+            if (seq)
                 return seq;
-            }
         } else {
             uint32_t child = child_choose(fair, row);
             if (child != SHARES_NOBODY) {
+                if (child == shares_first(&fair->shares, row))
+                    shares_pass(&fair->shares, row, fair->shares.rows[child].v);
                 row = child;
                 continue;
             }
@@ -459,7 +415,6 @@ static void fair_granted(void *state, struct seq *seq, uint32_t n_tokens)
             chunk_remove_first(fair, seq->tenant);
         return;
     }
-    advance_charge(fair, seq);
     if (more)
         chunk_append(fair, seq);
 }
@@ -492,20 +447,11 @@ static void fair_refused(void *state, struct seq *seq, enum refusal why)
 
 /* ---- preemption ---- */
 
-static uint32_t private_blocks(const struct sched *sched, const struct seq *seq)
-{
-    uint32_t n = 0, count = sched->blocks.table_counts[seq->slot];
-    const uint32_t *table = blocks_table(&sched->blocks, seq->slot);
-    for (uint32_t i = 0; i < count; i++)
-        n += sched->blocks.blocks[table[i]].references == 1;
-    return n;
-}
-
 /* Of one tenant: fewest tokens to compute again for a block that comes free, then the last. */
 static bool is_cheaper(const struct sched *sched, const struct seq *a, const struct seq *b)
 {
-    uint64_t cost_a = (uint64_t)a->planned_tokens * private_blocks(sched, b);
-    uint64_t cost_b = (uint64_t)b->planned_tokens * private_blocks(sched, a);
+    uint64_t cost_a = (uint64_t)a->planned_tokens * seq_own_blocks(sched, b);
+    uint64_t cost_b = (uint64_t)b->planned_tokens * seq_own_blocks(sched, a);
     return cost_a <= cost_b;
 }
 
@@ -607,16 +553,6 @@ static uint64_t recompute_credit(const struct fair *fair)
     return may > did ? may - did : 0;
 }
 
-/* Whether `leaf` has reserved what it asks for. */
-static bool is_entitled(const struct fair *fair, uint32_t leaf, uint32_t n_blocks)
-{
-    const struct tenants *tenants = &fair->sched->tenants;
-    for (struct tenant *t = &tenants->rows[leaf]; t; t = tenant_above(tenants, t))
-        if (t->reserved_blocks > 0)
-            return t->blocks + n_blocks <= t->reserved_blocks;
-    return false;
-}
-
 /* Far enough ahead of `leaf`, and within what fairness may cost; for the entitled, anybody else. */
 static bool may_reclaim(const struct fair *fair, const struct seq *seq, uint32_t leaf,
                         bool entitled)
@@ -628,21 +564,33 @@ static bool may_reclaim(const struct fair *fair, const struct seq *seq, uint32_t
         return false;
     if (entitled)
         return true;
-    uint64_t lead = fair->costs.reclaim_cost * SHARES_ONE / rows[behind].weight;
+    uint64_t price = (uint64_t)fair->costs.reclaim_price * seq->planned_tokens;
+    uint64_t lead = u64_max(fair->costs.reclaim_cost, price) * SHARES_ONE / rows[behind].weight;
     return seq->preempted_count < PREEMPTIONS_MAX && rows[ahead].v > rows[behind].v + lead &&
            seq->planned_tokens <= recompute_credit(fair);
 }
 
-/* What the head of the leaf still lacks when all that is on its way back has come. */
-static uint32_t lacking_blocks(const struct fair *fair, uint32_t leaf, struct need *ret_need)
+/* What the head of a leaf asks for, and lacks when all that is on its way back has come. */
+struct shortage {
+    uint32_t lacking_blocks;
+    bool entitled; /* it has reserved them: somebody has more than his due */
+};
+
+static struct shortage shortage_of(struct fair *fair, uint32_t leaf)
 {
     const struct sched *sched = fair->sched;
+    struct seq *head = &sched->seqs[leaf_pick(fair, leaf)->id];
     struct draft draft = {0};
-    draft_reserve(sched, &draft);
-    *ret_need = need_of(sched, &sched->seqs[leaf_pick(fair, leaf)->id], false);
-    uint32_t coming = blocks_coming(sched, &draft, leaf);
-    uint32_t wanted = ret_need->cost_blocks + draft.reserved_blocks;
-    return wanted > coming ? wanted - coming : 0;
+    struct need need = need_of(sched, head, false);
+    uint32_t coming = blocks_coming(sched, &draft, leaf), wanted = need.cost_blocks;
+    uint32_t all = need.shared_blocks + need.new_blocks + need.later.grow_blocks;
+    bool reserved = tenants_has_reserved(&sched->tenants, leaf, all);
+    if (!reserved) {
+        draft_forecast(sched, &draft);
+        wanted += forecast_peak(&draft.forecast, &need.later) + fair_headroom(fair, head);
+    }
+    uint32_t lacking = wanted > coming ? wanted - coming : 0;
+    return (struct shortage){.lacking_blocks = lacking, .entitled = reserved && lacking > 0};
 }
 
 static struct seq *fair_reclaim(void *state)
@@ -652,25 +600,23 @@ static struct seq *fair_reclaim(void *state)
     uint32_t leaf = fair->blocked_leaf;
     if (leaf == SHARES_NOBODY || sched->next_step % RECLAIM_EVERY_STEPS || !leaf_pick(fair, leaf))
         return NULL;
-    struct need need;
-    uint32_t lacking = lacking_blocks(fair, leaf, &need);
-    if (lacking == 0 && sched->n_running < sched->limits.slots_max)
+    struct shortage s = shortage_of(fair, leaf);
+    if (s.lacking_blocks == 0 && sched->n_running < sched->limits.slots_max)
         return NULL;
-    /* Blocks are reserved, slots are not. */
-    bool entitled = lacking > 0 && is_entitled(fair, leaf, need.cost_blocks);
-    if (!entitled && recompute_credit(fair) < (uint64_t)lacking * sched->limits.block_tokens)
+    uint64_t cost_tokens = (uint64_t)s.lacking_blocks * sched->limits.block_tokens;
+    if (!s.entitled && recompute_credit(fair) < cost_tokens)
         return NULL;
     struct seq *best = NULL;
     uint64_t could_free = 0;
     for (uint32_t i = 0; i < sched->n_running; i++) {
         struct seq *seq = sched->running[i];
-        if (!may_reclaim(fair, seq, leaf, entitled))
+        if (!may_reclaim(fair, seq, leaf, s.entitled))
             continue;
-        could_free += private_blocks(sched, seq);
+        could_free += seq_own_blocks(sched, seq);
         if (!best || is_better_victim(fair, seq, best))
             best = seq;
     }
-    if (!best || could_free < lacking)
+    if (!best || could_free < s.lacking_blocks)
         return NULL;
     fair->marks[best->id].owed_tokens = best->planned_tokens;
     fair->owed_tokens += best->planned_tokens;
@@ -686,7 +632,8 @@ const struct sched_policy policy_fair = {
     .dequeue = fair_dequeue,
     .ended = fair_ended,
     .charge = fair_charge,
-    .reserve = fair_reserve,
+    .foresee = fair_foresee,
+    .headroom = fair_headroom,
     .begin = fair_begin,
     .next = fair_next,
     .granted = fair_granted,

@@ -65,7 +65,7 @@ static void fcfs_charge(void *state, struct seq *seq, uint32_t prefill_tokens,
 }
 
 /* Only the next token: the rest comes when it comes. */
-static uint32_t fcfs_reserve(void *state, const struct seq *seq)
+static uint32_t fcfs_foresee(void *state, const struct seq *seq)
 {
     return 1;
 }
@@ -115,7 +115,7 @@ const struct sched_policy policy_fcfs = {
     .enqueue = fcfs_enqueue,
     .dequeue = fcfs_dequeue,
     .charge = fcfs_charge,
-    .reserve = fcfs_reserve,
+    .foresee = fcfs_foresee,
     .begin = fcfs_begin,
     .next = fcfs_next,
     .granted = fcfs_granted,

@@ -67,9 +67,11 @@ struct sched_fairness {
     uint32_t prompt_cost, output_cost; /* of a token; output_cost >= prompt_cost */
     uint32_t quantum_tokens;           /* prompt tokens of one grant */
     uint32_t lead_cost;    /* how far others may pass one who waits for blocks, and be admitted */
-    uint32_t reclaim_cost; /* how far ahead one must be to be preempted for fairness */
+    uint32_t credit_cost;  /* how far behind the others one may be who comes back from idle */
+    uint32_t reclaim_cost; /* how far ahead one must be to be preempted for fairness, at least .. */
+    uint32_t reclaim_price;      /* .. and for each token that is then computed again */
     uint32_t recompute_permille; /* of the tokens processed may be computed again for fairness */
-    uint32_t advance_percent;    /* of the predicted output is charged at admission */
+    uint32_t headroom_permille; /* of the pool stays free of those who have more than their share */
 };
 
 struct sched_limits {

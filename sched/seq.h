@@ -71,6 +71,7 @@ struct seq {
     bool prefilling; /* runs, is not paused, has more than one known token to plan */
 
     /* Its blocks in the prefix cache, since it was opened last; the first ones of its table. */
+    uint32_t shared_blocks;   /* that were listed when it was opened */
     uint32_t matched_blocks;  /* at the last look-up: the first of its digests that are listed */
     uint32_t computed_tokens; /* by steps that have retired */
     uint32_t named_blocks;    /* whose digest is known: of the prompt, then told by its owner */

@@ -12,16 +12,19 @@ static uint32_t rows_max(const struct sched_limits *limits)
 size_t shares_footprint(const struct sched_limits *limits)
 {
     size_t rows = rows_max(limits);
-    return (rows + 1) * (sizeof(struct share) + sizeof(uint32_t)) + rows * sizeof(uint32_t);
+    return (rows + 1) * (sizeof(struct share) + sizeof(uint64_t) + sizeof(struct outputs)) +
+           rows * sizeof(uint32_t);
 }
 
 void shares_init(struct shares *shares, const struct sched_limits *limits,
                  const struct tenants *tenants, void *memory)
 {
     uint32_t rows = rows_max(limits);
-    *shares = (struct shares){.tenants = tenants, .root = rows, .rows = memory};
-    shares->heap = (uint32_t *)(shares->rows + rows + 1);
-    shares->heap_sizes = shares->heap + rows;
+    *shares = (struct shares){
+        .tenants = tenants, .blocks_count = limits->blocks_count, .root = rows, .rows = memory};
+    shares->sums = (uint64_t *)(shares->rows + rows + 1);
+    shares->outputs = (struct outputs *)(shares->sums + rows + 1);
+    shares->heap = (uint32_t *)(shares->outputs + rows + 1);
     for (uint32_t i = 0; i <= rows; i++) {
         struct share *share = &shares->rows[i];
         share->parent = SHARES_NOBODY;
@@ -40,9 +43,20 @@ static uint32_t parent_of(const struct shares *shares, uint32_t row)
     return parent == TENANT_TOP ? shares->root : parent;
 }
 
+static void units_compute(struct shares *shares)
+{
+    uint64_t time = shares->unit_cost * SHARES_ONE;
+    for (uint32_t i = 0; i < shares->tenants->count; i++) {
+        struct share *share = &shares->rows[i];
+        share->unit_v = time / share->weight;
+        share->unit_remainder = (uint32_t)(time % share->weight);
+    }
+}
+
 static void heaps_lay_out(struct shares *shares)
 {
-    uint32_t *sizes = shares->heap_sizes, first = 0, count = shares->tenants->count;
+    uint64_t *sizes = shares->sums;
+    uint32_t first = 0, count = shares->tenants->count;
     memset(sizes, 0, (shares->root + 1) * sizeof *sizes);
     for (uint32_t i = 0; i < count; i++)
         sizes[parent_of(shares, i)]++;
@@ -50,8 +64,28 @@ static void heaps_lay_out(struct shares *shares)
         shares->rows[i].heap_first = first;
         shares->rows[i].heap_count = 0;
         shares->rows[i].place = 0;
-        first += sizes[i];
+        first += (uint32_t)sizes[i];
     }
+}
+
+/* A row's part of the pool: its parent's, by weight. Level by level, since parents may come later
+ * in the table. */
+static void blocks_share_out(struct shares *shares)
+{
+    uint64_t *weights = shares->sums; /* of all children */
+    const struct tenants *tenants = shares->tenants;
+    memset(weights, 0, (shares->root + 1) * sizeof *weights);
+    for (uint32_t i = 0; i < tenants->count; i++)
+        weights[parent_of(shares, i)] += tenants->rows[i].weight;
+    shares->rows[shares->root].fair_blocks = shares->blocks_count;
+    for (uint32_t level = 0; level < TENANT_LEVELS_MAX; level++)
+        for (uint32_t i = 0; i < tenants->count; i++) {
+            if (tenants->rows[i].level != level)
+                continue;
+            uint32_t parent = parent_of(shares, i);
+            uint64_t part = (uint64_t)shares->rows[parent].fair_blocks * tenants->rows[i].weight;
+            shares->rows[i].fair_blocks = (uint32_t)(part / weights[parent]);
+        }
 }
 
 /* Sums of inner rows come from the leaves, which keep their lines. */
@@ -66,10 +100,7 @@ static void lines_recount(struct shares *shares)
     }
 }
 
-/*
- * Not in a step: no chunks, nobody out. Rows that stay enter their heaps first; then those that
- * moved or are new see where their siblings stand.
- */
+/* Not in a step: no chunks, nobody out. */
 void shares_rebuild(struct shares *shares)
 {
     uint32_t count = shares->tenants->count;
@@ -79,24 +110,15 @@ void shares_rebuild(struct shares *shares)
         uint32_t parent = parent_of(shares, i);
         share->weight = shares->tenants->rows[i].weight;
         share->remainder = 0;
-        share->is_out = share->parent != parent; /* moved, for the loops below */
+        if (share->parent != parent)
+            share->v = shares->rows[parent].now_v;
         share->parent = parent;
     }
+    blocks_share_out(shares);
+    units_compute(shares);
     lines_recount(shares);
     for (uint32_t i = 0; i < count; i++)
         shares_update(shares, i);
-    for (uint32_t i = 0; i < count; i++) {
-        struct share *share = &shares->rows[i];
-        if (!share->is_out)
-            continue;
-        uint32_t first = shares_first(shares, share->parent);
-        share->v =
-            first == SHARES_NOBODY ? shares->rows[share->parent].chosen_v : shares->rows[first].v;
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        shares->rows[i].is_out = false;
-        shares_update(shares, i);
-    }
 }
 
 /* ---- heaps ---- */
@@ -170,37 +192,47 @@ void shares_update(struct shares *shares, uint32_t row)
 
 /* ---- virtual time ---- */
 
+void shares_set_unit(struct shares *shares, uint32_t unit_cost)
+{
+    shares->unit_cost = unit_cost;
+    units_compute(shares);
+}
+
 void shares_charge(struct shares *shares, uint32_t leaf, uint64_t cost)
 {
+    bool unit = cost == shares->unit_cost;
     for (uint32_t row = leaf; row != shares->root; row = shares->rows[row].parent) {
         struct share *share = &shares->rows[row];
-        uint64_t time = cost * SHARES_ONE + share->remainder;
-        share->v += time / share->weight;
-        share->remainder = (uint32_t)(time % share->weight);
+        uint64_t time = cost * SHARES_ONE;
+        share->v += unit ? share->unit_v : time / share->weight;
+        share->remainder += unit ? share->unit_remainder : (uint32_t)(time % share->weight);
+        if (share->remainder >= share->weight) {
+            share->remainder -= share->weight;
+            share->v++;
+        }
         if (share->place > 0)
             heap_sink(shares, &shares->rows[share->parent], share->place - 1, row);
     }
 }
 
-void shares_refund(struct shares *shares, uint32_t leaf, uint64_t cost)
+void shares_pass(struct shares *shares, uint32_t parent, uint64_t v)
 {
-    for (uint32_t row = leaf; row != shares->root; row = shares->rows[row].parent) {
-        struct share *share = &shares->rows[row];
-        uint64_t time = cost * SHARES_ONE / share->weight;
-        share->v = share->v > time ? share->v - time : 0;
-        if (share->place > 0)
-            heap_rise(shares, &shares->rows[share->parent], share->place - 1, row);
-    }
+    struct share *share = &shares->rows[parent];
+    share->now_v = u64_max(share->now_v, v);
 }
 
-void shares_lift(struct shares *shares, uint32_t row, uint64_t least_v)
+/* Its siblings may have moved on since one of them was chosen. */
+void shares_lift(struct shares *shares, uint32_t row, uint64_t credit_cost)
 {
     struct share *share = &shares->rows[row];
-    if (share->v >= least_v)
-        return;
-    share->v = least_v;
-    if (share->place > 0)
-        heap_sink(shares, &shares->rows[share->parent], share->place - 1, row);
+    uint32_t first = shares_first(shares, share->parent);
+    if (first != SHARES_NOBODY)
+        shares_pass(shares, share->parent, shares->rows[first].v);
+    uint64_t now_v = shares->rows[share->parent].now_v;
+    uint64_t credit = credit_cost * SHARES_ONE / share->weight;
+    CHECK(share->place == 0);
+    if (now_v > credit)
+        share->v = u64_max(share->v, now_v - credit);
 }
 
 bool shares_part(const struct shares *shares, uint32_t a, uint32_t b, uint32_t *ret_a,

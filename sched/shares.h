@@ -6,9 +6,9 @@
  * then among the projects of the one chosen, then among its keys. Virtual time is a 64-bit integer,
  * 2^16 a unit of cost at weight 1, and divisions keep their remainder, so no share drifts.
  *
- * A row that wanted nothing for a while has no claim to that time: when it comes to want something
- * again, its time is lifted to that of the sibling that is furthest behind among those who want
- * something, or else to where the last one chosen stood.
+ * Where the children of a row stand is `now_v`: the virtual time of the one chosen last, which
+ * never goes back. A row that wanted nothing for a while has a claim to a bounded part of that
+ * time: when it comes to want something again, it is lifted to `now_v` less a credit.
  *
  * A row is *active* while there is something to give to it: then it is in the heap of its parent
  * (4-ary, by virtual time, then by index). Leaves carry what the policy needs besides: lines, the
@@ -34,12 +34,15 @@ struct outputs {
 };
 
 struct share {
-    uint64_t v;        /* virtual time */
-    uint64_t chosen_v; /* of the child that was chosen last: where the children stand */
-    uint64_t limit_v;  /* of a step: no child at or over it is admitted */
-    uint32_t parent;   /* the root's index at the top; SHARES_NOBODY for the root */
+    uint64_t v;       /* virtual time */
+    uint64_t now_v;   /* where its children stand */
+    uint64_t limit_v; /* of a step: no child at or over it is admitted */
+    uint32_t parent;  /* the root's index at the top; SHARES_NOBODY for the root */
     uint32_t weight;
-    uint32_t remainder;  /* of the last division by weight */
+    uint32_t fair_blocks;    /* its share of the pool, by the weights of all rows */
+    uint32_t remainder;      /* of the last division by weight */
+    uint32_t unit_remainder; /* of unit_cost */
+    uint64_t unit_v;
     uint32_t heap_first; /* its children's heap is heap[heap_first ..] */
     uint32_t heap_count;
     uint32_t place;                     /* in its parent's heap, plus 1; 0: not there */
@@ -48,15 +51,16 @@ struct share {
     bool is_out;                        /* of this step: nothing more is admitted here */
     struct line lines[2];               /* by class; leaves only */
     uint32_t chunks_first, chunks_last; /* ids; LINE_NOBODY */
-    struct outputs outputs;             /* of a leaf; the root's: of all */
 };
 
 struct shares {
     const struct tenants *tenants;
-    uint32_t root;        /* its index: one past the last possible row */
-    struct share *rows;   /* [tenants_max + 1] */
-    uint32_t *heap;       /* [tenants_max] */
-    uint32_t *heap_sizes; /* [tenants_max + 1] scratch of shares_rebuild */
+    uint32_t blocks_count, unit_cost;
+    uint32_t root;           /* its index: one past the last possible row */
+    struct share *rows;      /* [tenants_max + 1] */
+    struct outputs *outputs; /* [tenants_max + 1] of leaves; the root's: of all */
+    uint64_t *sums;          /* [tenants_max + 1] scratch of shares_rebuild */
+    uint32_t *heap;          /* [tenants_max] */
 };
 
 size_t shares_footprint(const struct sched_limits *limits);
@@ -67,12 +71,17 @@ void shares_init(struct shares *shares, const struct sched_limits *limits,
  * siblings stand. */
 void shares_rebuild(struct shares *shares);
 
-/* Cost charged to a leaf and all above it, or given back. */
-void shares_charge(struct shares *shares, uint32_t leaf, uint64_t cost);
-void shares_refund(struct shares *shares, uint32_t leaf, uint64_t cost);
+/* The cost that is charged most often; set once, it costs no division. */
+void shares_set_unit(struct shares *shares, uint32_t unit_cost);
 
-/* Raises `row` to `least_v`, when it is below. */
-void shares_lift(struct shares *shares, uint32_t row, uint64_t least_v);
+/* Cost charged to a leaf and all above it. */
+void shares_charge(struct shares *shares, uint32_t leaf, uint64_t cost);
+
+/* The children of `parent` stand at `v`, at least. */
+void shares_pass(struct shares *shares, uint32_t parent, uint64_t v);
+
+/* `row`, which is not active, comes to want something: lifts it as said above. */
+void shares_lift(struct shares *shares, uint32_t row, uint64_t credit_cost);
 
 /* In its parent's heap or not, by what there is to give. */
 void shares_update(struct shares *shares, uint32_t row);

@@ -219,6 +219,14 @@ uint32_t tenants_kept_blocks(const struct tenants *tenants, uint32_t tenant)
     return kept;
 }
 
+bool tenants_has_reserved(const struct tenants *tenants, uint32_t tenant, uint32_t n)
+{
+    for (struct tenant *t = &tenants->rows[tenant]; t; t = tenant_above(tenants, t))
+        if (t->blocks + (uint64_t)n <= t->reserved_blocks)
+            return true;
+    return false;
+}
+
 struct tenant *tenants_full_row(const struct tenants *tenants, uint32_t tenant, uint32_t n)
 {
     for (struct tenant *t = &tenants->rows[tenant]; t; t = tenant_above(tenants, t))

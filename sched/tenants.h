@@ -70,7 +70,7 @@ struct tenant {
     uint32_t n_prefilling;     /* of the running: known tokens are left to plan */
     uint32_t blocks;           /* entries of its sequences' block tables */
     uint32_t releasing_blocks; /* of them: given back when steps in flight retire */
-    uint32_t promised_blocks;  /* kept for what its running sequences will sample; of the step.. */
+    uint32_t promised_blocks;  /* what its running sequences will take; of the step .. */
     uint64_t promised_step;    /* .. with this number, else none */
     uint64_t prefill_tokens_total, output_tokens_total; /* service: what was charged */
     uint64_t cached_tokens_total, recomputed_tokens_total;
@@ -105,6 +105,9 @@ void tenants_blocks_remove(struct tenants *tenants, uint32_t tenant, uint32_t n)
 
 /* Blocks that are kept for others than `tenant`, used or not. */
 uint32_t tenants_kept_blocks(const struct tenants *tenants, uint32_t tenant);
+
+/* Whether n more blocks of `tenant` are within what it, or one above it, has reserved. */
+bool tenants_has_reserved(const struct tenants *tenants, uint32_t tenant, uint32_t n);
 
 /* The lowest row of the path whose limit does not allow n blocks more; NULL when all do. */
 struct tenant *tenants_full_row(const struct tenants *tenants, uint32_t tenant, uint32_t n);

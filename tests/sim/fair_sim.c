@@ -66,7 +66,7 @@ static struct {
     struct request_world requests[REQUESTS_MAX]; /* by id */
     double pair_low[TENANTS_MAX][TENANTS_MAX], pair_high[TENANTS_MAX][TENANTS_MAX];
     bool pair_counts[TENANTS_MAX][TENANTS_MAX];
-    double output_cost, lead_cost, advance;
+    double output_cost, lag_cost; /* the greater of lead and credit */
     uint64_t now_ns;
 } world;
 
@@ -144,10 +144,12 @@ static void world_open(uint64_t seed)
     f->lead_cost = one_in(4) ? SCHED_NONE : between(1, 500);
     f->reclaim_cost = between(1, 1000);
     f->recompute_permille = one_in(3) ? SCHED_NONE : between(1, 100);
-    f->advance_percent = one_in(3) ? SCHED_NONE : between(1, 100);
+    f->credit_cost = one_in(4) ? SCHED_NONE : between(1, 500);
+    f->headroom_permille = one_in(3) ? SCHED_NONE : between(1, 200);
     world.output_cost = f->output_cost;
-    world.lead_cost = f->lead_cost == SCHED_NONE ? 0 : f->lead_cost;
-    world.advance = f->advance_percent == SCHED_NONE ? 0 : f->advance_percent / 100.0;
+    double lead = f->lead_cost == SCHED_NONE ? 0 : f->lead_cost;
+    double credit = f->credit_cost == SCHED_NONE ? 0 : f->credit_cost;
+    world.lag_cost = lead > credit ? lead : credit;
     world.now_ns = 1;
 
     struct error error;
@@ -209,22 +211,23 @@ static void tenants_act(void)
 
 /* ---- what is promised ---- */
 
-/* The most that one tenant's residents may come to take, by weight, with what `lead` lets it pass.
- */
-static double commitment_max(bool advances)
+/* How far ahead of one that lags a tenant may come to be, by weight, with all that its running ones
+ * may still take. */
+static double ahead_max(void)
 {
-    double most = 0;
+    double most = 0, least_weight = world.tenants[0].habit.weight;
     for (uint32_t i = 0; i < world.n_tenants; i++) {
         const struct tenant_world *t = &world.tenants[i];
-        double cost = advances ? t->advance_high : world.lead_cost + t->resident_high;
-        most = cost / t->habit.weight > most ? cost / t->habit.weight : most;
+        double ahead = t->resident_high / t->habit.weight;
+        most = ahead > most ? ahead : most;
+        least_weight = t->habit.weight < least_weight ? t->habit.weight : least_weight;
     }
-    return most;
+    return most + world.lag_cost / least_weight;
 }
 
 static void gaps_check(void)
 {
-    double bound = 2 * commitment_max(false) + 3 * commitment_max(true) + 1;
+    double bound = 2 * ahead_max() + 1;
     for (uint32_t f = 0; f < world.n_tenants; f++)
         for (uint32_t g = 0; g < f; g++) {
             const struct tenant_world *a = &world.tenants[f], *b = &world.tenants[g];
@@ -248,11 +251,11 @@ static void gaps_check(void)
 static void delay_check(uint32_t index)
 {
     struct tenant_world *t = &world.tenants[index];
-    double part = commitment_max(false) + commitment_max(true) + world.lead_cost / t->habit.weight;
     double bound = 1, taken = service_of_all() - t->service - t->others_at;
     for (uint32_t i = 0; i < world.n_tenants; i++)
         if (i != index)
-            bound += world.tenants[i].habit.weight * part + world.tenants[i].resident_high;
+            bound += world.tenants[i].habit.weight * (ahead_max() + world.lag_cost) +
+                     world.tenants[i].resident_high;
     MUST(taken <= bound);
     totals.delay_part = taken / bound > totals.delay_part ? taken / bound : totals.delay_part;
 }
@@ -261,17 +264,15 @@ static void residents_note(void)
 {
     for (uint32_t i = 0; i < world.n_tenants; i++) {
         struct tenant_world *t = &world.tenants[i];
-        double resident = 0, advance = 0;
+        double resident = 0;
         for (uint32_t r = 0; r < world.sched->n_running; r++) {
             const struct seq *seq = world.sched->running[r];
             if (seq->tenant != i)
                 continue;
             const struct request_world *request = &world.requests[seq->id];
             resident += request->prompt + world.output_cost * request->stop_after;
-            advance += world.advance * world.output_cost * seq->output_tokens_max;
         }
         t->resident_high = resident > t->resident_high ? resident : t->resident_high;
-        t->advance_high = advance > t->advance_high ? advance : t->advance_high;
     }
 }
 

@@ -8,12 +8,12 @@
 struct twin_seq {
     struct seq *seq;
     bool waits, has_chunk;
-    uint64_t due_ns, advance;
+    uint64_t due_ns;
     uint32_t bypassed, owed;
 };
 
 struct twin_row {
-    uint64_t v, limit, chosen;
+    uint64_t v, limit, now;
     uint32_t remainder, parent, n_outputs;
     uint32_t outputs[32]; /* the latest first */
     bool out, seen;
@@ -22,7 +22,7 @@ struct twin_row {
 struct twin {
     const struct sched *sched;
     uint32_t n_seqs, root;
-    uint32_t prompt_cost, output_cost, quantum, lead, reclaim, permille, advance_percent;
+    uint32_t prompt_cost, output_cost, quantum, lead, credit, reclaim, price, permille, headroom;
     bool closed;
     uint32_t tries, offered, blocked;
     struct twin_row *rows; /* [tenants_max + 1]; the last one is above all */
@@ -95,17 +95,6 @@ static bool chunk_below(const struct twin *t, uint32_t row)
     return false;
 }
 
-/* Where the children of a row stand that want something. */
-static uint64_t standing(const struct twin *t, uint32_t parent)
-{
-    uint64_t v = UINT64_MAX;
-    for (uint32_t i = 0; i < t->sched->tenants.count; i++)
-        if (row_parent(t, i) == parent && t->rows[i].v < v &&
-            (waits_below(t, i) || prefills_below(t, i)))
-            v = t->rows[i].v;
-    return v == UINT64_MAX ? t->rows[parent].chosen : v;
-}
-
 static void twin_init(void *state, const struct sched *sched)
 {
     struct twin *t = state;
@@ -118,10 +107,12 @@ static void twin_init(void *state, const struct sched *sched)
     if (t->output_cost < t->prompt_cost)
         t->output_cost = t->prompt_cost;
     t->quantum = f->quantum_tokens ? f->quantum_tokens : 256;
-    t->lead = given(f->lead_cost, 4 * sched->limits.step_tokens_max);
-    t->reclaim = given(f->reclaim_cost, 16 * sched->limits.step_tokens_max);
+    t->lead = given(f->lead_cost, 2 * sched->limits.step_tokens_max);
+    t->reclaim = given(f->reclaim_cost, 4 * sched->limits.step_tokens_max);
+    t->price = given(f->reclaim_price, 4);
     t->permille = given(f->recompute_permille, 25);
-    t->advance_percent = given(f->advance_percent, 100);
+    t->credit = given(f->credit_cost, 8 * sched->limits.step_tokens_max);
+    t->headroom = given(f->headroom_permille, 50);
     t->offered = t->blocked = NOBODY;
     t->rows = (struct twin_row *)(t + 1);
     t->seqs = (struct twin_seq *)(t->rows + t->root + 1);
@@ -134,28 +125,14 @@ static void twin_init(void *state, const struct sched *sched)
 static void twin_tenants_changed(void *state)
 {
     struct twin *t = state;
-    uint64_t moved_v[64];
     t->blocked = NOBODY;
     for (uint32_t i = 0; i < t->sched->tenants.count; i++) {
-        t->rows[i].remainder = 0;
-        t->rows[i].out = !t->rows[i].seen || t->rows[i].parent != row_parent(t, i);
-    }
-    for (uint32_t i = 0; i < t->sched->tenants.count; i++) {
-        uint32_t parent = row_parent(t, i);
-        moved_v[i] = UINT64_MAX;
-        for (uint32_t c = 0; c < t->sched->tenants.count; c++)
-            if (!t->rows[c].out && row_parent(t, c) == parent && waits_below(t, c) &&
-                t->rows[c].v < moved_v[i])
-                moved_v[i] = t->rows[c].v;
-        if (moved_v[i] == UINT64_MAX)
-            moved_v[i] = t->rows[parent].chosen;
-    }
-    for (uint32_t i = 0; i < t->sched->tenants.count; i++) {
-        if (t->rows[i].out)
-            t->rows[i].v = moved_v[i];
-        t->rows[i].parent = row_parent(t, i);
-        t->rows[i].seen = true;
-        t->rows[i].out = false;
+        struct twin_row *row = &t->rows[i];
+        if (!row->seen || row->parent != row_parent(t, i))
+            row->v = t->rows[row_parent(t, i)].now;
+        row->remainder = 0;
+        row->parent = row_parent(t, i);
+        row->seen = true;
     }
 }
 
@@ -169,15 +146,6 @@ static void pay(struct twin *t, uint32_t leaf, uint64_t cost)
         t->rows[row].v += whole / weight;
         t->rows[row].remainder = (uint32_t)(whole % weight);
     }
-}
-
-static void pay_back(struct twin *t, struct twin_seq *s)
-{
-    for (uint32_t row = s->seq->tenant; s->advance && row != t->root; row = row_parent(t, row)) {
-        uint64_t time = s->advance * ONE / t->sched->tenants.rows[row].weight;
-        t->rows[row].v = t->rows[row].v > time ? t->rows[row].v - time : 0;
-    }
-    s->advance = 0;
 }
 
 static uint32_t p80(const struct twin_row *row)
@@ -206,26 +174,38 @@ static uint32_t predicted(const struct twin *t, const struct seq *seq)
     return n < seq->output_tokens_max ? n : seq->output_tokens_max;
 }
 
-static uint32_t predicted_left(const struct twin *t, const struct seq *seq)
+static uint32_t twin_foresee(void *state, const struct seq *seq)
 {
-    uint32_t n = predicted(t, seq);
-    return n > seq->sampled_tokens ? n - seq->sampled_tokens : 0;
+    uint32_t n = predicted(state, seq);
+    uint32_t left = n > seq->sampled_tokens ? n - seq->sampled_tokens : 0;
+    return left < 16 ? 16 : left;
 }
 
-static uint32_t twin_reserve(void *state, const struct seq *seq)
+/* A row's part of the pool, level by level from the top. */
+static uint32_t fair_blocks(const struct twin *t, uint32_t row)
 {
-    uint32_t left = predicted_left(state, seq);
-    return left < 16 ? 16 : left;
+    if (row == t->root)
+        return t->sched->limits.blocks_count;
+    uint64_t all = 0, parent = row_parent(t, row);
+    for (uint32_t i = 0; i < t->sched->tenants.count; i++)
+        all += row_parent(t, i) == parent ? t->sched->tenants.rows[i].weight : 0;
+    return (uint32_t)((uint64_t)fair_blocks(t, (uint32_t)parent) *
+                      t->sched->tenants.rows[row].weight / all);
+}
+
+static uint32_t twin_headroom(void *state, const struct seq *seq)
+{
+    const struct twin *t = state;
+    for (uint32_t row = seq->tenant; row != t->root; row = row_parent(t, row))
+        if (t->sched->tenants.rows[row].blocks > fair_blocks(t, row))
+            return (uint32_t)((uint64_t)t->sched->limits.blocks_count * t->headroom / 1000);
+    return 0;
 }
 
 static void twin_charge(void *state, struct seq *seq, uint32_t prefill, uint32_t output)
 {
     struct twin *t = state;
-    struct twin_seq *s = &t->seqs[seq->id];
-    uint64_t cost = (uint64_t)output * t->output_cost;
-    uint64_t from_advance = cost < s->advance ? cost : s->advance;
-    s->advance -= from_advance;
-    pay(t, seq->tenant, cost - from_advance + (uint64_t)prefill * t->prompt_cost);
+    pay(t, seq->tenant, (uint64_t)output * t->output_cost + (uint64_t)prefill * t->prompt_cost);
 }
 
 static void remember(struct twin_row *row, uint32_t n)
@@ -239,7 +219,6 @@ static void remember(struct twin_row *row, uint32_t n)
 static void twin_ended(void *state, struct seq *seq)
 {
     struct twin *t = state;
-    pay_back(t, &t->seqs[seq->id]);
     if (seq->sampled_tokens > 0) {
         remember(&t->rows[seq->tenant], seq->sampled_tokens);
         remember(&t->rows[t->root], seq->sampled_tokens);
@@ -248,6 +227,20 @@ static void twin_ended(void *state, struct seq *seq)
 
 /* ---- waiting ---- */
 
+/* Where the siblings stand: at the one that is behind all others in line, or further already. */
+static void lift(struct twin *t, uint32_t row)
+{
+    uint64_t first = UINT64_MAX, *now = &t->rows[row_parent(t, row)].now;
+    for (uint32_t i = 0; i < t->sched->tenants.count; i++)
+        if (row_parent(t, i) == row_parent(t, row) && t->rows[i].v < first && waits_below(t, i))
+            first = t->rows[i].v;
+    if (first != UINT64_MAX && first > *now)
+        *now = first;
+    uint64_t credit = t->credit * ONE / t->sched->tenants.rows[row].weight;
+    if (*now > credit && t->rows[row].v < *now - credit)
+        t->rows[row].v = *now - credit;
+}
+
 static void twin_enqueue(void *state, struct seq *seq, enum arrival arrival)
 {
     struct twin *t = state;
@@ -255,13 +248,10 @@ static void twin_enqueue(void *state, struct seq *seq, enum arrival arrival)
     if (arrival == ARRIVES_NEW)
         *s = (struct twin_seq){0};
     s->seq = seq;
-    if (arrival == ARRIVES_PREEMPTED)
-        pay_back(t, s);
     for (uint32_t row = seq->tenant; arrival != ARRIVES_PREEMPTED && row != t->root;
          row = row_parent(t, row)) {
-        uint64_t v = standing(t, row_parent(t, row));
-        if (!waits_below(t, row) && !prefills_below(t, row) && t->rows[row].v < v)
-            t->rows[row].v = v;
+        if (!waits_below(t, row) && !prefills_below(t, row))
+            lift(t, row);
     }
     s->waits = true;
     s->bypassed = 0;
@@ -365,7 +355,7 @@ static bool is_behind(const struct twin *t, uint32_t a, uint32_t b)
     return t->rows[a].v < t->rows[b].v || (t->rows[a].v == t->rows[b].v && a < b);
 }
 
-static uint32_t choose(const struct twin *t, uint32_t parent)
+static uint32_t choose(struct twin *t, uint32_t parent)
 {
     uint32_t any = NOBODY, chunky = NOBODY;
     for (uint32_t i = 0; i < t->sched->tenants.count; i++) {
@@ -378,7 +368,10 @@ static uint32_t choose(const struct twin *t, uint32_t parent)
             chunky = i;
     }
     bool open = !t->closed && any != NOBODY && t->rows[any].v < t->rows[parent].limit;
-    return open ? any : chunky;
+    uint32_t chosen = open ? any : chunky;
+    if (chosen != NOBODY && chosen == any && t->rows[parent].now < t->rows[any].v)
+        t->rows[parent].now = t->rows[any].v;
+    return chosen;
 }
 
 static struct seq *offer(struct twin *t, uint32_t leaf)
@@ -404,12 +397,8 @@ static struct seq *twin_next(void *state, uint32_t *ret_tokens_max)
         bool leaf = row != t->root && !t->sched->tenants.rows[row].has_children;
         struct seq *seq = leaf ? offer(t, row) : NULL;
         uint32_t child = leaf ? NOBODY : choose(t, row);
-        if (seq) {
-            for (; row != t->root; row = row_parent(t, row))
-                if (t->rows[row_parent(t, row)].chosen < t->rows[row].v)
-                    t->rows[row_parent(t, row)].chosen = t->rows[row].v;
+        if (seq)
             return seq;
-        }
         if (child != NOBODY) {
             row = child;
             continue;
@@ -427,11 +416,6 @@ static void twin_granted(void *state, struct seq *seq, uint32_t n_tokens)
     struct twin_seq *s = &t->seqs[seq->id];
     s->has_chunk = n_tokens > 0 && seq_ready_tokens(seq) > 1 &&
                    t->sched->rows[seq->row_at].n_tokens < t->sched->limits.chunk_tokens_max;
-    if (t->offered != seq->id)
-        return;
-    uint64_t advance = (uint64_t)predicted_left(t, seq) * t->output_cost * t->advance_percent / 100;
-    pay(t, seq->tenant, advance);
-    s->advance = advance;
 }
 
 static void twin_refused(void *state, struct seq *seq, enum refusal why)
@@ -458,12 +442,7 @@ static void twin_refused(void *state, struct seq *seq, enum refusal why)
 
 static uint64_t own_blocks(const struct sched *sched, const struct seq *seq)
 {
-    uint64_t n = 0;
-    for (uint32_t i = 0; i < sched->blocks.table_counts[seq->slot]; i++) {
-        uint32_t block = blocks_table(&sched->blocks, seq->slot)[i];
-        n += sched->blocks.blocks[block].references == 1;
-    }
-    return n;
+    return sched->blocks.table_counts[seq->slot] - seq->shared_blocks;
 }
 
 /* The children of the lowest row that both are below. */
@@ -537,11 +516,21 @@ static struct seq *twin_reclaim(void *state)
     if (!head || sched->next_step % 4 != 0)
         return NULL;
     struct draft draft = {0};
-    draft_reserve(sched, &draft);
-    uint32_t need = need_of(sched, head->seq, false).cost_blocks;
-    uint32_t coming = blocks_coming(sched, &draft, t->blocked);
-    uint32_t wanted = need + draft.reserved_blocks;
+    draft_forecast(sched, &draft);
+    struct need all = need_of(sched, head->seq, false);
+    uint32_t coming = blocks_coming(sched, &draft, t->blocked), wanted = all.cost_blocks;
+    uint32_t asks = all.shared_blocks + all.new_blocks + all.later.grow_blocks;
+    bool entitled = false;
+    for (uint32_t row = t->blocked; row != t->root; row = row_parent(t, row)) {
+        const struct tenant *tenant = &sched->tenants.rows[row];
+        if (tenant->reserved_blocks && tenant->blocks + asks <= tenant->reserved_blocks)
+            entitled = true;
+    }
+    if (!entitled)
+        wanted += forecast_peak(&draft.forecast, &all.later) + twin_headroom(t, head->seq);
     uint32_t lacking = wanted > coming ? wanted - coming : 0;
+    if (lacking == 0)
+        entitled = false;
     if (lacking == 0 && sched->n_running < sched->limits.slots_max)
         return NULL;
     uint64_t credit = sched->processed_tokens_total * t->permille / 1000;
@@ -549,13 +538,6 @@ static struct seq *twin_reclaim(void *state)
     for (uint32_t i = 0; i < t->n_seqs; i++)
         spent += t->seqs[i].owed;
     credit = credit > spent ? credit - spent : 0;
-    bool entitled = false, reserves = false;
-    for (uint32_t row = t->blocked; lacking > 0 && row != t->root && !reserves;
-         row = row_parent(t, row)) {
-        reserves = sched->tenants.rows[row].reserved_blocks > 0;
-        entitled = reserves && sched->tenants.rows[row].blocks + need <=
-                                   sched->tenants.rows[row].reserved_blocks;
-    }
     if (!entitled && credit < (uint64_t)lacking * sched->limits.block_tokens)
         return NULL;
     struct seq *best = NULL;
@@ -565,7 +547,9 @@ static struct seq *twin_reclaim(void *state)
         uint32_t a, b;
         if (!part(t, seq->tenant, t->blocked, &a, &b) || protected(t, seq, t->blocked))
             continue;
-        uint64_t lead = t->reclaim * ONE / sched->tenants.rows[b].weight;
+        uint64_t price = (uint64_t)t->price * seq->planned_tokens;
+        uint64_t lead = (price > t->reclaim ? price : t->reclaim) * ONE;
+        lead /= sched->tenants.rows[b].weight;
         if (!entitled && (seq->preempted_count >= 2 || t->rows[a].v <= t->rows[b].v + lead ||
                           seq->planned_tokens > credit))
             continue;
@@ -588,7 +572,8 @@ const struct sched_policy policy_fair_twin = {
     .dequeue = twin_dequeue,
     .ended = twin_ended,
     .charge = twin_charge,
-    .reserve = twin_reserve,
+    .foresee = twin_foresee,
+    .headroom = twin_headroom,
     .begin = twin_begin,
     .next = twin_next,
     .granted = twin_granted,

@@ -605,10 +605,13 @@ static void limits_draw(void)
     l->fairness = (struct sched_fairness){.quantum_tokens = skewed(1, 40),
                                           .lead_cost = skewed(0, 300),
                                           .reclaim_cost = one_in(2) ? skewed(1, 200) : 0,
+                                          .reclaim_price = one_in(2) ? between(1, 9) : SCHED_NONE,
                                           .recompute_permille = one_in(2) ? between(1, 2000) : 0,
-                                          .advance_percent = one_in(2) ? between(1, 150) : 0};
+                                          .credit_cost = skewed(0, 300),
+                                          .headroom_permille = one_in(2) ? between(1, 300) : 0};
     if (one_in(4))
-        l->fairness.lead_cost = l->fairness.recompute_permille = SCHED_NONE;
+        l->fairness.lead_cost = l->fairness.recompute_permille = l->fairness.credit_cost =
+            l->fairness.headroom_permille = SCHED_NONE;
 }
 
 static void requests_draw(void)
