@@ -1,5 +1,6 @@
 /*
- * grpc_client: calls to one daemon over one unix socket or TLS, and the only file here that knows gRPC.
+ * grpc_client: calls to one daemon over a unix socket or TLS, and the only file here that knows
+ * gRPC.
  *
  * A client is one channel; calls are made one after the other, and each returns when it is over.
  * A unary call is a stream of one message, so there is one function: it hands every message of the

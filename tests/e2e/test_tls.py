@@ -453,3 +453,23 @@ def test_galernectl_over_tcp(tls):
     assert done.returncode == 1 and "/no/such" in done.stderr
     done = galernectl(None, "models", "--server", "localhost:1", "--tls-ca", __file__)
     assert done.returncode == 1 and "PEM" in done.stderr
+
+
+def test_drain_over_tcp(tls):
+    """Streams go on to their end; guests that sit there, and half handshakes, do not hold it up."""
+    one = tls()
+    guests = [one.raw_context().wrap_socket(
+        socket.create_connection(("127.0.0.1", one.port), timeout=5)) for _ in range(20)]
+    guests += [socket.create_connection(("127.0.0.1", one.port), timeout=5) for _ in range(20)]
+    stream = one.stub(options=NARROW).Generate(
+        pb.GenerateRequest(model="tiny", text="hello", max_tokens=500, logprobs=20), timeout=30)
+    next(stream)
+    other = one.stub()
+    assert one.generate(stub=other) == 10
+    one.daemon.process.send_signal(signal.SIGTERM)
+    one.log_has("SIGTERM: draining")
+    assert one.refused("alice", other).code() == grpc.StatusCode.UNAVAILABLE
+    assert list(stream)[-1].usage.output_tokens == 500
+    assert one.daemon.process.wait(10) == 0
+    for guest in guests:
+        guest.close()
