@@ -251,6 +251,35 @@ static void test_refused_stops(void **state)
     assert_int_equal(set.n, 0);
 }
 
+/* One space at the very start, whichever token brings it; none where the text goes on. */
+static void test_leading_space(void **state)
+{
+    static const struct {
+        const char *tokens[3];
+        const char *stripped, *kept;
+    } cases[] = {
+        {{" a", " b", ""}, "a b", " a b"},
+        {{"", " ", " a"}, " a", "  a"},
+        {{"a", " b", ""}, "a b", "a b"},
+        {{"  ", "", "a"}, " a", "  a"},
+        {{"", "", ""}, "", ""},
+    };
+    for (size_t i = 0; i < array_count(cases); i++)
+        for (int strips = 0; strips < 2; strips++) {
+            struct detokenizer d;
+            char out[OUT_MAX];
+            size_t n = 0;
+            detokenizer_init(&d, NULL);
+            if (strips)
+                detokenizer_strip(&d);
+            for (size_t t = 0; t < 3; t++)
+                n += detokenizer_push(&d, span_of(cases[i].tokens[t]), out + n);
+            n += detokenizer_finish(&d, out + n);
+            out[n] = '\0';
+            assert_string_equal(out, strips ? cases[i].stripped : cases[i].kept);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -260,6 +289,7 @@ int main(void)
         cmocka_unit_test(test_any_split),
         cmocka_unit_test(test_longest_stop),
         cmocka_unit_test(test_refused_stops),
+        cmocka_unit_test(test_leading_space),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
