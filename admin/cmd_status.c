@@ -1,9 +1,18 @@
 #include <inttypes.h>
+#include <time.h>
 
 #include "admin/command.h"
 #include "admin/message_json.h"
 #include "admin/output.h"
+#include "base/clock.h"
 #include "proto/admin.pb-c.h"
+
+#define SCREEN_CLEAR "\033[H\033[2J"
+
+static struct {
+    bool follow;
+    uint64_t interval_ns;
+} options = {.interval_ns = NS_PER_S};
 
 struct answer {
     bool as_json;
@@ -70,10 +79,12 @@ static bool take(void *context, const ProtobufCMessage *message)
     answer->state = status->state;
     if (answer->as_json) {
         json_t *value = message_json(message);
-        bool good = output_json(value, true);
+        bool good = output_json(value, !options.follow);
         json_decref(value);
         return good;
     }
+    if (options.follow && output_is_terminal())
+        fputs(SCREEN_CLEAR, stdout);
     daemon_print(status);
     struct table *table = table_new(columns, array_count(columns));
     for (size_t i = 0; i < status->n_models; i++)
@@ -89,7 +100,7 @@ static bool take(void *context, const ProtobufCMessage *message)
     return true;
 }
 
-static int run(const struct common *common, const struct words *words)
+static int status_once(const struct common *common)
 {
     struct answer answer = {.as_json = common->output == OUTPUT_JSON};
     Galerne__Admin__V1__StatusRequest request = GALERNE__ADMIN__V1__STATUS_REQUEST__INIT;
@@ -100,9 +111,6 @@ static int run(const struct common *common, const struct words *words)
         .take = take,
         .context = &answer,
     };
-    if (words->count)
-        return command_misuse(&command_status, "expected no arguments, got \"%.60s\"",
-                              words->items[0]);
     int code = command_call(common, &call);
     if (code != EXIT_CODE_OK)
         return code;
@@ -111,6 +119,43 @@ static int run(const struct common *common, const struct words *words)
                : EXIT_CODE_DEGRADED;
 }
 
+/* Until Ctrl-C. A daemon that is away for a while (a restart) is told and waited for; one that was
+ * never there is an error. */
+static int status_follow(const struct common *common)
+{
+    const struct timespec pause = {.tv_sec = (time_t)(options.interval_ns / NS_PER_S),
+                                   .tv_nsec = (long)(options.interval_ns % NS_PER_S)};
+    bool answered = false;
+    while (!command_interrupted) {
+        int code = status_once(common);
+        answered |= code == EXIT_CODE_OK || code == EXIT_CODE_DEGRADED;
+        if (!answered)
+            return code;
+        bool tables = common->output == OUTPUT_TABLE && !output_is_terminal();
+        if ((tables && puts("") == EOF) || fflush(stdout) != 0)
+            return EXIT_CODE_FAILED; /* nobody reads any more; main says so */
+        if (!command_interrupted)
+            nanosleep(&pause, NULL); /* a signal ends it */
+    }
+    return EXIT_CODE_INTERRUPTED;
+}
+
+static int run(const struct common *common, const struct words *words)
+{
+    if (words->count)
+        return command_misuse(&command_status, "expected no arguments, got \"%.60s\"",
+                              words->items[0]);
+    return options.follow ? status_follow(common) : status_once(common);
+}
+
+static const struct option_row rows[] = {
+    {"follow", OPTION_BOOL, .offset = 0, .size_bytes = sizeof options.follow, .letter = 'f',
+     .text = "Ask again and again, until Ctrl-C. With JSON, one line each time."},
+    {"interval", OPTION_SECONDS, .offset = offsetof(__typeof__(options), interval_ns),
+     .size_bytes = sizeof options.interval_ns, .value = "SECONDS", .fallback = "1", .real_min = 0.1,
+     .real_max = 3600, .text = "How long --follow waits in between."},
+};
+
 const struct command command_status = {
     .name = "status",
     .arguments = "",
@@ -118,5 +163,8 @@ const struct command command_status = {
     .text =
         "Asks the operator's socket (admin.sock). Exit code 0: every model serves; 2: the daemon\n"
         "is starting, degraded or draining.",
+    .rows = rows,
+    .n_rows = array_count(rows),
+    .target = &options,
     .run = run,
 };

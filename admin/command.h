@@ -39,6 +39,7 @@ struct words {
 struct command {
     const char *name;
     const char *arguments; /* "[NAME]", for the usage line */
+    const char *words;     /* "bash zsh": all that the argument may be; NULL: anything */
     const char *summary;   /* for the list of commands */
     const char *text;      /* for its own help */
     const struct option_row *rows;
@@ -48,7 +49,13 @@ struct command {
 };
 
 extern const struct command command_status, command_models, command_generate, command_tokenize,
-    command_trace;
+    command_trace, command_completion;
+
+/* All of them, and the options that each has beside its own: main.c. */
+extern const struct command *const commands[]; /* [commands_count] */
+extern const size_t commands_count;
+extern const struct option_row common_rows[]; /* [common_rows_count] */
+extern const size_t common_rows_count;
 
 extern volatile sig_atomic_t command_interrupted; /* set by SIGINT */
 

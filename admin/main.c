@@ -8,16 +8,16 @@
 #include "admin/command.h"
 #include "admin/output.h"
 
-static const struct command *const commands[] = {&command_status, &command_models,
-                                                 &command_generate, &command_tokenize,
-                                                 &command_trace};
+const struct command *const commands[] = {&command_status,   &command_models, &command_generate,
+                                          &command_tokenize, &command_trace,  &command_completion};
+const size_t commands_count = array_count(commands);
 
 static const struct option_choice formats[] = {
     {"table", OUTPUT_TABLE}, {"json", OUTPUT_JSON}, {NULL, 0}};
 
 #define AT(member) OPTION_AT(struct common, member)
 
-static const struct option_row common_rows[] = {
+const struct option_row common_rows[] = {
     {"socket", OPTION_TEXT, AT(socket), .letter = 's', .value = "PATH",
      .fallback_text = "$GALERNE_SOCKET, else where daemons serve by default",
      .text = "The daemon's socket, or the directory of its sockets."},
@@ -39,6 +39,7 @@ static const struct option_row common_rows[] = {
     {"help", OPTION_BOOL, AT(help), .letter = 'h', .text = "This text."},
     {"version", OPTION_BOOL, AT(version), .letter = 'V', .text = "The version."},
 };
+const size_t common_rows_count = array_count(common_rows);
 
 /* The call is cancelled and what came is printed; whoever asks a third time gets out at once (one
  * Ctrl-C can arrive twice, by way of sudo or timeout). */

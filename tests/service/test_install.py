@@ -95,6 +95,12 @@ def test_user_and_directories(root):
     assert (root / "var/lib/galerne/models").is_dir()
 
 
+def test_completion(root):
+    for name in ["bash-completion/completions/galernectl", "zsh/vendor-completions/_galernectl",
+                 "fish/vendor_completions.d/galernectl.fish"]:
+        assert "completion of galernectl" in (root / "usr/share" / name).read_text()
+
+
 def test_configuration_is_good_and_kept(root):
     file = root / "etc/galerne/galerne.yaml"
     check = [root / "usr/bin/galerned", "--check-config", "--config", file]
