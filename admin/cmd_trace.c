@@ -83,6 +83,7 @@ static void request_print(const Galerne__Admin__V1__RequestTrace *request)
         previous_ns = request->events[i]->at_ns;
     }
     table_print(table);
+    table_free(table);
 }
 
 static bool take(void *context, const ProtobufCMessage *message)

@@ -186,6 +186,16 @@ static enum status identity_intercept(const struct rpc_call *rpc, struct listene
     return grpc_identity_check(rpc, listener->tls, ret_name, error);
 }
 
+/* Whoever is refused may knock often: a line a second will do. */
+static void refusal_warn(struct grpc_lane *lane, const struct error *error)
+{
+    uint64_t now_ns = clock_now_ns();
+    if (lane->warned_ns && now_ns - lane->warned_ns < NS_PER_S)
+        return;
+    lane->warned_ns = now_ns;
+    log_warning("a call over TCP is refused: %s", error->text);
+}
+
 typedef enum status intercept_fn(const struct rpc_call *rpc, struct listener *listener,
                                  struct error *error);
 static intercept_fn *const interceptors[] = {method_intercept, state_intercept, load_intercept};
@@ -198,7 +208,7 @@ static void accepted(struct rpc_call *rpc)
     uint64_t tls_generation = listener->tls ? tls_files_generation(listener->tls) : 0;
     enum status status = identity_intercept(rpc, listener, peer, &error);
     if (status != STATUS_OK)
-        log_warning("a call over TCP is refused: %s", error.text);
+        refusal_warn(lane_of(rpc), &error);
     for (size_t i = 0; status == STATUS_OK && i < array_count(interceptors); i++)
         status = interceptors[i](rpc, listener, &error);
     struct call *call = status == STATUS_OK ? calloc(1, sizeof *call) : NULL;

@@ -5,24 +5,32 @@
 
 _Static_assert(IDENTITY_NAME_MAX_BYTES == TLS_NAME_MAX_BYTES, "one name");
 
+struct taken {
+    struct tls_peer peer;
+    bool wants_fingerprint; /* which costs more than the names */
+};
+
+/* Names come before the certificate. */
 static void peer_take(void *context, enum rpc_peer_kind kind, struct span value)
 {
-    struct tls_peer *peer = context;
+    struct taken *taken = context;
     if (kind == RPC_PEER_NAME)
-        tls_peer_add(peer, value);
-    else
-        tls_peer_certificate(peer, value);
+        tls_peer_add(&taken->peer, value);
+    else if (taken->wants_fingerprint || taken->peer.n_names == 0)
+        tls_peer_certificate(&taken->peer, value);
 }
 
 enum status grpc_identity_check(const struct rpc_call *rpc, struct tls_files *files,
                                 char ret_name[IDENTITY_NAME_MAX_BYTES], struct error *error)
 {
-    struct tls_peer peer;
-    peer.n_names = 0;
-    peer.fingerprint[0] = '\0';
-    rpc_call_peer_each(rpc, peer_take, &peer);
-    const char *name = peer.n_names ? peer.names[0] : peer.fingerprint;
-    if (!tls_files_allow(files, &peer))
+    struct taken taken;
+    const struct tls_peer *peer = &taken.peer;
+    taken.peer.n_names = 0;
+    taken.peer.fingerprint[0] = '\0';
+    taken.wants_fingerprint = tls_files_have_list(files);
+    rpc_call_peer_each(rpc, peer_take, &taken);
+    const char *name = peer->n_names ? peer->names[0] : peer->fingerprint;
+    if (!tls_files_allow(files, peer))
         return error_set(error, STATUS_DENIED,
                          "the client \"%s\" is not in the list of those that may come", name);
     snprintf(ret_name, IDENTITY_NAME_MAX_BYTES, "%s", name);

@@ -40,6 +40,7 @@ struct grpc_lane {
     struct outlet outlet;
     bool outlet_open;
     struct walker walker;
+    uint64_t warned_ns; /* of clients that are refused */
 };
 
 struct listener {

@@ -228,6 +228,14 @@ static bool stamps_equal(const struct stamp a[FILES_COUNT], const struct stamp b
     return true;
 }
 
+static void key_warn(const char *path)
+{
+    struct stat found;
+    if (stat(path, &found) == 0 && found.st_mode & S_IROTH)
+        log_warning("%s can be read by everybody: a key should be its owner's alone (chmod 600)",
+                    path);
+}
+
 static enum status files_load(struct tls_files *files, struct error *error)
 {
     struct set set, old;
@@ -241,6 +249,7 @@ static enum status files_load(struct tls_files *files, struct error *error)
     atomic_fetch_add(&files->generation, 1);
     pthread_mutex_unlock(&files->lock);
     set_free(&old);
+    key_warn(files->paths[KEY]);
     return STATUS_OK;
 }
 
@@ -352,11 +361,16 @@ bool tls_peer_certificate(struct tls_peer *peer, struct span pem)
     return good;
 }
 
+bool tls_files_have_list(const struct tls_files *files)
+{
+    return files->paths[CLIENTS][0] != '\0';
+}
+
 bool tls_files_allow(struct tls_files *files, const struct tls_peer *peer)
 {
     pthread_mutex_lock(&files->lock);
     const struct tls_clients *clients = &files->set.clients;
-    bool allowed = !files->set.texts[CLIENTS];
+    bool allowed = !tls_files_have_list(files);
     if (!allowed && peer->fingerprint[0])
         allowed = tls_clients_have(clients, peer->fingerprint);
     for (uint32_t i = 0; !allowed && i < peer->n_names; i++)

@@ -63,6 +63,8 @@ void tls_peer_add(struct tls_peer *peer, struct span name);
 /* From the certificate in PEM. False when it is none. */
 bool tls_peer_certificate(struct tls_peer *peer, struct span pem);
 
+/* Is there a list? Without one, only names are of interest. */
+bool tls_files_have_list(const struct tls_files *files);
 /* Is it in the list, or is there no list? */
 bool tls_files_allow(struct tls_files *files, const struct tls_peer *peer);
 

@@ -355,7 +355,7 @@ def test_renegotiation_is_refused(tls):
     assert one.generate() == 10
 
 
-def test_a_thousand_idle_connections(tls):
+def test_figures_of_a_thousand_idle_connections(tls):
     one = tls(tcp_connections_max=1200)
     stub = one.stub()
     assert one.generate(stub=stub) == 10
@@ -453,6 +453,15 @@ def test_galernectl_over_tcp(tls):
     assert done.returncode == 1 and "/no/such" in done.stderr
     done = galernectl(None, "models", "--server", "localhost:1", "--tls-ca", __file__)
     assert done.returncode == 1 and "PEM" in done.stderr
+
+
+def test_key_that_everybody_can_read(tls):
+    one = tls()
+    assert "can be read by everybody" not in one.daemon.log_tail()
+    (one.files / "server.key").chmod(0o644)
+    one.daemon.process.send_signal(signal.SIGHUP)
+    one.log_has("server.key can be read by everybody")
+    assert one.generate() == 10
 
 
 def test_drain_over_tcp(tls):
