@@ -38,11 +38,17 @@ struct fixture {
     struct error error;
 };
 
-static inline void fixture_open(struct fixture *f, const struct sched_limits *limits)
+static inline void fixture_open_with(struct fixture *f, const struct sched_limits *limits,
+                                     const struct sched_policy *policy)
 {
     *f = (struct fixture){.now_ns = 1000, .next_request = 100};
-    assert_int_equal(sched_open(limits, &policy_fcfs, &f->sched, &f->error), STATUS_OK);
+    assert_int_equal(sched_open(limits, policy, &f->sched, &f->error), STATUS_OK);
     sched_check(f->sched);
+}
+
+static inline void fixture_open(struct fixture *f, const struct sched_limits *limits)
+{
+    fixture_open_with(f, limits, &policy_fcfs);
 }
 
 static inline void fixture_close(struct fixture *f)
