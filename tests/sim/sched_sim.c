@@ -25,56 +25,12 @@
 #include "tests/sim/alloc_trap.h"
 #include "tests/sim/fair_twin.h"
 #include "tests/sim/fake_worker.h"
+#include "tests/sim/sim_draw.h"
 
 #define SCENARIOS_COUNT 10000
-#define REQUESTS_MAX 48
 #define TURNS_MAX 200000
-#define ROWS_MAX 12
-#define STEMS_COUNT 3 /* beginnings that prompts share */
 
-enum cause { CAUSE_NONE = 0, CAUSE_TOKENS, CAUSE_CANCEL, CAUSE_DEADLINE };
-
-struct request {
-    sched_id id;
-    bool submitted, live, opened, paused, was_paused;
-    enum cause cause; /* why it is over */
-    uint32_t prompt_tokens, output_tokens_max, stop_after_tokens;
-    uint64_t deadline_ns, domain;
-    uint32_t tenant;
-    enum sched_class class;
-    bool readonly;
-    uint32_t n_tokens, n_pending;
-    uint32_t tokens[FAKE_CONTEXT_MAX]; /* [n_tokens] */
-    struct fake_prefix prefix;         /* of those: the oracle */
-    struct sched_digest digests[FAKE_CONTEXT_MAX];
-    uint32_t n_digests;
-    uint32_t planned_tokens, high_tokens, recomputed_tokens, cached_tokens;
-    uint32_t opens_count, replays_count;
-};
-
-struct sim {
-    uint64_t seed, random;
-    struct sched_limits limits;
-    struct sched *sched;
-    struct sched *twin; /* NULL: first come, first served */
-    struct fake_worker *worker;
-    struct tenant_row rows[ROWS_MAX]; /* [n_rows] of the table in force */
-    uint32_t n_rows;
-    uint32_t stems[STEMS_COUNT][FAKE_CONTEXT_MAX];
-    uint64_t now_ns;
-    uint32_t n_requests, n_submitted, n_live;
-    struct request requests[REQUESTS_MAX];
-    uint32_t request_of[REQUESTS_MAX]; /* by id */
-    uint32_t opened_last;              /* highest number of one that opened and never paused */
-    uint32_t unexpected_count, dropped_count;
-    uint64_t steps_count, turns_count;
-    bool calm; /* the chaos is over: everybody must end now */
-    uint32_t cancel_odds, pause_odds, loss_odds, deadline_odds; /* one in n turns; 0: never */
-    uint32_t table_odds, domains_count;
-    bool odd_victims;
-};
-
-static struct sim sim;
+struct sim sim;
 static bool verbose;
 static struct {
     uint64_t steps, tokens, ended, preempted, recomputed, replays, full, never, refused_late,
@@ -106,33 +62,6 @@ void sim_fail(const char *file, int line, const char *condition)
         if (verbose)                                                                               \
             printf(__VA_ARGS__);                                                                   \
     } while (0)
-
-/* ---- chance ---- */
-
-static uint64_t chance_next(void)
-{
-    uint64_t x = sim.random += 0x9e3779b97f4a7c15ull;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-    return x ^ (x >> 31);
-}
-
-/* From low to high, both included. */
-static uint32_t between(uint32_t low, uint32_t high)
-{
-    return low + (uint32_t)(chance_next() % (high - low + 1));
-}
-
-/* Small more often than large. */
-static uint32_t skewed(uint32_t low, uint32_t high)
-{
-    return between(low, between(low, high));
-}
-
-static bool one_in(uint32_t n)
-{
-    return n > 0 && between(1, n) == 1;
-}
 
 /* ---- a policy with odd taste in victims, to reach what first come first served never does ---- */
 
@@ -222,14 +151,6 @@ static enum status submit_expected(const struct request *r)
     if (waiting_new >= sim.limits.waiting_max || sim.n_live >= sim.limits.requests_max)
         return STATUS_EXHAUSTED;
     return STATUS_OK;
-}
-
-static bool row_has_children(uint32_t row)
-{
-    for (uint32_t i = 0; i < sim.n_rows; i++)
-        if (sim.rows[i].parent == row)
-            return true;
-    return false;
 }
 
 static void do_submit(void)
@@ -555,94 +476,25 @@ static void do_lie(void)
 static void do_table(void)
 {
     struct tenant_row rows[ROWS_MAX];
-    uint32_t n = between(sim.n_rows, ROWS_MAX);
-    memset(rows, 0, sizeof rows);
-    bool rights = one_in(2);
-    for (uint32_t i = 0; i < n; i++) {
-        rows[i] = (struct tenant_row){.parent = one_in(2) ? TENANT_TOP : between(0, n - 1),
-                                      .weight = skewed(1, 9)};
-        if (one_in(40))
-            rows[i].weight = 0;
-        if (rights && one_in(3))
-            rows[i].reserved_blocks = between(1, u32_max(1, sim.limits.blocks_count / 6));
-        if (rights && one_in(3))
-            rows[i].limit_blocks = between(1, sim.limits.blocks_count);
-        if (rights && one_in(2))
-            rows[i].cached_blocks = between(1, 8);
-    }
-    struct tenant_table table = {.n_rows = n, .rows = rows};
+    struct tenant_table table = {.n_rows = rows_draw(rows), .rows = rows};
     struct error error = {0};
     enum status status;
     CALL_OF(status, status = sched_set_tenants(sched, &table, &error));
-    SAY("table of %u rows: %s %s\n", n, status_name(status), error.text);
+    SAY("table of %u rows: %s %s\n", table.n_rows, status_name(status), error.text);
     MUST(status == STATUS_OK || (status == STATUS_INVALID && error.text[0] && error.field[0]));
     if (status != STATUS_OK)
         return;
     memcpy(sim.rows, rows, sizeof rows);
-    sim.n_rows = n;
+    sim.n_rows = table.n_rows;
     totals.tables++;
-    totals.rights += rights;
+    for (uint32_t i = 0; i < table.n_rows; i++)
+        if (rows[i].reserved_blocks || rows[i].limit_blocks) {
+            totals.rights++;
+            break;
+        }
 }
 
 /* ---- one scenario ---- */
-
-static void limits_draw(void)
-{
-    struct sched_limits *l = &sim.limits;
-    l->slots_max = skewed(1, FAKE_SLOTS_MAX);
-    l->block_tokens = skewed(1, FAKE_BLOCK_TOKENS_MAX);
-    l->context_tokens = between(4, FAKE_CONTEXT_MAX);
-    l->blocks_count = u32_min(FAKE_BLOCKS_MAX, div_up_u32(l->context_tokens, l->block_tokens));
-    if (one_in(2)) /* else the pool holds just one context */
-        l->blocks_count = between(u32_max(1, l->blocks_count / 2), FAKE_BLOCKS_MAX);
-    l->waiting_max = between(1, REQUESTS_MAX - 1);
-    l->requests_max = between(u32_max(l->waiting_max, l->slots_max), REQUESTS_MAX);
-    l->step_tokens_max = l->slots_max + skewed(0, 60);
-    l->step_rows_max = l->slots_max + between(0, 3);
-    l->chunk_tokens_max = skewed(1, 64);
-    l->open_tokens_max = between(l->context_tokens, FAKE_OPEN_TOKENS_MAX);
-    l->tenants_max = ROWS_MAX;
-    l->fairness = (struct sched_fairness){.quantum_tokens = skewed(1, 40),
-                                          .lead_cost = skewed(0, 300),
-                                          .reclaim_cost = one_in(2) ? skewed(1, 200) : 0,
-                                          .reclaim_price = one_in(2) ? between(1, 9) : SCHED_NONE,
-                                          .recompute_permille = one_in(2) ? between(1, 2000) : 0,
-                                          .credit_cost = skewed(0, 300),
-                                          .headroom_permille = one_in(2) ? between(1, 300) : 0};
-    if (one_in(4))
-        l->fairness.lead_cost = l->fairness.recompute_permille = l->fairness.credit_cost =
-            l->fairness.headroom_permille = SCHED_NONE;
-}
-
-static void requests_draw(void)
-{
-    sim.domains_count = between(0, 3);
-    for (uint32_t i = 0; i < STEMS_COUNT * FAKE_CONTEXT_MAX; i++)
-        sim.stems[i / FAKE_CONTEXT_MAX][i % FAKE_CONTEXT_MAX] = (uint32_t)chance_next();
-    sim.n_requests = between(1, REQUESTS_MAX);
-    uint32_t longest = between(2, sim.limits.context_tokens);
-    for (uint32_t i = 0; i < sim.n_requests; i++) {
-        struct request *r = &sim.requests[i];
-        r->prompt_tokens = skewed(1, u32_min(longest, FAKE_CONTEXT_MAX - 1));
-        r->output_tokens_max = between(1, longest);
-        if (!one_in(20)) /* most fit the context */
-            r->output_tokens_max = u32_max(
-                1, u32_min(r->output_tokens_max, sim.limits.context_tokens - r->prompt_tokens));
-        r->stop_after_tokens = one_in(2) ? r->output_tokens_max : between(1, r->output_tokens_max);
-        r->n_tokens = r->prompt_tokens;
-        r->domain = between(0, sim.domains_count);
-        r->readonly = one_in(8);
-        r->class = between(CLASS_INTERACTIVE, CLASS_DEFAULT);
-        uint32_t stem = between(0, STEMS_COUNT - 1);
-        uint32_t stem_tokens = one_in(3) ? FAKE_CONTEXT_MAX : between(0, FAKE_CONTEXT_MAX);
-        for (uint32_t t = 0; t < r->n_tokens; t++) {
-            r->tokens[t] = t < stem_tokens ? sim.stems[stem][t] : (uint32_t)chance_next();
-            fake_prefix_add(&r->prefix, r->tokens[t]);
-            if ((t + 1) % sim.limits.block_tokens == 0)
-                r->digests[r->n_digests++] = fake_prefix_digest(&r->prefix, r->domain);
-        }
-    }
-}
 
 static void sched_begin(const struct sched_policy *policy, struct sched **ret_sched)
 {
