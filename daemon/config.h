@@ -23,7 +23,7 @@ struct config_model {
     char path[CONFIG_PATH_MAX_BYTES]; /* directory or .gguf; required; relative: to the config file
                                        */
     char backend[16];                 /* "cpu" (default), "ref" */
-    char tier[16];                    /* "" (default): best of this CPU; "scalar", "avx512" */
+    char tier[16];                    /* "" (default): best of this CPU; "scalar", "avx2" ... */
     enum config_worker worker;        /* process (default); inline: a thread, for tests */
     uint32_t threads_count;           /* 0 (default): all CPUs the process may use; 1..256 */
     uint32_t context_tokens;          /* 0 (default): the model's; else at most the model's */

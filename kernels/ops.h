@@ -50,7 +50,7 @@ struct weight; /* a packed matrix or stack of matrices, opaque */
 
 struct device_options {
     uint32_t threads_count; /* CPU threads, >= 1; 0 = all that the process may use */
-    const char *tier;       /* "scalar", "avx512", ... or NULL: what the environment variable
+    const char *tier;       /* "scalar", "avx2", "avx512" or NULL: what the environment variable
                                GALERNE_CPU_TIER names, else the best that the machine has */
 };
 

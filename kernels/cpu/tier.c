@@ -4,6 +4,7 @@
 static const struct tier *const tiers[] = {
 #if defined(__x86_64__)
     &tier_avx512,
+    &tier_avx2,
 #endif
     &tier_scalar,
 };

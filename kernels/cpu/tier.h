@@ -102,6 +102,7 @@ struct tier {
 
 extern const struct tier tier_scalar;
 #if defined(__x86_64__)
+extern const struct tier tier_avx2;
 extern const struct tier tier_avx512;
 #endif
 

@@ -196,6 +196,8 @@ int main(int argc, char **argv)
     static struct under_test ref = {.backend = {.ops = &ops_ref, .threads_count = 1}};
     static struct under_test scalar = {
         .backend = {.ops = &ops_cpu, .tier = "scalar", .threads_count = 2}};
+    static struct under_test avx2 = {
+        .backend = {.ops = &ops_cpu, .tier = "avx2", .threads_count = 2}};
     static struct under_test avx512 = {
         .backend = {.ops = &ops_cpu, .tier = "avx512", .threads_count = 2}};
     if (argc < 2 || argc > 3) {
@@ -213,6 +215,6 @@ int main(int argc, char **argv)
         .name = #t ": generate_in_chunks", .test_func = generate_in_chunks,                        \
         .teardown_func = under_test_close, .initial_state = &t                                     \
     }
-    const struct CMUnitTest tests[] = {TIER(ref), TIER(scalar), TIER(avx512)};
+    const struct CMUnitTest tests[] = {TIER(ref), TIER(scalar), TIER(avx2), TIER(avx512)};
     return cmocka_run_group_tests(tests, golden_read, NULL);
 }

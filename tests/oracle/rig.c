@@ -119,8 +119,8 @@ void rig_kv_poison(struct rig *rig, struct kv *kv, const struct kv_shape *shape)
     free(inv_freq);
 }
 
-static struct config configs[] = {
-    {"scalar", 1}, {"scalar", 2}, {"avx512", 1}, {"avx512", 2}, {"avx512", 3}};
+static struct config configs[] = {{"scalar", 1}, {"scalar", 2}, {"avx2", 1},   {"avx2", 2},
+                                  {"avx2", 3},   {"avx512", 1}, {"avx512", 2}, {"avx512", 3}};
 
 struct rig rig_cpu(void **state)
 {

@@ -176,7 +176,7 @@ static const char *const bad_files[][2] = {
     {"models:\n  - name: a\n    path: /m\n    block_tokens: 24\n",
      "t.yaml:4:19: block_tokens: expected 16 or 32 (tokens), got \"24\""},
     {"models:\n  - name: a\n    path: /m\n    backend: gpu\n", "expected cpu or ref, got \"gpu\""},
-    {"models:\n  - name: a\n    path: /m\n    tier: sse\n", "expected scalar or avx512"},
+    {"models:\n  - name: a\n    path: /m\n    tier: sse\n", "expected scalar, avx2 or avx512"},
     {"models:\n  - name: a\n    path: /m\n    running_max: 1025\n", "from 1 to 1024 (sequences)"},
     {"- a\n- b\n", "t.yaml:1:1: expected lines of \"key: value\", got a list"},
     {"hello\n", "t.yaml:1:1: expected lines of \"key: value\", got a single value"},

@@ -257,28 +257,6 @@ static void test_decoded_limits(void **state)
     sampling.top_k = UINT32_MAX;
     sampling._seed_case = GALERNE__V1__SAMPLING___SEED_SEED;
     sampling.seed = UINT64_MAX;
-    sampling._min_p_case = GALERNE__V1__SAMPLING___MIN_P_MIN_P;
-    sampling.min_p = 1;
-    sampling._repetition_penalty_case =
-        GALERNE__V1__SAMPLING___REPETITION_PENALTY_REPETITION_PENALTY;
-    sampling.repetition_penalty = 10;
-    sampling._presence_penalty_case = GALERNE__V1__SAMPLING___PRESENCE_PENALTY_PRESENCE_PENALTY;
-    sampling.presence_penalty = -2;
-    sampling._frequency_penalty_case = GALERNE__V1__SAMPLING___FREQUENCY_PENALTY_FREQUENCY_PENALTY;
-    sampling.frequency_penalty = 2;
-    Galerne__V1__LogitBias biases[FAKE_VOCAB < SAMPLE_BIASES_MAX ? FAKE_VOCAB : SAMPLE_BIASES_MAX];
-    Galerne__V1__LogitBias *bias_rows[array_count(biases)];
-    for (uint32_t i = 0; i < array_count(biases); i++) {
-        biases[i] = (Galerne__V1__LogitBias)GALERNE__V1__LOGIT_BIAS__INIT;
-        biases[i].id = FAKE_VOCAB - 1 - i; /* not in order */
-        biases[i].value = i % 2 ? 100 : -100;
-        bias_rows[i] = &biases[i];
-    }
-    sampling.logit_bias = bias_rows;
-    sampling.n_logit_bias = array_count(biases);
-    input._min_tokens_case = GALERNE__V1__GENERATE_REQUEST___MIN_TOKENS_MIN_TOKENS;
-    input.min_tokens = 512;
-    input.ignore_eos = true;
     input.model = (char *)(uintptr_t) "one";
     input.prompt_case = GALERNE__V1__GENERATE_REQUEST__PROMPT_CHAT;
     input.chat = &chat;
@@ -303,6 +281,53 @@ static void test_decoded_limits(void **state)
     assert_int_equal(request->prompt.messages[1].content.size_bytes, 0);
     assert_true(request->sampling.temperature == 100 && request->sampling.top_p == 1e-30f);
     assert_true(request->sampling.seed == UINT64_MAX && request->sampling.top_k == UINT32_MAX);
+    assert_true(request->wants_logprobs);
+    assert_int_equal(request->sampling.n_logprobs, 20);
+    assert_int_equal(request->output_tokens_max, 512);
+    assert_int_equal(request->stops->n, STOP_STRINGS_MAX);
+    assert_int_equal(request->n_stop_ids, REQUEST_STOP_IDS_MAX);
+    assert_int_equal(request->class, CLASS_BATCH);
+    assert_true(request->deadline_ns != UINT64_MAX); /* no call runs for ever */
+    fake_end(request, FINISH_STOP, STATUS_OK);
+    fake_flush();
+    fake_call_free(rpc);
+}
+
+/* The far ends of penalties, and as many biases as there may be, sorted by id. */
+static void test_decoded_penalties(void **state)
+{
+    Galerne__V1__GenerateRequest input = GALERNE__V1__GENERATE_REQUEST__INIT;
+    Galerne__V1__Sampling sampling = GALERNE__V1__SAMPLING__INIT;
+    sampling._min_p_case = GALERNE__V1__SAMPLING___MIN_P_MIN_P;
+    sampling.min_p = 1;
+    sampling._repetition_penalty_case =
+        GALERNE__V1__SAMPLING___REPETITION_PENALTY_REPETITION_PENALTY;
+    sampling.repetition_penalty = 10;
+    sampling._presence_penalty_case = GALERNE__V1__SAMPLING___PRESENCE_PENALTY_PRESENCE_PENALTY;
+    sampling.presence_penalty = -2;
+    sampling._frequency_penalty_case = GALERNE__V1__SAMPLING___FREQUENCY_PENALTY_FREQUENCY_PENALTY;
+    sampling.frequency_penalty = 2;
+    Galerne__V1__LogitBias biases[FAKE_VOCAB < SAMPLE_BIASES_MAX ? FAKE_VOCAB : SAMPLE_BIASES_MAX];
+    Galerne__V1__LogitBias *bias_rows[array_count(biases)];
+    for (uint32_t i = 0; i < array_count(biases); i++) {
+        biases[i] = (Galerne__V1__LogitBias)GALERNE__V1__LOGIT_BIAS__INIT;
+        biases[i].id = FAKE_VOCAB - 1 - i; /* not in order */
+        biases[i].value = i % 2 ? 100 : -100;
+        bias_rows[i] = &biases[i];
+    }
+    sampling.logit_bias = bias_rows;
+    sampling.n_logit_bias = array_count(biases);
+    input.sampling = &sampling;
+    input._min_tokens_case = GALERNE__V1__GENERATE_REQUEST___MIN_TOKENS_MIN_TOKENS;
+    input.min_tokens = 512;
+    input.ignore_eos = true;
+    input.model = (char *)(uintptr_t) "one";
+    input.prompt_case = GALERNE__V1__GENERATE_REQUEST__PROMPT_TEXT;
+    input.text = (char *)(uintptr_t) "x";
+    struct fake_rpc_call *rpc = fake_call(GENERATE);
+    fake_receive(rpc, &input.base);
+    assert_int_equal(fake.n_submitted, 1);
+    struct request *request = fake.submitted[0];
     assert_true(request->sampling.min_p == 1 && request->sampling.repetition_penalty == 10);
     assert_true(request->sampling.presence_penalty == -2);
     assert_true(request->sampling.frequency_penalty == 2);
@@ -314,13 +339,6 @@ static void test_decoded_limits(void **state)
         assert_int_equal(bias->id, FAKE_VOCAB - array_count(biases) + i);
         assert_true(bias->value == ((FAKE_VOCAB - 1 - bias->id) % 2 ? 100 : -100));
     }
-    assert_true(request->wants_logprobs);
-    assert_int_equal(request->sampling.n_logprobs, 20);
-    assert_int_equal(request->output_tokens_max, 512);
-    assert_int_equal(request->stops->n, STOP_STRINGS_MAX);
-    assert_int_equal(request->n_stop_ids, REQUEST_STOP_IDS_MAX);
-    assert_int_equal(request->class, CLASS_BATCH);
-    assert_true(request->deadline_ns != UINT64_MAX); /* no call runs for ever */
     fake_end(request, FINISH_STOP, STATUS_OK);
     fake_flush();
     fake_call_free(rpc);
@@ -616,6 +634,7 @@ int main(void)
         CASE(test_held_text_is_given_back_at_the_end),
         CASE(test_logprobs_and_special_tokens),
         CASE(test_decoded_limits),
+        CASE(test_decoded_penalties),
         CASE(test_greedy_by_default),
         CASE(test_error_before_the_first_token),
         CASE(test_error_in_mid_stream),

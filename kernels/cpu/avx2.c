@@ -1,0 +1,21 @@
+#include "kernels/cpu/avx2.h"
+
+/* __builtin_cpu_supports also asks the operating system whether it keeps the wide registers. */
+static bool avx2_supported(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+
+const struct tier tier_avx2 = {
+    .name = "avx2",
+    .supported = avx2_supported,
+    .product = avx2_product,
+    .attend = avx2_attend,
+    .rmsnorm = avx2_rmsnorm,
+    .rotate = avx2_rotate,
+    .silu_mul = avx2_silu_mul,
+    .logits_best = avx2_logits_best,
+    .logits_exp_sum = avx2_logits_exp_sum,
+    .logits_weigh = avx2_logits_weigh,
+};

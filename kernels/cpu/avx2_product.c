@@ -1,0 +1,183 @@
+#include <immintrin.h>
+
+#include "kernels/cpu/avx2.h"
+#include "kernels/cpu/avx2_math.h"
+
+/*
+ * One body for all shapes: R rows times U units, whose 2 R U sums stay in registers while k walks
+ * along the panels. A unit is what one load of weights gives twice eight outputs of: half a panel.
+ * Each sum is one chain of fused multiply-adds from k = 0 on, in every shape, so that a row's bits
+ * are the same in each of them. Sixteen registers hold six rows of one unit, three rows of a panel
+ * or one row of two panels, with what is multiplied. A tile of more than six rows is taken in two
+ * parts.
+ *
+ * R and U are constants in every copy of the body: the loops over them vanish.
+ */
+#define UNROLL _Pragma("GCC unroll 16")
+#define ROWS_AT_ONCE 6
+#define UNITS_AT_ONCE 4
+#define PANEL_UNITS 2
+
+/* Some rows of a call: value k of row r of them is in[r * row_step + k * k_step]. */
+struct rows {
+    const float *in;
+    size_t row_step, k_step;
+    uint32_t first, n; /* which of the call's */
+};
+
+/* Two vectors of weights of one k: where their outputs begin in a panel is unit_outputs' to say. */
+struct pair {
+    __m256 low, high;
+};
+
+AVX2_INLINE struct pair pair_load(bool bf16, const char *panel, size_t k, uint32_t unit)
+{
+    if (!bf16) {
+        const float *at = (const float *)panel + k * PANEL_OUTPUTS + unit * 2 * LANES;
+        return (struct pair){_mm256_loadu_ps(at), _mm256_loadu_ps(at + LANES)};
+    }
+    const uint32_t *at = (const uint32_t *)panel + k * (PANEL_OUTPUTS / 2) + unit * LANES;
+    __m256i both = _mm256_loadu_si256((const __m256i *)at);
+    __m256i high = _mm256_and_si256(both, _mm256_set1_epi32((int)0xffff0000u));
+    return (struct pair){_mm256_castsi256_ps(_mm256_slli_epi32(both, 16)),
+                         _mm256_castsi256_ps(high)};
+}
+
+/* First output in the panel of a unit's low or high vector. */
+AVX2_INLINE uint32_t unit_outputs(bool bf16, uint32_t unit, bool high)
+{
+    return bf16 ? unit * LANES + (high ? PANEL_OUTPUTS / 2 : 0)
+                : unit * 2 * LANES + (high ? LANES : 0);
+}
+
+AVX2_INLINE void vector_store(const struct product *p, uint32_t row, uint32_t first, __m256 sum)
+{
+    if (first >= p->out_count)
+        return;
+    size_t n = p->out_count - first, at = (size_t)row * p->out_count + first;
+    if (p->bias)
+        sum = _mm256_add_ps(sum, lanes_load(p->bias + first, n));
+    if (p->residual)
+        sum = _mm256_add_ps(sum, lanes_load(p->residual + at, n));
+    lanes_store(p->out + at, n, sum);
+}
+
+/* `unit` is the first of U, counted through all panels. */
+AVX2_INLINE void body(const struct product *p, uint32_t unit, const struct rows *rows, const int R,
+                      const int U, const bool bf16)
+{
+    const size_t panel_bytes =
+        (size_t)p->in_count * PANEL_OUTPUTS * (bf16 ? sizeof(uint16_t) : sizeof(float));
+    const char *panels = (const char *)p->panels + unit / PANEL_UNITS * panel_bytes;
+    const uint32_t in_panel = U == 1 ? unit % PANEL_UNITS : 0;
+    __m256 low[ROWS_AT_ONCE][UNITS_AT_ONCE], high[ROWS_AT_ONCE][UNITS_AT_ONCE]; /* [R][U] used */
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int i = 0; i < U; i++) low[r][i] = high[r][i] =
+        _mm256_setzero_ps();
+    for (size_t k = 0; k < p->in_count; k++) {
+        __m256 x[ROWS_AT_ONCE];
+        const float *in = rows->in + k * rows->k_step;
+        /* With several units the rows' values are kept, with one its weights are. */
+        if (U > 1)
+            UNROLL for (int r = 0; r < R; r++) x[r] =
+                _mm256_broadcast_ss(in + (size_t)r * rows->row_step);
+        UNROLL for (int i = 0; i < U; i++)
+        {
+            struct pair weights = pair_load(bf16, panels + i / PANEL_UNITS * panel_bytes, k,
+                                            in_panel + (uint32_t)i % PANEL_UNITS);
+            UNROLL for (int r = 0; r < R; r++)
+            {
+                if (U == 1)
+                    x[r] = _mm256_broadcast_ss(in + (size_t)r * rows->row_step);
+                low[r][i] = _mm256_fmadd_ps(weights.low, x[r], low[r][i]);
+                high[r][i] = _mm256_fmadd_ps(weights.high, x[r], high[r][i]);
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int i = 0; i < U; i++)
+    {
+        uint32_t first = (unit + (uint32_t)i) / PANEL_UNITS * PANEL_OUTPUTS;
+        uint32_t at = (unit + (uint32_t)i) % PANEL_UNITS, row = rows->first + (uint32_t)r;
+        vector_store(p, row, first + unit_outputs(bf16, at, false), low[r][i]);
+        vector_store(p, row, first + unit_outputs(bf16, at, true), high[r][i]);
+    }
+}
+
+typedef void (*multiply)(const struct product *p, uint32_t unit, const struct rows *rows);
+
+#define BODY(type, is_bf16, R, U)                                                                  \
+    static void type##_##R##x##U(const struct product *p, uint32_t unit, const struct rows *rows)  \
+    {                                                                                              \
+        body(p, unit, rows, (R), (U), (is_bf16));                                                  \
+    }
+BODY(f32, false, 1, 4)
+BODY(f32, false, 1, 2)
+BODY(f32, false, 2, 2)
+BODY(f32, false, 3, 2)
+BODY(f32, false, 4, 1)
+BODY(f32, false, 5, 1)
+BODY(f32, false, 6, 1)
+BODY(bf16, true, 1, 4)
+BODY(bf16, true, 1, 2)
+BODY(bf16, true, 2, 2)
+BODY(bf16, true, 3, 1)
+BODY(bf16, true, 4, 1)
+BODY(bf16, true, 5, 1)
+BODY(bf16, true, 6, 1)
+
+/* By rows. Widening BF16 takes registers as well: three rows of a whole panel do not fit. */
+static const struct shape {
+    multiply run;
+    uint32_t n_units;
+} shapes_f32[ROWS_AT_ONCE + 1] = {
+    [1] = {f32_1x2, 2}, [2] = {f32_2x2, 2}, [3] = {f32_3x2, 2},
+    [4] = {f32_4x1, 1}, [5] = {f32_5x1, 1}, [6] = {f32_6x1, 1},
+};
+static const struct shape shapes_bf16[ROWS_AT_ONCE + 1] = {
+    [1] = {bf16_1x2, 2}, [2] = {bf16_2x2, 2}, [3] = {bf16_3x1, 1},
+    [4] = {bf16_4x1, 1}, [5] = {bf16_5x1, 1}, [6] = {bf16_6x1, 1},
+};
+
+static void panel_multiply(const struct product *p, uint32_t panel, const struct rows *rows)
+{
+    const struct shape *shape = p->bf16 ? &shapes_bf16[rows->n] : &shapes_f32[rows->n];
+    for (uint32_t unit = 0; unit < PANEL_UNITS; unit += shape->n_units)
+        shape->run(p, panel * PANEL_UNITS + unit, rows);
+}
+
+static void few_rows_multiply(const struct product *p, uint32_t panel, uint32_t end)
+{
+    struct rows rows = {.in = p->in, .row_step = p->in_count, .k_step = 1, .n = p->n_rows};
+    for (; p->n_rows == 1 && end - panel >= 2; panel += 2)
+        (p->bf16 ? bf16_1x4 : f32_1x4)(p, panel * PANEL_UNITS, &rows);
+    for (; panel < end; panel++)
+        panel_multiply(p, panel, &rows);
+}
+
+void avx2_product(const struct product *product, uint32_t first_panel, uint32_t n_panels)
+{
+    const struct product *p = product;
+    if (!p->tiles) {
+        CHECK(p->n_rows < TILE_FROM_ROWS);
+        few_rows_multiply(p, first_panel, first_panel + n_panels);
+        return;
+    }
+    uint32_t n_tiles = tiles_count(p->n_rows);
+    for (uint32_t panel = first_panel; panel < first_panel + n_panels; panel++)
+        for (uint32_t tile = 0; tile < n_tiles; tile++) {
+            uint32_t first = tile_first(p->n_rows, tile);
+            uint32_t n = tile_first(p->n_rows, tile + 1) - first;
+            uint32_t n_first = n > ROWS_AT_ONCE ? (n + 1) / 2 : n;
+            struct rows rows = {.in = p->tiles + (size_t)first * p->in_count,
+                                .row_step = 1,
+                                .k_step = n,
+                                .first = first,
+                                .n = n_first};
+            panel_multiply(p, panel, &rows);
+            if (n == n_first)
+                continue;
+            rows.in += n_first;
+            rows.first += n_first;
+            rows.n = n - n_first;
+            panel_multiply(p, panel, &rows);
+        }
+}
