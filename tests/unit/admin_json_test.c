@@ -22,10 +22,10 @@ static void must_be(const ProtobufCMessage *message, const char *expected)
 static void says_what_is_set(void **state)
 {
     Galerne__V1__Sampling sampling = GALERNE__V1__SAMPLING__INIT;
-    must_be(&sampling.base, "{}"); /* optional fields that nobody set */
+    must_be(&sampling.base, "{\"logit_bias\":[]}"); /* optional fields that nobody set are absent */
     sampling._top_k_case = GALERNE__V1__SAMPLING___TOP_K_TOP_K;
     sampling.top_k = 0;
-    must_be(&sampling.base, "{\"top_k\":0}");
+    must_be(&sampling.base, "{\"top_k\":0,\"logit_bias\":[]}");
     Galerne__V1__GenerateResponse empty = GALERNE__V1__GENERATE_RESPONSE__INIT;
     must_be(&empty.base, "{\"tokens\":[],\"choices\":[],\"request_id\":\"\"}");
 }
