@@ -125,6 +125,7 @@ def test_nothing_is_traced(fresh):
 
 
 def test_galernectl_trace(daemon):
+    generate(daemon)
     name = generate(daemon)
     done = run(daemon, "trace", name)
     assert done.returncode == 0, done.stderr
