@@ -26,6 +26,14 @@ static void digest_root(gnutls_hash_hd_t hash, const struct digest_scope *scope,
     gnutls_hash_output(hash, ret_root->bytes);
 }
 
+static void block_add(gnutls_hash_hd_t hash, const uint32_t *ids, uint32_t block_tokens,
+                      struct sched_digest *value)
+{
+    field(hash, 7, value->bytes, sizeof value->bytes);
+    field(hash, 8, ids, block_tokens * (uint32_t)sizeof *ids);
+    gnutls_hash_output(hash, value->bytes);
+}
+
 void digest_blocks(const struct digest_scope *scope, const uint32_t *ids, uint32_t n_ids,
                    uint32_t block_tokens, struct sched_digest *ret_digests)
 {
@@ -34,10 +42,62 @@ void digest_blocks(const struct digest_scope *scope, const uint32_t *ids, uint32
     struct sched_digest value;
     digest_root(hash, scope, &value); /* the output call starts the hash anew */
     for (uint32_t i = 0; i < n_ids / block_tokens; i++) {
-        field(hash, 7, value.bytes, sizeof value.bytes);
-        field(hash, 8, ids + (size_t)i * block_tokens, block_tokens * (uint32_t)sizeof *ids);
-        gnutls_hash_output(hash, value.bytes);
+        block_add(hash, ids + (size_t)i * block_tokens, block_tokens, &value);
         ret_digests[i] = value;
     }
     gnutls_hash_deinit(hash, NULL);
+}
+
+/* ---- one block after the other ---- */
+
+struct digest_chain {
+    gnutls_hash_hd_t hash;
+};
+
+enum status digest_chain_open(struct digest_chain **ret_chain, struct error *error)
+{
+    struct digest_chain *chain = calloc(1, sizeof *chain);
+    if (!chain || gnutls_hash_init(&chain->hash, GNUTLS_DIG_SHA256) != 0) {
+        free(chain);
+        return error_set(error, STATUS_EXHAUSTED, "no memory for a hash");
+    }
+    *ret_chain = chain;
+    return STATUS_OK;
+}
+
+void digest_chain_close(struct digest_chain *chain)
+{
+    if (!chain)
+        return;
+    gnutls_hash_deinit(chain->hash, NULL);
+    free(chain);
+}
+
+void digest_next(struct digest_chain *chain, const struct digest_scope *scope,
+                 const struct sched_digest *previous, const uint32_t *ids, uint32_t block_tokens,
+                 struct sched_digest *ret_digest)
+{
+    struct sched_digest value;
+    if (previous)
+        value = *previous;
+    else
+        digest_root(chain->hash, scope, &value);
+    block_add(chain->hash, ids, block_tokens, &value);
+    *ret_digest = value;
+}
+
+/* ---- domains ---- */
+
+#define DOMAIN_OF_UID (1ull << 62)
+#define DOMAIN_OF_PEER (1ull << 63)
+
+uint64_t digest_domain(const char *peer, uint32_t peer_uid)
+{
+    if (!peer[0])
+        return peer_uid == UINT32_MAX ? 0 : DOMAIN_OF_UID | peer_uid;
+    uint8_t digest[32];
+    uint64_t domain;
+    CHECK(gnutls_hash_fast(GNUTLS_DIG_SHA256, peer, strlen(peer), digest) == 0);
+    memcpy(&domain, digest, sizeof domain);
+    return domain | DOMAIN_OF_PEER;
 }

@@ -6,10 +6,12 @@
  * things share a name:
  *     root    = H("galerne-kv" | version | model digest | KV type | adapter | domain)
  *     value_i = H(value_{i-1} | block_tokens ids, little-endian)      value_{-1} = root
- * Pure functions, any thread.
+ * Pure functions, any thread; a chain (digest_chain) is one thread's and allocates only when
+ * opened.
  */
 #pragma once
 
+#include "kernels/ops.h"
 #include "sched/sched.h"
 
 struct digest_scope {
@@ -19,6 +21,28 @@ struct digest_scope {
     uint64_t cache_domain;
 };
 
+/* What all blocks of a model have in common in this version. */
+static inline struct digest_scope digest_scope_of(const uint8_t *model_digest,
+                                                  uint64_t cache_domain)
+{
+    return (struct digest_scope){
+        .model_digest = model_digest, .kv_dtype = DTYPE_F32, .cache_domain = cache_domain};
+}
+
+/* The cache domain of who sent a request, until tenants say it: the name in his certificate, else
+ * his user id; 0, which is nobody's, when neither is known. Nobody shares with anybody else. */
+uint64_t digest_domain(const char *peer, uint32_t peer_uid);
+
 /* Writes floor(n_ids / block_tokens) values. */
 void digest_blocks(const struct digest_scope *scope, const uint32_t *ids, uint32_t n_ids,
                    uint32_t block_tokens, struct sched_digest *ret_digests);
+
+struct digest_chain;
+
+enum status digest_chain_open(struct digest_chain **ret_chain, struct error *error);
+void digest_chain_close(struct digest_chain *chain);
+
+/* The value of one more block [block_tokens] after `previous`; NULL: it is the first. */
+void digest_next(struct digest_chain *chain, const struct digest_scope *scope,
+                 const struct sched_digest *previous, const uint32_t *ids, uint32_t block_tokens,
+                 struct sched_digest *ret_digest);

@@ -48,12 +48,8 @@ static uint64_t turn_deadline(struct engine *engine, uint64_t now_ns)
     uint64_t due_ns = atomic_load_explicit(&engine->step_due_ns, memory_order_relaxed);
     until_ns = link_ns < until_ns ? link_ns : until_ns;
     until_ns = due_ns < until_ns ? due_ns : until_ns;
-    for (sched_id id = 0; id < engine->lives_used; id++) {
-        const struct request *request = engine->lives[id].request;
-        if (request && request->deadline_ns < until_ns)
-            until_ns = request->deadline_ns;
-    }
-    return until_ns;
+    uint64_t deadline_ns = sched_next_deadline_ns(engine->sched);
+    return deadline_ns < until_ns ? deadline_ns : until_ns;
 }
 
 static void engine_wait(struct engine *engine, uint64_t now_ns)
@@ -224,7 +220,10 @@ enum status engine_open(const struct engine_options *options, struct engine **re
     if (status == STATUS_OK)
         status = memory_open(engine, error);
     if (status == STATUS_OK)
-        status = sched_open(&limits, &policy_fcfs, &engine->sched, error);
+        status = digest_chain_open(&engine->digests, error);
+    if (status == STATUS_OK)
+        status = sched_open(&limits, options->policy ? options->policy : &policy_fair,
+                            &engine->sched, error);
     if (status != STATUS_OK) {
         engine_close(engine);
         return status;
@@ -265,6 +264,7 @@ void engine_close(struct engine *engine)
     engine_stop(engine);
     if (engine->sched)
         sched_close(engine->sched);
+    digest_chain_close(engine->digests);
     if (engine->tokens_memory)
         munmap(engine->tokens_memory, (size_t)engine->lives_count *
                                           engine->options.limits.context_tokens * sizeof(uint32_t));

@@ -21,12 +21,13 @@ struct engine_options {
     const struct config *config;
     const struct config_model *model;
     const struct model_plan *plan;
-    struct step_limits limits; /* blocks_count decided */
-    uint32_t inlets_count;     /* text threads */
-    uint32_t producer;         /* its number in every outlet */
-    struct trace *trace;       /* its ring there has the same number; NULL: none */
-    uint32_t n_end_ids;        /* the model's own end tokens */
-    const uint32_t *end_ids;   /* [n_end_ids], outlives the engine */
+    struct step_limits limits;         /* blocks_count decided */
+    uint32_t inlets_count;             /* text threads */
+    uint32_t producer;                 /* its number in every outlet */
+    struct trace *trace;               /* its ring there has the same number; NULL: none */
+    uint32_t n_end_ids;                /* the model's own end tokens */
+    const uint32_t *end_ids;           /* [n_end_ids], outlives the engine */
+    const struct sched_policy *policy; /* NULL: the fair one */
 };
 
 enum engine_state {

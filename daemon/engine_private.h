@@ -12,6 +12,7 @@
 #include <pthread.h>
 
 #include "base/wake.h"
+#include "daemon/digest.h"
 #include "daemon/engine.h"
 #include "daemon/outlet.h"
 #include "daemon/step_build.h"
@@ -27,8 +28,10 @@ struct live {
     uint32_t *tokens;        /* [context_tokens] prompt, then what was sampled */
     uint32_t n_tokens, prompt_tokens;
     uint32_t replays_count;
-    bool stepped; /* a step with it went to the worker */
-    bool used; /* between submit and the scheduler's last word */
+    uint32_t n_digests;         /* full blocks whose digest is known .. */
+    struct sched_digest digest; /* .. and that of the last one */
+    bool stepped;               /* a step with it went to the worker */
+    bool used;                  /* between submit and the scheduler's last word */
     bool paused;
 };
 
@@ -45,6 +48,7 @@ struct engine {
     struct engine_options options;
     struct sched *sched;
     struct worker_link link;
+    struct digest_chain *digests; /* of blocks that decoding fills */
     enum engine_state state;
     uint64_t wire_number; /* of the last step handed over in this epoch */
     uint32_t tests_left;  /* self-test steps not back yet; 0 once it serves */

@@ -115,6 +115,9 @@ static void request_submit(struct engine *engine, struct request *request, uint6
     *live = (struct live){.request = request, .tokens = tokens, .used = true};
     memcpy(tokens, request->ids, request->n_ids * sizeof *tokens);
     live->n_tokens = live->prompt_tokens = request->n_ids;
+    live->n_digests = request->n_digests;
+    if (live->n_digests)
+        live->digest = request->digests[live->n_digests - 1];
     holds_set(engine, request);
     engine->lives_used = u32_max(engine->lives_used, id + 1);
     engine->prompt_tokens_total += request->n_ids;

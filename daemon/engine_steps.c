@@ -161,6 +161,21 @@ static void token_emit(struct engine *engine, sched_id id, const struct sample_r
     }
 }
 
+/* All tokens of one more block are known: the scheduler hears its name. */
+static void block_note(struct engine *engine, sched_id id)
+{
+    struct live *live = &engine->lives[id];
+    uint32_t block_tokens = engine->options.limits.block_tokens;
+    if (live->request->cache_domain == 0 || live->n_tokens % block_tokens ||
+        live->n_tokens / block_tokens != live->n_digests + 1)
+        return;
+    struct digest_scope scope =
+        digest_scope_of(engine->options.plan->digest, live->request->cache_domain);
+    digest_next(engine->digests, &scope, live->n_digests ? &live->digest : NULL,
+                live->tokens + live->n_tokens - block_tokens, block_tokens, &live->digest);
+    sched_block_filled(engine->sched, id, live->n_digests++, &live->digest);
+}
+
 static void row_take(struct engine *engine, const struct flight *flight, sched_id id,
                      const struct step_result_row *row, uint64_t now_ns)
 {
@@ -172,6 +187,7 @@ static void row_take(struct engine *engine, const struct flight *flight, sched_i
         return;
     CHECK(live->n_tokens < engine->options.limits.context_tokens);
     live->tokens[live->n_tokens++] = row->sample.id;
+    block_note(engine, id);
     token_emit(engine, id, &row->sample, is_end, now_ns);
     if (is_end)
         engine_end(engine, id, FINISH_STOP);
@@ -271,6 +287,10 @@ void engine_hand_over(struct engine *engine, uint64_t now_ns)
         for (uint32_t i = 0; i < plan->n_rows; i++)
             if (plan->rows[i].samples)
                 flight->sampled[flight->n_sampled++] = plan->rows[i].id;
+        for (uint32_t i = 0; i < plan->n_opens; i++)
+            if (engine->lives[plan->opens[i].id].request)
+                engine->lives[plan->opens[i].id].request->cached_tokens =
+                    plan->opens[i].found_tokens;
         step_build(&builder, plan, engine->link.epoch, flight->number, step);
         step->time_limit_ns = engine->options.config->step_limit_ns;
         first_steps_trace(engine, plan, flight->number);

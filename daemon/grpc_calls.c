@@ -1,4 +1,5 @@
 #include "daemon/grpc_calls.h"
+#include "daemon/digest.h"
 
 #include <inttypes.h>
 
@@ -312,6 +313,7 @@ bool call_request(struct call *call)
         request->deadline_ns = request->accepted_ns + DEADLINE_MAX_NS;
     request->peer_uid = grpc_peers_uid(call->listener->peers, call->rpc->peer_fd);
     memcpy(request->peer, call->peer, sizeof request->peer);
+    request->cache_domain = digest_domain(request->peer, request->peer_uid);
     request->outlet = &lane_of(call->rpc)->outlet;
     request->call = call;
     call->request = request;

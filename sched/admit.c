@@ -190,6 +190,7 @@ static void seq_open(struct sched *sched, struct draft *draft, struct seq *seq,
                                 .slot = seq->slot,
                                 .known_tokens = need->known_tokens,
                                 .cached_tokens = need->cached_tokens,
+                                .found_tokens = seq->cached_tokens,
                                 .n_blocks = need->shared_blocks + need->new_blocks,
                                 .blocks_first = first};
     draft->open_tokens_left -= need->known_tokens;

@@ -156,6 +156,7 @@ struct sched_open_row {
     uint32_t slot;
     uint32_t known_tokens;  /* prompt + sampled so far: what the open must carry */
     uint32_t cached_tokens; /* of them, computed already in its first blocks; < known_tokens */
+    uint32_t found_tokens;  /* prompt tokens that the cache has saved it so far */
     uint32_t n_blocks;      /* first blocks, in plan.blocks from blocks_first */
     uint32_t blocks_first;
 };

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "sched/policy.h"
 #include "tests/engine/harness.h"
 
 #define MINUTE (60 * NS_PER_S)
@@ -282,7 +283,8 @@ static void test_turns_allocate_nothing(void **state)
 {
     (void)state;
     struct harness_options options = inline_options();
-    options.blocks_count = 16; /* with preemption */
+    options.blocks_count = 16; /* with preemption, which the fair policy avoids */
+    options.policy = &policy_fcfs;
     struct harness h;
     struct stream *streams[24];
     struct engine_status status;

@@ -1,12 +1,14 @@
 /*
  * Bit-exactness through the whole engine: what 32 concurrent requests get is, token for token and
  * log-probability for log-probability, what each gets alone, whatever the chunk size, the number of
- * threads, and however often they are preempted. Greedy and sampled in every way: top-k, top-p,
- * min-p, penalties, logit biases and ids held back, alone and together; f32 and bf16.
+ * threads, however often they are preempted, and whatever the prefix cache spared them. Greedy and
+ * sampled in every way: top-k, top-p, min-p, penalties, logit biases and ids held back, alone and
+ * together; f32 and bf16.
  *
  * usage: exact_test MODEL_DIRECTORY...
  */
 #include "base/clock.h"
+#include "sched/policy.h"
 #include "tests/engine/harness.h"
 
 #define STREAMS 32
@@ -78,9 +80,11 @@ static void prompts_make(struct prompt_set *set, uint32_t vocab)
     }
 }
 
-static struct stream *prompt_start(struct harness *h, const struct prompt_set *set, uint32_t i)
+static struct stream *prompt_start(struct harness *h, const struct prompt_set *set, uint32_t i,
+                                   uint64_t cache_domain)
 {
-    struct stream_options options = {.ids = set->ids[i],
+    struct stream_options options = {.cache_domain = cache_domain,
+                                     .ids = set->ids[i],
                                      .n_ids = set->n_ids[i],
                                      .output_tokens_max = OUTPUT_TOKENS,
                                      .sampling = set->sampling[i],
@@ -132,7 +136,7 @@ static uint32_t together(const struct harness_options *options, const struct pro
     struct engine_status status;
     harness_open(&h, options);
     for (uint32_t i = 0; i < STREAMS; i++)
-        streams[i] = prompt_start(&h, set, i);
+        streams[i] = prompt_start(&h, set, i, 0);
     CHECK(harness_drain(&h, 5 * MINUTE));
     for (uint32_t i = 0; i < STREAMS; i++)
         answer_take(streams[i], &got[i]);
@@ -142,8 +146,72 @@ static uint32_t together(const struct harness_options *options, const struct pro
     uint32_t n = differences(expected, got, what);
     printf("  %-44s %s, %llu preemptions\n", what, n ? "DIFFERS" : "equal",
            (unsigned long long)status.sched.preempted_total);
-    if (options->blocks_count && status.sched.preempted_total == 0) {
+    if (options->policy == &policy_fcfs && status.sched.preempted_total == 0) {
         printf("  %s: nothing was preempted: the case tests nothing\n", what);
+        n++;
+    }
+    return n;
+}
+
+/* The next turn of each conversation: the prompt, the answer, and a word more. */
+static void set_continue(struct prompt_set *set, const struct answer *answers, uint32_t vocab)
+{
+    for (uint32_t i = 0; i < STREAMS; i++) {
+        uint32_t room = PROMPT_TOKENS_MAX - set->n_ids[i];
+        uint32_t n = u32_min(answers[i].n_tokens, room > 0 ? room - 1 : 0);
+        for (uint32_t k = 0; k < n; k++)
+            set->ids[i][set->n_ids[i]++] = answers[i].tokens[k].sample.id;
+        if (room > n)
+            set->ids[i][set->n_ids[i]++] = (7 * i + 3) % vocab;
+    }
+}
+
+static uint32_t pass(struct harness *h, const struct prompt_set *set, uint64_t domain,
+                     struct answer *ret_answers)
+{
+    struct stream *streams[STREAMS];
+    uint32_t cached_tokens = 0;
+    for (uint32_t i = 0; i < STREAMS; i++)
+        streams[i] = prompt_start(h, set, i, domain);
+    CHECK(harness_drain(h, 5 * MINUTE));
+    for (uint32_t i = 0; i < STREAMS; i++) {
+        cached_tokens += streams[i]->cached_tokens;
+        CHECK(streams[i]->cached_tokens < set->n_ids[i]);
+        answer_take(streams[i], &ret_answers[i]);
+    }
+    return cached_tokens;
+}
+
+/* Everything twice, then the next turn of each: with blocks of the domain and without. */
+static uint32_t cached(const char *path, const struct prompt_set *set, const struct answer *alone)
+{
+    static struct answer got[STREAMS], expected[STREAMS];
+    static struct prompt_set next;
+    struct harness h;
+    struct harness_options options = {.path = path,
+                                      .threads_count = 2,
+                                      .context_tokens = 128,
+                                      .chunk_tokens = 24,
+                                      .blocks_count = 1024};
+    uint32_t n = 0, hits[5];
+    harness_open(&h, &options);
+    hits[0] = pass(&h, set, 7, got);
+    n += differences(alone, got, "cache empty");
+    hits[1] = pass(&h, set, 7, got);
+    n += differences(alone, got, "the same prompts again");
+    hits[2] = pass(&h, set, 8, got);
+    n += differences(alone, got, "another domain");
+    next = *set;
+    set_continue(&next, alone, h.plan.arch.vocab);
+    hits[3] = pass(&h, &next, 0, expected);
+    hits[4] = pass(&h, &next, 7, got);
+    n += differences(expected, got, "the next turn");
+    harness_close(&h);
+    printf("  %-44s %s, %u tokens of the same, %u of the next turn\n", "from the prefix cache",
+           n ? "DIFFERS" : "equal", hits[1], hits[4]);
+    if (hits[1] == 0 || hits[4] <= hits[1] || hits[2] || hits[3]) {
+        printf("  cache: %u %u %u %u %u tokens: the case tests nothing, or too much\n", hits[0],
+               hits[1], hits[2], hits[3], hits[4]);
         n++;
     }
     return n;
@@ -160,7 +228,7 @@ static uint32_t model_test(const char *path)
     harness_open(&h, &options);
     prompts_make(&set, h.plan.arch.vocab);
     for (uint32_t i = 0; i < STREAMS; i++) {
-        struct stream *stream = prompt_start(&h, &set, i);
+        struct stream *stream = prompt_start(&h, &set, i, 0);
         CHECK(harness_drain(&h, 5 * MINUTE));
         answer_take(stream, &alone[i]);
     }
@@ -177,12 +245,15 @@ static uint32_t model_test(const char *path)
     options.chunk_tokens = 1;
     failures += together(&options, &set, alone, "32 at once, chunks of 1, 2 threads");
     options.chunk_tokens = 19;
-    options.blocks_count = 30; /* 32 streams want up to 8 blocks each */
+    options.policy = &policy_fcfs; /* which preempts; the fair one foresees */
+    options.blocks_count = 30;     /* 32 streams want up to 8 blocks each */
     failures += together(&options, &set, alone, "32 at once, preempted, 2 threads");
     options.threads_count = 1;
     options.blocks_count = 12;
     failures += together(&options, &set, alone, "32 at once, preempted often, 1 thread");
-    return failures;
+    options.policy = &policy_fair;
+    failures += together(&options, &set, alone, "32 at once, fair, the same pool");
+    return failures + cached(path, &set, alone);
 }
 
 int main(int argc, char **argv)

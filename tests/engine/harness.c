@@ -80,6 +80,7 @@ void harness_open_only(struct harness *h, const struct harness_options *o)
                                      .limits = model.limits,
                                      .inlets_count = 1,
                                      .producer = 1,
+                                     .policy = o->policy,
                                      .trace = h->trace};
     must(engine_open(&options, &h->engine, &error), &error, "engine_open");
     h->model = calloc(1, sizeof *h->model);
@@ -154,6 +155,13 @@ struct stream *stream_start(struct harness *h, const struct stream_options *o)
         request->stop_ids[i] = o->stop_ids[i];
     if (o->deadline_ns)
         request->deadline_ns = o->deadline_ns;
+    request->cache_domain = o->cache_domain;
+    request->n_digests = o->n_ids / h->config.models[0].block_tokens;
+    struct sched_digest *digests =
+        arena_alloc(&request->arena, request->n_digests * sizeof *digests);
+    struct digest_scope scope = digest_scope_of(h->plan.digest, o->cache_domain);
+    digest_blocks(&scope, ids, o->n_ids, h->config.models[0].block_tokens, digests);
+    request->digests = digests;
     h->n_open++;
     CHECK(engine_submit(h->engine, 0, request));
     return stream;
@@ -194,6 +202,7 @@ static void stream_end(struct stream *stream)
     stream->retry_ns = request->error.retry_ns;
     memcpy(stream->text, request->error.text, sizeof stream->text);
     stream->output_tokens = request->output_tokens;
+    stream->cached_tokens = request->cached_tokens;
     stream->harness->n_open--;
     request_free(stream->harness->pool, request);
     stream->request = NULL;

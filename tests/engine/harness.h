@@ -22,17 +22,18 @@ struct stream {
     enum status status;
     uint64_t retry_ns;
     char text[ERROR_TEXT_MAX_BYTES];
-    uint32_t output_tokens;
+    uint32_t output_tokens, cached_tokens;
 };
 
 struct harness_options {
     const char *path;           /* model */
     const char *backend, *tier; /* NULL: cpu, best */
     uint32_t threads_count, chunk_tokens, step_tokens, running_max, waiting_max, blocks_count;
-    uint32_t context_tokens;   /* 0: the model's, at most 512 */
-    const char *worker_binary; /* NULL: inline */
-    const char *runtime_dir;   /* NULL: a new one, removed at the end */
-    uint64_t step_limit_ns;    /* 0: a minute */
+    uint32_t context_tokens;           /* 0: the model's, at most 512 */
+    const char *worker_binary;         /* NULL: inline */
+    const char *runtime_dir;           /* NULL: a new one, removed at the end */
+    uint64_t step_limit_ns;            /* 0: a minute */
+    const struct sched_policy *policy; /* NULL: the engine's own choice */
 };
 
 struct harness {
@@ -67,6 +68,7 @@ struct stream_options {
     const uint32_t *stop_ids;
     uint32_t n_stop_ids;
     bool does_not_read;
+    uint64_t cache_domain; /* 0: nobody's */
 };
 
 struct stream *stream_start(struct harness *harness, const struct stream_options *options);

@@ -153,13 +153,40 @@ static void test_digests(void **state)
     assert_memory_not_equal(&a[0], &b[0], sizeof a[0]);
 }
 
+/* One block after the other, the chain gives the same names; and who is who. */
+static void test_digest_chain(void **state)
+{
+    (void)state;
+    uint8_t model[32] = {1};
+    struct digest_scope scope = digest_scope_of(model, 5);
+    struct digest_chain *chain;
+    struct error error;
+    uint32_t ids[48];
+    struct sched_digest all[3], one;
+    for (uint32_t i = 0; i < 48; i++)
+        ids[i] = 3 * i;
+    digest_blocks(&scope, ids, 48, 16, all);
+    assert_int_equal(digest_chain_open(&chain, &error), STATUS_OK);
+    for (int twice = 0; twice < 2; twice++)
+        for (uint32_t i = 0; i < 3; i++) {
+            digest_next(chain, &scope, i ? &one : NULL, ids + 16 * i, 16, &one);
+            assert_memory_equal(&one, &all[i], sizeof one);
+        }
+    digest_chain_close(chain);
+
+    assert_int_equal(digest_domain("", UINT32_MAX), 0);
+    assert_true(digest_domain("", 0) != 0);
+    assert_true(digest_domain("", 0) != digest_domain("", 1000));
+    assert_true(digest_domain("a", 1000) == digest_domain("a", 1001));
+    assert_true(digest_domain("a", 1000) != digest_domain("b", 1000));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pool),
-        cmocka_unit_test(test_items),
-        cmocka_unit_test(test_two_threads),
-        cmocka_unit_test(test_digests),
+        cmocka_unit_test(test_pool),         cmocka_unit_test(test_items),
+        cmocka_unit_test(test_two_threads),  cmocka_unit_test(test_digests),
+        cmocka_unit_test(test_digest_chain),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
