@@ -3,8 +3,7 @@
 /* __builtin_cpu_supports also asks the operating system whether it keeps the wide registers. */
 static bool avx2_supported(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 const struct tier tier_avx2 = {

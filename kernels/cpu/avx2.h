@@ -1,5 +1,5 @@
 /*
- * avx2: the tier for CPUs with AVX2, FMA and F16C (Haswell, Zen and later).
+ * avx2: the tier for CPUs with AVX2 and FMA (Haswell, Zen and later).
  *
  * Written in intrinsics for sixteen registers of eight floats, with fused multiply-add where it is
  * wanted; the compiler fuses nothing on its own. The functions are those of `struct tier`; `avx2.c`
