@@ -6,7 +6,6 @@ sets. The demo model is in model/demo.
 import importlib.util
 import os
 import pathlib
-import time
 
 import pytest
 from galerne.v1 import inference_pb2 as pb
@@ -112,29 +111,3 @@ def test_figures_of_memory(fresh):
     print(f"front {front:.1f} MiB, worker {worker:.1f} MiB with {rest:.1f} MiB weights and cache")
     assert front < 60
     assert worker < 60 + rest
-
-
-def test_figures_of_start():
-    """From the process to the first token of the demo model, as its client sees it."""
-    if not is_demo_there():
-        pytest.skip("model/demo/galerne-demo has no weights")
-    best = 1e9
-    for _ in range(3):  # a loaded machine may spoil one
-        began = time.monotonic()
-        with Daemon(models={"demo": DEMO}, wait=False) as daemon:
-            while not (daemon.run_dir / "galerne.sock").exists():
-                assert daemon.process.poll() is None, daemon.log_tail()
-                time.sleep(0.001)
-            stub = daemon.inference()
-            while True:
-                try:
-                    first = next(stub.Generate(pb.GenerateRequest(model="demo", text="Hello"),
-                                               timeout=5, wait_for_ready=True))
-                    break
-                except Exception:  # UNAVAILABLE: it is loading
-                    assert daemon.process.poll() is None, daemon.log_tail()
-                    time.sleep(0.002)
-            best = min(best, time.monotonic() - began)
-            assert first.tokens
-    print(f"start to first token {best * 1000:.0f} ms")
-    assert best < 0.5
