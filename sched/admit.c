@@ -63,17 +63,28 @@ static void need_drop_copy(const struct sched *sched, struct need *need)
     need->copy_block = PREFIX_NONE;
 }
 
-static void tenants_promise(const struct sched *sched, uint32_t tenant, uint32_t n_blocks)
+static uint32_t promised_blocks(const struct sched *sched, const struct tenant *t)
+{
+    return t->promised_at == sched->promises ? t->promised_blocks : 0;
+}
+
+static void tenants_promise(struct sched *sched, uint32_t tenant, uint32_t n_blocks)
 {
     const struct tenants *tenants = &sched->tenants;
     for (struct tenant *t = &tenants->rows[tenant]; t; t = tenant_above(tenants, t)) {
-        uint32_t before = t->promised_step == sched->next_step ? t->promised_blocks : 0;
-        t->promised_blocks = before + n_blocks;
-        t->promised_step = sched->next_step;
+        t->promised_blocks = promised_blocks(sched, t) + n_blocks;
+        t->promised_at = sched->promises;
     }
 }
 
 /* Slow readers take nothing for now, and may lose what they have. */
+static struct forecast_one running_foreseen(const struct sched *sched, const struct seq *seq)
+{
+    if (seq->paused)
+        return (struct forecast_one){0};
+    return foreseen(sched, seq, sched->blocks.table_counts[seq->slot], seq->shared_blocks);
+}
+
 void draft_forecast(const struct sched *sched, struct draft *draft)
 {
     uint32_t longest = 1;
@@ -82,15 +93,19 @@ void draft_forecast(const struct sched *sched, struct draft *draft)
             longest = u32_max(longest, foreseen_tokens(sched, sched->running[i]));
     forecast_begin(&draft->forecast, longest, sched->limits.block_tokens);
     for (uint32_t i = 0; i < sched->n_running && longest > 1; i++) {
-        const struct seq *seq = sched->running[i];
-        if (seq->paused)
-            continue;
-        uint32_t have = sched->blocks.table_counts[seq->slot];
-        struct forecast_one one = foreseen(sched, seq, have, seq->shared_blocks);
+        struct forecast_one one = running_foreseen(sched, sched->running[i]);
         forecast_add(&draft->forecast, &one);
-        tenants_promise(sched, seq->tenant, one.grow_blocks);
     }
     draft->forecast_made = true;
+}
+
+/* The same by tenant; only limits ask for it. */
+static void running_promise(struct sched *sched)
+{
+    sched->promises++;
+    for (uint32_t i = 0; sched->tenants.has_limits && i < sched->n_running; i++)
+        tenants_promise(sched, sched->running[i]->tenant,
+                        running_foreseen(sched, sched->running[i]).grow_blocks);
 }
 
 /* The limits of the path, less what its running ones will take. */
@@ -98,8 +113,7 @@ static bool limits_allow(const struct sched *sched, const struct seq *seq, uint3
 {
     const struct tenants *tenants = &sched->tenants;
     for (const struct tenant *t = &tenants->rows[seq->tenant]; t; t = tenant_above(tenants, t)) {
-        uint32_t promised = t->promised_step == sched->next_step ? t->promised_blocks : 0;
-        if ((uint64_t)t->blocks + promised + n_blocks > t->limit_blocks)
+        if ((uint64_t)t->blocks + promised_blocks(sched, t) + n_blocks > t->limit_blocks)
             return false;
     }
     return true;
@@ -211,8 +225,10 @@ bool seq_admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32
         room_make(sched, draft, seq);
         return false;
     }
-    if (!draft->forecast_made)
+    if (!draft->forecast_made) {
         draft_forecast(sched, draft);
+        running_promise(sched);
+    }
     struct need need = need_of(sched, seq, true);
     *ret_why = REFUSED_LIMIT;
     uint32_t n_blocks = need.shared_blocks + need.new_blocks + need.later.grow_blocks;

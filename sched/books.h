@@ -74,6 +74,7 @@ struct sched {
     uint32_t *owed; /* [slots_max] slots whose close is owed, in order */
 
     uint64_t next_step;
+    uint64_t promises; /* times that the tenants' promised_blocks were counted; see admit.c */
     uint32_t n_flights;
     struct flight flights[SCHED_STEPS_MAX]; /* [n_flights] oldest first */
 
@@ -154,7 +155,7 @@ struct need {
  * cost_blocks does not count cached ones. */
 struct need need_of(const struct sched *sched, struct seq *seq, bool looks_up);
 
-/* Forecasts what the running ones will take; and sums it up by tenant. */
+/* Forecasts what the running ones will take. */
 void draft_forecast(const struct sched *sched, struct draft *draft);
 
 /* Lets a waiting one run, with its first row, if it can be: else says why not. */

@@ -351,15 +351,18 @@ static uint32_t child_with_chunks(const struct fair *fair, uint32_t parent)
     return best;
 }
 
-/* Past the limit, only chunks of those who run already are given. */
-static uint32_t child_choose(const struct fair *fair, uint32_t parent)
+/* Past the limit only chunks of those who run already are given, here and below. */
+static uint32_t child_choose(struct fair *fair, uint32_t parent, bool *only_chunks)
 {
     const struct share *share = &fair->shares.rows[parent];
     uint32_t first = shares_first(&fair->shares, parent);
     if (first == SHARES_NOBODY)
         return SHARES_NOBODY;
-    if (!fair->closed && fair->shares.rows[first].v < share->limit_v)
+    if (!*only_chunks && !fair->closed && fair->shares.rows[first].v < share->limit_v) {
+        shares_pass(&fair->shares, parent, fair->shares.rows[first].v);
         return first;
+    }
+    *only_chunks = true;
     return share->n_chunks > 0 ? child_with_chunks(fair, parent) : SHARES_NOBODY;
 }
 
@@ -381,6 +384,7 @@ static struct seq *fair_next(void *state, uint32_t *ret_tokens_max)
 {
     struct fair *fair = state;
     uint32_t root = fair->shares.root, row = root;
+    bool only_chunks = false;
     *ret_tokens_max = fair->costs.quantum_tokens;
     for (;;) {
         if (share_is_leaf(&fair->shares, row)) {
@@ -388,10 +392,8 @@ static struct seq *fair_next(void *state, uint32_t *ret_tokens_max)
             if (seq)
                 return seq;
         } else {
-            uint32_t child = child_choose(fair, row);
+            uint32_t child = child_choose(fair, row, &only_chunks);
             if (child != SHARES_NOBODY) {
-                if (child == shares_first(&fair->shares, row))
-                    shares_pass(&fair->shares, row, fair->shares.rows[child].v);
                 row = child;
                 continue;
             }
@@ -400,6 +402,7 @@ static struct seq *fair_next(void *state, uint32_t *ret_tokens_max)
             return NULL;
         row_out(fair, row);
         row = root;
+        only_chunks = false;
     }
 }
 

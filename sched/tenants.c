@@ -165,6 +165,7 @@ void tenants_replace(struct tenants *tenants, const struct tenant_table *table)
     CHECK(table->n_rows >= tenants->count && table->n_rows <= tenants->max);
     tenants->count = table->n_rows;
     tenants->unused_blocks = 0;
+    tenants->has_limits = false;
     for (uint32_t i = 0; i < table->n_rows; i++) {
         const struct tenant_row *row = &table->rows[i];
         struct tenant *t = &tenants->rows[i];
@@ -177,8 +178,9 @@ void tenants_replace(struct tenants *tenants, const struct tenant_table *table)
         t->closed = row->closed;
         t->has_children = false;
         t->n_waiting = t->n_running = t->n_prefilling = t->blocks = t->releasing_blocks = 0;
-        t->promised_step = 0;
+        t->promised_at = 0;
         tenants->unused_blocks += t->reserved_blocks;
+        tenants->has_limits |= row->limit_blocks > 0;
     }
     for (uint32_t i = 0; i < table->n_rows; i++) {
         struct tenant *t = &tenants->rows[i];

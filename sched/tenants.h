@@ -70,8 +70,8 @@ struct tenant {
     uint32_t n_prefilling;     /* of the running: known tokens are left to plan */
     uint32_t blocks;           /* entries of its sequences' block tables */
     uint32_t releasing_blocks; /* of them: given back when steps in flight retire */
-    uint32_t promised_blocks;  /* what its running sequences will take; of the step .. */
-    uint64_t promised_step;    /* .. with this number, else none */
+    uint32_t promised_blocks;  /* what its running sequences will take, as of .. */
+    uint64_t promised_at;      /* .. this count of promises; none when it is another */
     uint64_t prefill_tokens_total, output_tokens_total; /* service: what was charged */
     uint64_t cached_tokens_total, recomputed_tokens_total;
     uint64_t admitted_total, preempted_total;
@@ -82,6 +82,7 @@ struct tenants {
     uint32_t count;
     struct tenant *rows;    /* [max], the first `count` */
     uint32_t unused_blocks; /* reserved and not used, over all rows */
+    bool has_limits;        /* some row has one */
 };
 
 size_t tenants_footprint(const struct sched_limits *limits);

@@ -1,12 +1,13 @@
 /*
  * The promises of the fair policy, as docs/scheduler.md proves them, on random worlds of tenants
- * that come and go: any weights, lengths, pools, costs; tenants that flood, that send long prompts,
- * that say more than they mean, that hoard. A million steps in all. After each step
+ * that come and go, half of them in organisations: any weights, lengths, pools, costs; tenants that
+ * flood, that send long prompts, that say more than they mean, that hoard. A million steps in all.
+ * After each step
  *
- *     gap      over every interval in which two tenants have somebody in line, the services given
+ *     gap      over every interval in which two siblings have somebody in line, the services given
  *              to them, by weight, differ by no more than the bound
- *     delay    from the time when a tenant's line begins until its first one is admitted, the
- *              others are given no more service than the bound
+ *     delay    from the time when the line of one at the top begins until its first one is
+ *              admitted, the others there are given no more service than the bound
  *
  * The bounds follow from what the tenants' running requests can still take, which the world sees;
  * the largest part of each bound that was reached is printed, so that a bound that says nothing
@@ -20,7 +21,8 @@
 
 #define WORLDS_COUNT 400
 #define STEPS_COUNT 2600 /* of each */
-#define TENANTS_MAX 6
+#define LEAVES_MAX 6
+#define TENANTS_MAX (LEAVES_MAX + 3)
 #define REQUESTS_MAX 96
 
 #define MUST(condition)                                                                            \
@@ -42,7 +44,9 @@ struct habit {
 };
 
 struct tenant_world {
-    struct habit habit;
+    struct habit habit; /* of an organisation: only the weight */
+    uint32_t parent;    /* TENANT_TOP or an organisation, which come first */
+    bool is_leaf;
     bool awake;
     uint32_t n_line;
     double service;       /* given, in cost */
@@ -154,13 +158,18 @@ static void world_open(uint64_t seed)
 
     struct error error;
     MUST(sched_open(l, &policy_fair, &world.sched, &error) == STATUS_OK);
-    world.n_tenants = between(2, TENANTS_MAX);
+    uint32_t n_above = one_in(2) ? 0 : between(1, TENANTS_MAX - LEAVES_MAX);
+    world.n_tenants = n_above + between(u32_max(2, n_above), LEAVES_MAX);
     struct tenant_row rows[TENANTS_MAX] = {0};
     for (uint32_t i = 0; i < world.n_tenants; i++) {
         struct tenant_world *t = &world.tenants[i];
         habit_draw(&t->habit);
+        t->is_leaf = i >= n_above;
+        t->parent = !t->is_leaf || n_above == 0 ? TENANT_TOP : (i - n_above) % n_above;
+        if (n_above > 0 && t->is_leaf && i >= 2 * n_above && one_in(3))
+            t->parent = TENANT_TOP;
         t->others_at = -1;
-        rows[i] = (struct tenant_row){.parent = TENANT_TOP, .weight = t->habit.weight};
+        rows[i] = (struct tenant_row){.parent = t->parent, .weight = t->habit.weight};
     }
     struct tenant_table table = {.n_rows = world.n_tenants, .rows = rows};
     MUST(sched_set_tenants(world.sched, &table, &error) == STATUS_OK);
@@ -170,8 +179,23 @@ static double service_of_all(void)
 {
     double all = 0;
     for (uint32_t i = 0; i < world.n_tenants; i++)
-        all += world.tenants[i].service;
+        all += world.tenants[i].is_leaf ? world.tenants[i].service : 0;
     return all;
+}
+
+static struct tenant_world *above(const struct tenant_world *t)
+{
+    return t->parent == TENANT_TOP ? NULL : &world.tenants[t->parent];
+}
+
+/* One more in line, or one fewer, on the whole path. */
+static void line_change(struct tenant_world *leaf, uint32_t n)
+{
+    for (struct tenant_world *t = leaf; t; t = above(t)) {
+        t->n_line += n;
+        if (t->n_line == n && n == 1)
+            t->others_at = service_of_all() - t->service;
+    }
 }
 
 /* ---- what is sent ---- */
@@ -194,8 +218,7 @@ static void tenant_send(uint32_t index)
         return;
     world.requests[id] =
         (struct request_world){.tenant = index, .prompt = prompt, .stop_after = stop};
-    if (t->n_line++ == 0)
-        t->others_at = service_of_all() - t->service;
+    line_change(t, 1);
 }
 
 static void tenants_act(void)
@@ -204,20 +227,23 @@ static void tenants_act(void)
         struct tenant_world *t = &world.tenants[i];
         t->awake = t->awake ? !one_in(t->habit.off_odds) : one_in(t->habit.on_odds);
         for (int n = 0; n < 4; n++)
-            if (t->awake && t->n_line < t->habit.line_max && one_in(t->habit.send_odds))
+            if (t->is_leaf && t->awake && t->n_line < t->habit.line_max &&
+                one_in(t->habit.send_odds))
                 tenant_send(i);
     }
 }
 
 /* ---- what is promised ---- */
 
-/* How far ahead of one that lags a tenant may come to be, by weight, with all that its running ones
- * may still take. */
-static double ahead_max(void)
+/* How far ahead of one that lags a sibling may come to be, by weight, with all that its running
+ * ones may still take. */
+static double ahead_max(uint32_t parent)
 {
-    double most = 0, least_weight = world.tenants[0].habit.weight;
+    double most = 0, least_weight = 1000;
     for (uint32_t i = 0; i < world.n_tenants; i++) {
         const struct tenant_world *t = &world.tenants[i];
+        if (t->parent != parent)
+            continue;
         double ahead = t->resident_high / t->habit.weight;
         most = ahead > most ? ahead : most;
         least_weight = t->habit.weight < least_weight ? t->habit.weight : least_weight;
@@ -227,10 +253,12 @@ static double ahead_max(void)
 
 static void gaps_check(void)
 {
-    double bound = 2 * ahead_max() + 1;
     for (uint32_t f = 0; f < world.n_tenants; f++)
         for (uint32_t g = 0; g < f; g++) {
             const struct tenant_world *a = &world.tenants[f], *b = &world.tenants[g];
+            if (a->parent != b->parent)
+                continue;
+            double bound = 2 * ahead_max(a->parent) + 1;
             double d = a->service / a->habit.weight - b->service / b->habit.weight;
             if (a->n_line == 0 || b->n_line == 0) {
                 world.pair_counts[f][g] = false;
@@ -253,8 +281,8 @@ static void delay_check(uint32_t index)
     struct tenant_world *t = &world.tenants[index];
     double bound = 1, taken = service_of_all() - t->service - t->others_at;
     for (uint32_t i = 0; i < world.n_tenants; i++)
-        if (i != index)
-            bound += world.tenants[i].habit.weight * (ahead_max() + world.lag_cost) +
+        if (i != index && world.tenants[i].parent == TENANT_TOP)
+            bound += world.tenants[i].habit.weight * (ahead_max(TENANT_TOP) + world.lag_cost) +
                      world.tenants[i].resident_high;
     MUST(taken <= bound);
     totals.delay_part = taken / bound > totals.delay_part ? taken / bound : totals.delay_part;
@@ -267,7 +295,7 @@ static void residents_note(void)
         double resident = 0;
         for (uint32_t r = 0; r < world.sched->n_running; r++) {
             const struct seq *seq = world.sched->running[r];
-            if (seq->tenant != i)
+            if (seq->tenant != i && world.tenants[seq->tenant].parent != i)
                 continue;
             const struct request_world *request = &world.requests[seq->id];
             resident += request->prompt + world.output_cost * request->stop_after;
@@ -281,19 +309,21 @@ static void residents_note(void)
 static void opens_note(const struct sched_plan *plan)
 {
     for (uint32_t i = 0; i < plan->n_opens; i++) {
-        struct tenant_world *t = &world.tenants[world.requests[plan->opens[i].id].tenant];
-        if (t->others_at >= 0)
-            delay_check((uint32_t)(t - world.tenants));
-        t->others_at = -1;
-        if (--t->n_line > 0)
-            t->others_at = service_of_all() - t->service;
+        struct tenant_world *leaf = &world.tenants[world.requests[plan->opens[i].id].tenant];
+        for (struct tenant_world *t = leaf; t; t = above(t)) {
+            if (t->others_at >= 0 && t->parent == TENANT_TOP)
+                delay_check((uint32_t)(t - world.tenants));
+            t->n_line--;
+            t->others_at = t->n_line > 0 ? service_of_all() - t->service : -1;
+        }
     }
 }
 
 /* Service as clients see it: prompts once, outputs once. */
 static void service_note(uint32_t tenant, double cost)
 {
-    world.tenants[tenant].service += cost;
+    for (struct tenant_world *t = &world.tenants[tenant]; t; t = above(t))
+        t->service += cost;
 }
 
 static void rows_note(const struct sched_plan *plan, const uint32_t *high_before)

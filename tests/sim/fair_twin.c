@@ -355,7 +355,7 @@ static bool is_behind(const struct twin *t, uint32_t a, uint32_t b)
     return t->rows[a].v < t->rows[b].v || (t->rows[a].v == t->rows[b].v && a < b);
 }
 
-static uint32_t choose(struct twin *t, uint32_t parent)
+static uint32_t choose(struct twin *t, uint32_t parent, bool *chunks)
 {
     uint32_t any = NOBODY, chunky = NOBODY;
     for (uint32_t i = 0; i < t->sched->tenants.count; i++) {
@@ -367,11 +367,15 @@ static uint32_t choose(struct twin *t, uint32_t parent)
         if (chunk && (chunky == NOBODY || is_behind(t, i, chunky)))
             chunky = i;
     }
-    bool open = !t->closed && any != NOBODY && t->rows[any].v < t->rows[parent].limit;
-    uint32_t chosen = open ? any : chunky;
-    if (chosen != NOBODY && chosen == any && t->rows[parent].now < t->rows[any].v)
+    if (any == NOBODY)
+        return NOBODY;
+    if (t->closed || t->rows[any].v >= t->rows[parent].limit)
+        *chunks = true;
+    if (*chunks)
+        return chunky;
+    if (t->rows[parent].now < t->rows[any].v)
         t->rows[parent].now = t->rows[any].v;
-    return chosen;
+    return any;
 }
 
 static struct seq *offer(struct twin *t, uint32_t leaf)
@@ -392,11 +396,12 @@ static struct seq *offer(struct twin *t, uint32_t leaf)
 static struct seq *twin_next(void *state, uint32_t *ret_tokens_max)
 {
     struct twin *t = state;
+    bool chunks = false;
     *ret_tokens_max = t->quantum;
     for (uint32_t row = t->root;;) {
         bool leaf = row != t->root && !t->sched->tenants.rows[row].has_children;
         struct seq *seq = leaf ? offer(t, row) : NULL;
-        uint32_t child = leaf ? NOBODY : choose(t, row);
+        uint32_t child = leaf ? NOBODY : choose(t, row, &chunks);
         if (seq)
             return seq;
         if (child != NOBODY) {
@@ -407,6 +412,7 @@ static struct seq *twin_next(void *state, uint32_t *ret_tokens_max)
             return NULL;
         t->rows[row].out = true;
         row = t->root;
+        chunks = false;
     }
 }
 

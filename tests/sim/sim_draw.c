@@ -51,8 +51,14 @@ void limits_draw(void)
             l->fairness.headroom_permille = SCHED_NONE;
 }
 
+struct sched_digest digest_of(const struct request *request, const struct fake_prefix *prefix)
+{
+    return fake_prefix_digest(prefix, sim.same_names ? 0 : request->domain);
+}
+
 void requests_draw(void)
 {
+    sim.same_names = one_in(2);
     sim.domains_count = between(0, 3);
     for (uint32_t i = 0; i < STEMS_COUNT * FAKE_CONTEXT_MAX; i++)
         sim.stems[i / FAKE_CONTEXT_MAX][i % FAKE_CONTEXT_MAX] = (uint32_t)chance_next();
@@ -76,7 +82,7 @@ void requests_draw(void)
             r->tokens[t] = t < stem_tokens ? sim.stems[stem][t] : (uint32_t)chance_next();
             fake_prefix_add(&r->prefix, r->tokens[t]);
             if ((t + 1) % sim.limits.block_tokens == 0)
-                r->digests[r->n_digests++] = fake_prefix_digest(&r->prefix, r->domain);
+                r->digests[r->n_digests++] = digest_of(r, &r->prefix);
         }
     }
 }

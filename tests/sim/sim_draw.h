@@ -54,6 +54,7 @@ struct sim {
     uint32_t cancel_odds, pause_odds, loss_odds, deadline_odds; /* one in n turns; 0: never */
     uint32_t table_odds, domains_count;
     bool odd_victims;
+    bool same_names; /* digests without the domain: the scheduler must keep domains apart itself */
 };
 
 extern struct sim sim;
@@ -67,6 +68,9 @@ bool one_in(uint32_t n);
 
 void limits_draw(void);
 void requests_draw(void);
+
+/* The name of the block that ends with this prefix of a request. */
+struct sched_digest digest_of(const struct request *request, const struct fake_prefix *prefix);
 
 /* Rows [ROWS_MAX] of a table, as many as there were or more; returns how many. */
 uint32_t rows_draw(struct tenant_row *ret_rows);
