@@ -67,6 +67,18 @@ static void call(const struct service_method *method, struct span bytes)
         CHECK(s->temperature >= 0 && s->temperature <= 100);
         CHECK(request->kind != REQUEST_GENERATE || (s->top_p > 0 && s->top_p <= 1));
         CHECK(s->n_logprobs <= TOP_LOGPROBS_MAX);
+        CHECK(s->min_p >= 0 && s->min_p <= 1);
+        CHECK(s->repetition_penalty >= 0 && s->repetition_penalty <= 10);
+        CHECK(s->presence_penalty >= -2 && s->presence_penalty <= 2);
+        CHECK(s->frequency_penalty >= -2 && s->frequency_penalty <= 2);
+        CHECK(s->min_tokens <= request->model->context_tokens);
+        CHECK(s->n_biases <= SAMPLE_BIASES_MAX);
+        for (uint32_t i = 0; i < s->n_biases; i++) {
+            const struct sample_entry *bias = &request->biases[i];
+            CHECK(bias->id < request->model->plan.arch.vocab);
+            CHECK(bias->value >= -100 && bias->value <= 100);
+            CHECK(i == 0 || bias->id > bias[-1].id);
+        }
         CHECK(request->n_stop_ids <= REQUEST_STOP_IDS_MAX);
         CHECK(request->output_tokens_max <= request->model->context_tokens);
         fake_end(request, FINISH_ERROR, STATUS_UNAVAILABLE);
