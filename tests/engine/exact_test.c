@@ -6,6 +6,7 @@
  * together; f32 and bf16.
  *
  * usage: exact_test MODEL_DIRECTORY...
+ * The CPU tier is what GALERNE_CPU_TIER names; exit code 77: this CPU lacks it.
  */
 #include "base/clock.h"
 #include "sched/policy.h"
@@ -256,10 +257,27 @@ static uint32_t model_test(const char *path)
     return failures + cached(path, &set, alone);
 }
 
+static bool tier_missing(void)
+{
+    struct device_options options = {.threads_count = 1};
+    struct device *device;
+    struct error error = {0};
+    if (ops_cpu.device_open(&options, &device, &error) != STATUS_OK) {
+        printf("skipped: %s\n", error.text);
+        CHECK(strstr(error.text, "not supported by this CPU"));
+        return true;
+    }
+    printf("%s\n", ops_cpu.device_text(device));
+    ops_cpu.device_close(device);
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     uint32_t failures = 0;
     CHECK(argc > 1);
+    if (tier_missing())
+        return 77;
     for (int i = 1; i < argc; i++)
         failures += model_test(argv[i]);
     printf("%u differences\n", failures);
