@@ -74,7 +74,7 @@ static struct sched_fairness costs_of(const struct sched_limits *limits)
         .lead_cost = or_none(f->lead_cost, 2 * limits->step_tokens_max),
         .credit_cost = or_none(f->credit_cost, 8 * limits->step_tokens_max),
         .reclaim_cost = or_none(f->reclaim_cost, 4 * limits->step_tokens_max),
-        .reclaim_price = or_none(f->reclaim_price, 4),
+        .reclaim_price = or_none(f->reclaim_price, 16),
         .recompute_permille = or_none(f->recompute_permille, 25),
         .headroom_permille = or_none(f->headroom_permille, 50),
     };
@@ -161,10 +161,8 @@ static uint32_t fair_headroom(void *state, const struct seq *seq)
     const struct fair *fair = state;
     const struct sched *sched = fair->sched;
     uint64_t headroom = (uint64_t)sched->limits.blocks_count * fair->costs.headroom_permille / 1000;
-    for (uint32_t row = seq->tenant; row != fair->shares.root; row = fair->shares.rows[row].parent)
-        if (sched->tenants.rows[row].blocks > fair->shares.rows[row].fair_blocks)
-            return (uint32_t)headroom;
-    return 0;
+    bool has_more = shares_has_more(&fair->shares, seq->tenant, sched->limits.blocks_count);
+    return has_more ? (uint32_t)headroom : 0;
 }
 
 static void fair_charge(void *state, struct seq *seq, uint32_t prefill_tokens,
@@ -218,8 +216,10 @@ static void fair_enqueue(void *state, struct seq *seq, enum arrival arrival)
     struct fair *fair = state;
     if (arrival != ARRIVES_PREEMPTED)
         rows_lift(fair, seq->tenant);
-    if (arrival == ARRIVES_NEW)
+    if (arrival == ARRIVES_NEW) {
         fair->marks[seq->id] = (struct mark){.next_chunk = LINE_NOBODY};
+        shares_live(&fair->shares, seq->tenant, 1);
+    }
     line_enter(line_of(fair, seq), fair->places, seq, due_of(fair, seq, arrival));
     line_count(fair, seq->tenant, 1);
 }
@@ -244,6 +244,7 @@ static void fair_dequeue(void *state, struct seq *seq)
 static void fair_ended(void *state, struct seq *seq)
 {
     struct fair *fair = state;
+    shares_live(&fair->shares, seq->tenant, -1u);
     if (seq->sampled_tokens == 0)
         return;
     outputs_add(&fair->shares.outputs[seq->tenant], seq->sampled_tokens);

@@ -20,8 +20,7 @@ void shares_init(struct shares *shares, const struct sched_limits *limits,
                  const struct tenants *tenants, void *memory)
 {
     uint32_t rows = rows_max(limits);
-    *shares = (struct shares){
-        .tenants = tenants, .blocks_count = limits->blocks_count, .root = rows, .rows = memory};
+    *shares = (struct shares){.tenants = tenants, .root = rows, .rows = memory};
     shares->sums = (uint64_t *)(shares->rows + rows + 1);
     shares->outputs = (struct outputs *)(shares->sums + rows + 1);
     shares->heap = (uint32_t *)(shares->outputs + rows + 1);
@@ -68,36 +67,32 @@ static void heaps_lay_out(struct shares *shares)
     }
 }
 
-/* A row's part of the pool: its parent's, by weight. Level by level, since parents may come later
- * in the table. */
-static void blocks_share_out(struct shares *shares)
+/* Sums of inner rows come from the leaves, which keep theirs. (A leaf that has somebody stays one.)
+ */
+static void sums_recount(struct shares *shares)
 {
-    uint64_t *weights = shares->sums; /* of all children */
-    const struct tenants *tenants = shares->tenants;
-    memset(weights, 0, (shares->root + 1) * sizeof *weights);
-    for (uint32_t i = 0; i < tenants->count; i++)
-        weights[parent_of(shares, i)] += tenants->rows[i].weight;
-    shares->rows[shares->root].fair_blocks = shares->blocks_count;
-    for (uint32_t level = 0; level < TENANT_LEVELS_MAX; level++)
-        for (uint32_t i = 0; i < tenants->count; i++) {
-            if (tenants->rows[i].level != level)
-                continue;
-            uint32_t parent = parent_of(shares, i);
-            uint64_t part = (uint64_t)shares->rows[parent].fair_blocks * tenants->rows[i].weight;
-            shares->rows[i].fair_blocks = (uint32_t)(part / weights[parent]);
-        }
-}
-
-/* Sums of inner rows come from the leaves, which keep their lines. */
-static void lines_recount(struct shares *shares)
-{
-    for (uint32_t i = 0; i <= shares->root; i++)
-        shares->rows[i].n_line = 0;
-    for (uint32_t i = 0; i < shares->tenants->count; i++) {
-        uint32_t n = shares->rows[i].lines[0].count + shares->rows[i].lines[1].count;
-        for (uint32_t at = i; n > 0 && at != SHARES_NOBODY; at = shares->rows[at].parent)
-            shares->rows[at].n_line += n;
+    struct share *rows = shares->rows;
+    uint32_t count = shares->tenants->count;
+    for (uint32_t i = 0; i <= shares->root; i++) {
+        rows[i].n_line = 0;
+        rows[i].weights = rows[i].live_weights = 0;
+        bool is_inner = i == shares->root || (i < count && shares->tenants->rows[i].has_children);
+        if (is_inner || rows[i].is_inner)
+            rows[i].n_live = 0;
+        rows[i].is_inner = is_inner;
     }
+    for (uint32_t i = 0; i < count; i++) {
+        rows[rows[i].parent].weights += rows[i].weight;
+        if (rows[i].is_inner)
+            continue;
+        uint32_t n_line = rows[i].lines[0].count + rows[i].lines[1].count;
+        for (uint32_t at = i; at != SHARES_NOBODY; at = rows[at].parent) {
+            rows[at].n_line += n_line;
+            rows[at].n_live += at == i ? 0 : rows[i].n_live;
+        }
+    }
+    for (uint32_t i = 0; i < count; i++)
+        rows[rows[i].parent].live_weights += rows[i].n_live > 0 ? rows[i].weight : 0;
 }
 
 /* Not in a step: no chunks, nobody out. */
@@ -114,11 +109,42 @@ void shares_rebuild(struct shares *shares)
             share->v = shares->rows[parent].now_v;
         share->parent = parent;
     }
-    blocks_share_out(shares);
     units_compute(shares);
-    lines_recount(shares);
+    sums_recount(shares);
     for (uint32_t i = 0; i < count; i++)
         shares_update(shares, i);
+}
+
+void shares_live(struct shares *shares, uint32_t leaf, uint32_t n)
+{
+    struct share *rows = shares->rows;
+    for (uint32_t row = leaf; row != shares->root; row = rows[row].parent) {
+        struct share *share = &rows[row], *parent = &rows[share->parent];
+        bool was_live = share->n_live > 0;
+        share->n_live += n;
+        if (was_live && share->n_live == 0)
+            parent->live_weights -= share->weight;
+        if (!was_live)
+            parent->live_weights += share->weight;
+    }
+    rows[shares->root].n_live += n;
+}
+
+bool shares_has_more(const struct shares *shares, uint32_t leaf, uint32_t blocks_count)
+{
+    uint32_t path[TENANT_LEVELS_MAX], n = 0;
+    for (uint32_t row = leaf; row != shares->root; row = shares->rows[row].parent)
+        path[n++] = row;
+    uint64_t part = blocks_count;
+    while (n-- > 0) {
+        const struct share *share = &shares->rows[path[n]], *parent = &shares->rows[share->parent];
+        uint64_t idle = parent->weights - parent->live_weights;
+        uint64_t all = parent->live_weights + (idle < share->weight ? idle : share->weight);
+        part = part * share->weight / all;
+        if (shares->tenants->rows[path[n]].blocks > part)
+            return true;
+    }
+    return false;
 }
 
 /* ---- heaps ---- */
@@ -301,6 +327,7 @@ void shares_check(const struct shares *shares)
         for (uint32_t c = 0; c < shares->tenants->count; c++)
             n_line += shares->rows[c].parent == i ? shares->rows[c].n_line : 0;
         CHECK(share->n_line == n_line && share->remainder < share->weight);
+        CHECK(share->n_live >= share->n_line);
         CHECK((share->place > 0) == ((share->n_line > 0 || share->n_chunks > 0) && !share->is_out));
     }
 }

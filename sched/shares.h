@@ -39,7 +39,6 @@ struct share {
     uint64_t limit_v; /* of a step: no child at or over it is admitted */
     uint32_t parent;  /* the root's index at the top; SHARES_NOBODY for the root */
     uint32_t weight;
-    uint32_t fair_blocks;    /* its share of the pool, by the weights of all rows */
     uint32_t remainder;      /* of the last division by weight */
     uint32_t unit_remainder; /* of unit_cost */
     uint64_t unit_v;
@@ -47,15 +46,18 @@ struct share {
     uint32_t heap_count;
     uint32_t place;                     /* in its parent's heap, plus 1; 0: not there */
     uint32_t n_line;                    /* waiting in line, here and below */
+    uint32_t n_live;                    /* not over, here and below */
     uint32_t n_chunks;                  /* in the lists of chunks of this step, here and below */
     bool is_out;                        /* of this step: nothing more is admitted here */
+    bool is_inner;                      /* has rows below it */
+    uint64_t weights, live_weights;     /* of its children; of those that have somebody */
     struct line lines[2];               /* by class; leaves only */
     uint32_t chunks_first, chunks_last; /* ids; LINE_NOBODY */
 };
 
 struct shares {
     const struct tenants *tenants;
-    uint32_t blocks_count, unit_cost;
+    uint32_t unit_cost;
     uint32_t root;           /* its index: one past the last possible row */
     struct share *rows;      /* [tenants_max + 1] */
     struct outputs *outputs; /* [tenants_max + 1] of leaves; the root's: of all */
@@ -83,12 +85,19 @@ void shares_pass(struct shares *shares, uint32_t parent, uint64_t v);
 /* `row`, which is not active, comes to want something: lifts it as said above. */
 void shares_lift(struct shares *shares, uint32_t row, uint64_t credit_cost);
 
+/* One that is not over more, or less (n is 1 or -1), of a leaf. */
+void shares_live(struct shares *shares, uint32_t leaf, uint32_t n);
+
+/* Whether a leaf, or a row above it, has more than its part of the pool: by weight among those who
+ * have somebody and one more who may come. */
+bool shares_has_more(const struct shares *shares, uint32_t leaf, uint32_t blocks_count);
+
 /* In its parent's heap or not, by what there is to give. */
 void shares_update(struct shares *shares, uint32_t row);
 
 static inline bool share_is_leaf(const struct shares *shares, uint32_t row)
 {
-    return row != shares->root && !shares->tenants->rows[row].has_children;
+    return !shares->rows[row].is_inner;
 }
 
 /* The active child that is furthest behind; SHARES_NOBODY when none is active. */

@@ -7,7 +7,7 @@
 
 struct twin_seq {
     struct seq *seq;
-    bool waits, has_chunk;
+    bool lives, waits, has_chunk;
     uint64_t due_ns;
     uint32_t bypassed, owed;
 };
@@ -109,7 +109,7 @@ static void twin_init(void *state, const struct sched *sched)
     t->quantum = f->quantum_tokens ? f->quantum_tokens : 256;
     t->lead = given(f->lead_cost, 2 * sched->limits.step_tokens_max);
     t->reclaim = given(f->reclaim_cost, 4 * sched->limits.step_tokens_max);
-    t->price = given(f->reclaim_price, 4);
+    t->price = given(f->reclaim_price, 16);
     t->permille = given(f->recompute_permille, 25);
     t->credit = given(f->credit_cost, 8 * sched->limits.step_tokens_max);
     t->headroom = given(f->headroom_permille, 50);
@@ -181,16 +181,26 @@ static uint32_t twin_foresee(void *state, const struct seq *seq)
     return left < 16 ? 16 : left;
 }
 
-/* A row's part of the pool, level by level from the top. */
+static bool lives_below(const struct twin *t, uint32_t row)
+{
+    for (uint32_t i = 0; i < t->n_seqs; i++)
+        if (t->seqs[i].lives && below(t, t->seqs[i].seq->tenant, row))
+            return true;
+    return false;
+}
+
+/* A row's part of the pool, level by level from the top: among those who are there, and one more as
+ * heavy as it, if there are such. */
 static uint32_t fair_blocks(const struct twin *t, uint32_t row)
 {
     if (row == t->root)
         return t->sched->limits.blocks_count;
-    uint64_t all = 0, parent = row_parent(t, row);
+    uint64_t here = 0, idle = 0, own = t->sched->tenants.rows[row].weight;
     for (uint32_t i = 0; i < t->sched->tenants.count; i++)
-        all += row_parent(t, i) == parent ? t->sched->tenants.rows[i].weight : 0;
-    return (uint32_t)((uint64_t)fair_blocks(t, (uint32_t)parent) *
-                      t->sched->tenants.rows[row].weight / all);
+        if (row_parent(t, i) == row_parent(t, row))
+            *(lives_below(t, i) ? &here : &idle) += t->sched->tenants.rows[i].weight;
+    here += idle < own ? idle : own;
+    return (uint32_t)((uint64_t)fair_blocks(t, row_parent(t, row)) * own / here);
 }
 
 static uint32_t twin_headroom(void *state, const struct seq *seq)
@@ -219,6 +229,7 @@ static void remember(struct twin_row *row, uint32_t n)
 static void twin_ended(void *state, struct seq *seq)
 {
     struct twin *t = state;
+    t->seqs[seq->id].lives = false;
     if (seq->sampled_tokens > 0) {
         remember(&t->rows[seq->tenant], seq->sampled_tokens);
         remember(&t->rows[t->root], seq->sampled_tokens);
@@ -246,7 +257,7 @@ static void twin_enqueue(void *state, struct seq *seq, enum arrival arrival)
     struct twin *t = state;
     struct twin_seq *s = &t->seqs[seq->id];
     if (arrival == ARRIVES_NEW)
-        *s = (struct twin_seq){0};
+        *s = (struct twin_seq){.lives = true};
     s->seq = seq;
     for (uint32_t row = seq->tenant; arrival != ARRIVES_PREEMPTED && row != t->root;
          row = row_parent(t, row)) {
