@@ -2,7 +2,8 @@
  * grpc.health.v1.Health. Services: "" (the daemon), "galerne.v1.Inference", "models/NAME".
  *
  * Nobody tells us when a model's state changes, so a Watch looks at every tick and sends what is
- * new. When the daemon drains, a watcher hears NOT_SERVING and its call ends.
+ * new. A worker can be lost and back between two looks: the count of restarts tells, and the
+ * watcher hears of both. When the daemon drains, a watcher hears NOT_SERVING and its call ends.
  */
 #include "daemon/grpc_calls.h"
 #include "proto/health.pb-c.h"
@@ -28,6 +29,21 @@ static serving_status health_of(struct front *front, const char *service)
     return status.state == ENGINE_SERVING && state != FRONT_DRAINING ? SERVING : NOT_SERVING;
 }
 
+/* How often what serves `service` was lost: a model's worker, the daemon's only model. */
+static uint32_t outages_of(struct front *front, const char *service)
+{
+    struct served_model *model = NULL;
+    if (strncmp(service, "models/", strlen("models/")) == 0)
+        model = front_model_find(front, span_of(service));
+    else if (front->n_models == 1)
+        model = &front->models[0];
+    if (!model)
+        return 0;
+    struct engine_status status;
+    engine_status(model->engine, &status);
+    return status.restarts_total;
+}
+
 static void check_start(struct call *call)
 {
     const Grpc__Health__V1__HealthCheckRequest *input = (const void *)call->input;
@@ -47,6 +63,7 @@ static void check_start(struct call *call)
 struct watch {
     bool told;
     serving_status status;
+    uint32_t outages;
 };
 
 static void watch_ready(struct call *call)
@@ -55,7 +72,11 @@ static void watch_ready(struct call *call)
     struct watch *watch = call->state;
     if (rpc_call_is_sending(call->rpc))
         return;
+    uint32_t outages = outages_of(call->front, input->service); /* before the state: see below */
     serving_status now = health_of(call->front, input->service);
+    if (watch->told && watch->status == SERVING && outages != watch->outages)
+        now = NOT_SERVING; /* what it is now comes with the next look */
+    watch->outages = outages;
     bool news = !watch->told || watch->status != now;
     Grpc__Health__V1__HealthCheckResponse output = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
     output.status = now;
