@@ -67,6 +67,49 @@ static void model_print(struct table *table, const Galerne__Admin__V1__ModelStat
     table_cell(table, m->restarts_total ? TONE_CARE : TONE_PLAIN, "%u", m->restarts_total);
 }
 
+static void tenant_print(struct table *table, const Galerne__Admin__V1__ModelStatus *m,
+                         const Galerne__Admin__V1__TenantStatus *t)
+{
+    const char *slash = strchr(m->name, '/');
+    char limit[16] = "none";
+    if (t->kv_blocks_limit)
+        snprintf(limit, sizeof limit, "%u", t->kv_blocks_limit);
+    table_line(table);
+    table_cell(table, TONE_PLAIN, "%s", slash ? slash + 1 : m->name);
+    table_cell(table, t->closed ? TONE_CARE : TONE_PLAIN, "%s%s", t->name,
+               t->closed ? " (closed)" : "");
+    table_cell(table, TONE_PLAIN, "%s", t->parent[0] ? t->parent : "-");
+    table_cell(table, TONE_PLAIN, "%.1f %%", (double)t->share_permille / 10);
+    table_cell(table, TONE_PLAIN, "%u", t->requests_running);
+    table_cell(table, TONE_PLAIN, "%u", t->requests_waiting);
+    table_cell(table, TONE_PLAIN, "%u", t->kv_blocks_used);
+    table_cell(table, TONE_PLAIN, "%u", t->kv_blocks_reserved);
+    table_cell(table, TONE_PLAIN, "%s", limit);
+    table_cell(table, TONE_PLAIN, "%" PRIu64, t->prompt_tokens_total);
+    table_cell(table, TONE_PLAIN, "%" PRIu64, t->cached_tokens_total);
+    table_cell(table, TONE_PLAIN, "%" PRIu64, t->output_tokens_total);
+}
+
+static void tenants_print(const Galerne__Admin__V1__StatusResponse *status)
+{
+    static const struct table_column columns[] = {
+        {"MODEL", false},   {"TENANT", false},   {"PART OF", false}, {"SHARE", true},
+        {"RUNNING", true},  {"WAITING", true},   {"KV USED", true},  {"KV RESERVED", true},
+        {"KV LIMIT", true}, {"TOKENS IN", true}, {"CACHED", true},   {"TOKENS OUT", true}};
+    size_t n = 0;
+    for (size_t i = 0; i < status->n_models; i++)
+        n += status->models[i]->n_tenants;
+    if (!n)
+        return;
+    putchar('\n');
+    struct table *table = table_new(columns, array_count(columns));
+    for (size_t i = 0; i < status->n_models; i++)
+        for (size_t j = 0; j < status->models[i]->n_tenants; j++)
+            tenant_print(table, status->models[i], status->models[i]->tenants[j]);
+    table_print(table);
+    table_free(table);
+}
+
 static bool take(void *context, const ProtobufCMessage *message)
 {
     static const struct table_column columns[] = {
@@ -91,6 +134,7 @@ static bool take(void *context, const ProtobufCMessage *message)
         model_print(table, status->models[i]);
     table_print(table);
     table_free(table);
+    tenants_print(status);
     for (size_t i = 0; i < status->n_models; i++) {
         char *why = output_escape(span_of(status->models[i]->state_text));
         if (why[0])

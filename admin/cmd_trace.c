@@ -73,7 +73,10 @@ static void request_print(const Galerne__Admin__V1__RequestTrace *request)
     char *name = output_escape(span_of(request->request_id));
     const char *slash = strchr(request->model, '/');
     char *model = output_escape(span_of(slash ? slash + 1 : request->model));
-    printf("request %s  model %s  %s ago\n", name, model[0] ? model : "unknown", age);
+    char *tenant = output_escape(span_of(request->tenant));
+    printf("request %s  model %s  tenant %s  %s ago\n", name, model[0] ? model : "unknown",
+           tenant[0] ? tenant : "unknown", age);
+    free(tenant);
     free(name);
     free(model);
     struct table *table = table_new(columns, array_count(columns));

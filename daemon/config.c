@@ -3,330 +3,75 @@
 #include <errno.h>
 #include <libgen.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <sys/un.h>
 #include <unistd.h>
-#include <yaml.h>
 
 #include "base/runtime_dir.h"
 #include "daemon/config_table.h"
+#include "daemon/config_tenants.h"
+#include "daemon/config_yaml.h"
 #include "daemon/tcp_socket.h"
 
 #define FILE_MAX_BYTES (1024 * 1024)
-#define ROWS_MAX 64 /* of one table */
-#define MODELS_KEY "models"
-
-/* What is being read, and where errors point. */
-struct reader {
-    yaml_parser_t parser;
-    yaml_event_t event; /* the current one; owned */
-    bool has_event;
-    const char *name; /* of the file */
-    struct span text;
-    struct config *config;
-    struct error *error;
-};
-
-/* ---- errors with a place ---- */
-
-static enum status fail_at(struct reader *r, yaml_mark_t mark, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static enum status fail_at(struct reader *r, yaml_mark_t mark, const char *format, ...)
-{
-    char text[ERROR_TEXT_MAX_BYTES];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    return error_set(r->error, STATUS_INVALID, "%s:%zu:%zu: %s", r->name, mark.line + 1,
-                     mark.column + 1, text);
-}
-
-/* The scanner gives no line for bytes that it cannot decode, only an offset. */
-static yaml_mark_t mark_of_offset(struct span text, size_t offset)
-{
-    yaml_mark_t mark = {.index = offset};
-    for (size_t i = 0; i < offset && i < text.size_bytes; i++) {
-        if (text.data[i] == '\n') {
-            mark.line++;
-            mark.column = 0;
-        } else if (((unsigned char)text.data[i] & 0xc0) != 0x80) {
-            mark.column++;
-        }
-    }
-    return mark;
-}
-
-static enum status fail_of_parser(struct reader *r)
-{
-    yaml_parser_t *p = &r->parser;
-    const char *problem = p->problem ? p->problem : "out of memory";
-    if (p->error == YAML_READER_ERROR)
-        return fail_at(r, mark_of_offset(r->text, p->problem_offset),
-                       "expected UTF-8 text without control characters: %s", problem);
-    if (p->error == YAML_SCANNER_ERROR || p->error == YAML_PARSER_ERROR)
-        return fail_at(r, p->problem_mark, "not YAML: %s%s%s", problem, p->context ? " " : "",
-                       p->context ? p->context : "");
-    return fail_at(r, p->mark, "not YAML: %s", problem);
-}
-
-/* ---- events ---- */
-
-static const char *event_text(const yaml_event_t *event)
-{
-    switch (event->type) {
-    case YAML_SCALAR_EVENT:
-        return "a single value";
-    case YAML_SEQUENCE_START_EVENT:
-        return "a list";
-    case YAML_MAPPING_START_EVENT:
-        return "a mapping of keys";
-    case YAML_STREAM_END_EVENT:
-        return "the end of the file";
-    default:
-        return "something else";
-    }
-}
-
-/* Anchors and tags would let a small file say much, or something other than it seems to. */
-static enum status event_check(struct reader *r)
-{
-    const yaml_event_t *e = &r->event;
-    const yaml_char_t *anchor = NULL, *tag = NULL;
-    if (e->type == YAML_ALIAS_EVENT)
-        return fail_at(r, e->start_mark, "aliases (*%s) are not accepted: write the value out",
-                       (const char *)e->data.alias.anchor);
-    if (e->type == YAML_SCALAR_EVENT) {
-        anchor = e->data.scalar.anchor;
-        tag = e->data.scalar.tag;
-    } else if (e->type == YAML_SEQUENCE_START_EVENT) {
-        anchor = e->data.sequence_start.anchor;
-        tag = e->data.sequence_start.tag;
-    } else if (e->type == YAML_MAPPING_START_EVENT) {
-        anchor = e->data.mapping_start.anchor;
-        tag = e->data.mapping_start.tag;
-    }
-    if (anchor)
-        return fail_at(r, e->start_mark, "anchors (&%s) are not accepted: write the value out",
-                       (const char *)anchor);
-    if (tag)
-        return fail_at(r, e->start_mark, "tags (%s) are not accepted: write the plain value",
-                       (const char *)tag);
-    return STATUS_OK;
-}
-
-static enum status next(struct reader *r)
-{
-    if (r->has_event)
-        yaml_event_delete(&r->event);
-    r->has_event = yaml_parser_parse(&r->parser, &r->event) == 1;
-    return r->has_event ? event_check(r) : fail_of_parser(r);
-}
-
-/* ---- values ---- */
-
-/* Numbers, bools and choices are written without quotes; texts either way. */
-static bool row_is_text(const struct option_row *row)
-{
-    return row->type == OPTION_STRING || row->type == OPTION_PATH || row->type == OPTION_NAME;
-}
-
-static bool value_is_null(const yaml_event_t *e)
-{
-    const char *value = (const char *)e->data.scalar.value;
-    return e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
-           (!*value || strcmp(value, "~") == 0 || strcasecmp(value, "null") == 0);
-}
-
-/* The current event is the value of `row`. */
-static enum status value_read(struct reader *r, const struct option_row *row, void *target)
-{
-    const yaml_event_t *e = &r->event;
-    struct error error;
-    char expected[256];
-    option_expected(row, expected, sizeof expected);
-    if (e->type != YAML_SCALAR_EVENT)
-        return fail_at(r, e->start_mark, "%s: expected %s, got %s", row->name, expected,
-                       event_text(e));
-    if (value_is_null(e))
-        return fail_at(r, e->start_mark, "%s has no value: expected %s", row->name, expected);
-    const char *value = (const char *)e->data.scalar.value;
-    for (size_t i = 0; i < e->data.scalar.length; i++)
-        if ((unsigned char)value[i] < 0x20 || value[i] == 0x7f)
-            return fail_at(r, e->start_mark,
-                           "%s: expected %s on one line, without control "
-                           "characters",
-                           row->name, expected);
-    if (!row_is_text(row) && e->data.scalar.style != YAML_PLAIN_SCALAR_STYLE)
-        return fail_at(r, e->start_mark, "%s: expected %s, got a quoted text: leave the quotes out",
-                       row->name, expected);
-    if (option_set(row, target, value, &error) != STATUS_OK)
-        return fail_at(r, e->start_mark, "%s", error.text);
-    return STATUS_OK;
-}
-
-/* One mapping over one table. */
-struct section {
-    const struct option_row *rows;
-    size_t n_rows;
-    void *target;
-    yaml_mark_t mark;           /* where it begins */
-    yaml_mark_t seen[ROWS_MAX]; /* [n_rows], valid where is_seen */
-    bool is_seen[ROWS_MAX];     /* [n_rows] */
-    const char *title;          /* for errors: "the file", "an entry of models" */
-};
-
-static enum status fail_unknown_key(struct reader *r, const struct section *s, const char *key)
-{
-    const char *near = option_nearest(s->rows, s->n_rows, key);
-    yaml_mark_t mark = r->event.start_mark;
-    if (s->rows == config_rows && option_find(config_model_rows, config_model_rows_count, key))
-        return fail_at(r, mark, "%s belongs to an entry of " MODELS_KEY ": indent it there", key);
-    if (s->rows == config_model_rows && option_find(config_rows, config_rows_count, key))
-        return fail_at(r, mark, "%s belongs to the file, not to a model: do not indent it", key);
-    if (near)
-        return fail_at(r, mark, "unknown key \"%.60s\": did you mean %s?", key, near);
-    return fail_at(r, mark, "unknown key \"%.60s\": galerned --print-config lists the keys of %s",
-                   key, s->title);
-}
-
-/* The current event is a key; finds its row and moves on to its value. */
-static enum status key_read(struct reader *r, struct section *s, const struct option_row **ret_row)
-{
-    const yaml_event_t *e = &r->event;
-    if (e->type != YAML_SCALAR_EVENT)
-        return fail_at(r, e->start_mark, "expected a key, got %s", event_text(e));
-    const char *key = (const char *)e->data.scalar.value;
-    const struct option_row *row = option_find(s->rows, s->n_rows, key);
-    if (!row || strlen(key) != e->data.scalar.length)
-        return fail_unknown_key(r, s, key);
-    size_t i = (size_t)(row - s->rows);
-    if (s->is_seen[i])
-        return fail_at(r, e->start_mark, "%s is set twice: first in line %zu", row->name,
-                       s->seen[i].line + 1);
-    s->is_seen[i] = true;
-    s->seen[i] = e->start_mark;
-    *ret_row = row;
-    return next(r);
-}
-
-static enum status required_check(struct reader *r, const struct section *s)
-{
-    for (size_t i = 0; i < s->n_rows; i++)
-        if (s->rows[i].required && !s->is_seen[i])
-            return fail_at(r, s->mark, "%s lacks %s: %s", s->title, s->rows[i].name,
-                           s->rows[i].text);
-    return STATUS_OK;
-}
-
-static enum status models_read(struct reader *r);
-
-/* The current event begins a mapping; reads to its end. */
-static enum status section_read(struct reader *r, struct section *s)
-{
-    enum status status;
-    CHECK(s->n_rows <= ROWS_MAX);
-    s->mark = r->event.start_mark;
-    while ((status = next(r)) == STATUS_OK && r->event.type != YAML_MAPPING_END_EVENT) {
-        const struct option_row *row = NULL;
-        status = key_read(r, s, &row);
-        if (status == STATUS_OK)
-            status = row->type == OPTION_SECTION ? models_read(r) : value_read(r, row, s->target);
-        if (status != STATUS_OK)
-            return status;
-    }
-    return status == STATUS_OK ? required_check(r, s) : status;
-}
 
 /* ---- models ---- */
 
-static void model_default(struct config_model *ret_model)
+static const char *key_hint(const struct yaml_section *section, const char *key)
 {
-    memset(ret_model, 0, sizeof *ret_model);
-    option_defaults(config_model_rows, config_model_rows_count, ret_model);
+    bool in_file = section->rows == config_rows;
+    if (in_file && option_find(config_model_rows, config_model_rows_count, key))
+        return "an entry of models: indent it there";
+    if (in_file && option_find(config_tenant_rows, config_tenant_rows_count, key))
+        return "an entry of tenants: indent it there";
+    if (!in_file && option_find(config_rows, config_rows_count, key))
+        return "the file, not to a model: do not indent it";
+    return NULL;
 }
 
-static enum status model_check(struct reader *r, const struct section *s)
+static enum status model_read(struct yaml_reader *r, void *context)
 {
-    const struct config *config = r->config;
-    const struct config_model *model = s->target;
-    for (uint32_t i = 0; i < config->n_models; i++)
+    struct config *config = context;
+    if (config->n_models == CONFIG_MODELS_MAX)
+        return yaml_fail(r, r->event.start_mark, "models: expected at most %d of them",
+                         CONFIG_MODELS_MAX);
+    struct config_model *model = &config->models[config->n_models];
+    struct yaml_section section = {.rows = config_model_rows,
+                                   .n_rows = config_model_rows_count,
+                                   .target = model,
+                                   .key_hint = key_hint,
+                                   .title = "an entry of models"};
+    memset(model, 0, sizeof *model);
+    option_defaults(config_model_rows, config_model_rows_count, model);
+    enum status status = yaml_section(r, &section);
+    for (uint32_t i = 0; status == STATUS_OK && i < config->n_models; i++)
         if (strcmp(config->models[i].name, model->name) == 0)
-            return fail_at(r, s->mark, "a second model is called %s: names are unique",
-                           model->name);
-    return STATUS_OK;
+            status = yaml_fail(r, section.mark, "a second model is called %s: names are unique",
+                               model->name);
+    if (status == STATUS_OK)
+        config->n_models++;
+    return status;
 }
 
-/* The current event is the value of `models`. */
-static enum status models_read(struct reader *r)
+static enum status models_read(struct yaml_reader *r, struct config *config)
 {
-    enum status status;
-    if (r->event.type != YAML_SEQUENCE_START_EVENT)
-        return fail_at(r, r->event.start_mark,
-                       MODELS_KEY ": expected a list (lines that begin "
-                                  "with \"- name:\"), got %s",
-                       event_text(&r->event));
+    const struct yaml_list list = {.key = "models",
+                                   .list_text = "a list (lines that begin with \"- name:\")",
+                                   .item_text = "name and path of a model",
+                                   .item_type = YAML_MAPPING_START_EVENT,
+                                   .item = model_read,
+                                   .context = config};
     yaml_mark_t mark = r->event.start_mark;
-    while ((status = next(r)) == STATUS_OK && r->event.type != YAML_SEQUENCE_END_EVENT) {
-        if (r->event.type != YAML_MAPPING_START_EVENT)
-            return fail_at(r, r->event.start_mark,
-                           MODELS_KEY ": expected name and path of a "
-                                      "model, got %s",
-                           event_text(&r->event));
-        if (r->config->n_models == CONFIG_MODELS_MAX)
-            return fail_at(r, r->event.start_mark, MODELS_KEY ": expected at most %d of them",
-                           CONFIG_MODELS_MAX);
-        struct config_model *model = &r->config->models[r->config->n_models];
-        struct section section = {.rows = config_model_rows,
-                                  .n_rows = config_model_rows_count,
-                                  .target = model,
-                                  .title = "an entry of " MODELS_KEY};
-        model_default(model);
-        status = section_read(r, &section);
-        if (status == STATUS_OK)
-            status = model_check(r, &section);
-        if (status != STATUS_OK)
-            return status;
-        r->config->n_models++;
-    }
-    if (status == STATUS_OK && r->config->n_models == 0)
-        return fail_at(r, mark, MODELS_KEY ": expected at least one model, the list is empty");
+    enum status status = yaml_items(r, &list);
+    if (status == STATUS_OK && config->n_models == 0)
+        return yaml_fail(r, mark, "models: expected at least one model, the list is empty");
     return status;
 }
 
-/* ---- the file ---- */
-
-/* A file of comments alone is an empty mapping; so is "---". */
-static enum status root_read(struct reader *r)
+static enum status nested_read(struct yaml_reader *r, struct yaml_section *section,
+                               const struct option_row *row)
 {
-    struct section section = {
-        .rows = config_rows, .n_rows = config_rows_count, .target = r->config, .title = "the file"};
-    enum status status = next(r); /* the stream's start */
-    if (status == STATUS_OK)
-        status = next(r);
-    if (status != STATUS_OK)
-        return status;
-    if (r->event.type == YAML_STREAM_END_EVENT)
-        return required_check(r, &section);
-    status = next(r); /* past the document's start */
-    if (status != STATUS_OK)
-        return status;
-    section.mark = r->event.start_mark;
-    if (r->event.type == YAML_MAPPING_START_EVENT)
-        status = section_read(r, &section);
-    else if (r->event.type == YAML_SCALAR_EVENT && value_is_null(&r->event))
-        status = required_check(r, &section);
-    else
-        status = fail_at(r, section.mark, "expected lines of \"key: value\", got %s",
-                         event_text(&r->event));
-    if (status == STATUS_OK)
-        status = next(r); /* the document's end */
-    if (status == STATUS_OK)
-        status = next(r);
-    if (status == STATUS_OK && r->event.type != YAML_STREAM_END_EVENT)
-        status = fail_at(r, r->event.start_mark, "a second document begins here: expected one");
-    return status;
+    bool models = strcmp(row->name, "models") == 0;
+    return models ? models_read(r, section->target) : config_tenants_read(r, section->target);
 }
 
 /* ---- what no row can check alone ---- */
@@ -389,7 +134,13 @@ enum status config_parse(const char *name, struct span text, struct config *ret_
                          struct error *error)
 {
     struct config *config = malloc(sizeof *config);
-    struct reader r = {.name = name, .text = text, .config = config, .error = error};
+    struct yaml_reader r;
+    struct yaml_section root = {.rows = config_rows,
+                                .n_rows = config_rows_count,
+                                .target = config,
+                                .nested = nested_read,
+                                .key_hint = key_hint,
+                                .title = "the file"};
     enum status status;
     if (!config)
         return error_set(error, STATUS_EXHAUSTED, "%s: out of memory", name);
@@ -399,17 +150,13 @@ enum status config_parse(const char *name, struct span text, struct config *ret_
                            FILE_MAX_BYTES, text.size_bytes);
         goto out;
     }
-    if (!yaml_parser_initialize(&r.parser)) {
-        status = error_set(error, STATUS_EXHAUSTED, "%s: out of memory", name);
+    status = yaml_open(&r, name, text, error);
+    if (status != STATUS_OK)
         goto out;
-    }
-    yaml_parser_set_encoding(&r.parser, YAML_UTF8_ENCODING);
-    yaml_parser_set_input_string(&r.parser, (const unsigned char *)(text.data ? text.data : ""),
-                                 text.size_bytes);
-    status = root_read(&r);
-    if (r.has_event)
-        yaml_event_delete(&r.event);
-    yaml_parser_delete(&r.parser);
+    status = yaml_root(&r, &root);
+    yaml_close(&r);
+    if (status == STATUS_OK)
+        status = config_tenants_check(config, name, error);
     if (status == STATUS_OK)
         status = sockets_check(config, name, error);
     if (status == STATUS_OK)
@@ -526,13 +273,30 @@ out:
 
 /* ---- the sample ---- */
 
+/* All of it is a comment, whose lines make a good list when their first # goes. */
+static void tenants_print_sample(FILE *out)
+{
+    char *text = NULL, *rest = NULL;
+    size_t size_bytes;
+    FILE *memory = open_memstream(&text, &size_bytes);
+    CHECK(memory != NULL);
+    fputs("tenants:\n  -\n", memory);
+    option_print_yaml(memory, config_tenant_rows, config_tenant_rows_count, 4);
+    fputs("    # clients: [alice, \"uid:1000\"]\n", memory);
+    CHECK(fclose(memory) == 0);
+    fputs("\n# Who shares the models, up to 256; without it everybody is one tenant.\n", out);
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+        fprintf(out, "#%s\n", line);
+    free(text);
+}
+
 void config_print_sample(FILE *out)
 {
     fputs("# Configuration of galerned. Every key but models has a default, which is shown behind "
           "#.\n# galerned --check-config --config FILE says what is wrong with a file.\n\n",
           out);
     option_print_yaml(out, config_rows, config_rows_count, 0);
-    fputs("\n# The models to serve, 1 to 16; each has its own worker.\n" MODELS_KEY ":\n  -\n",
-          out);
+    fputs("\n# The models to serve, 1 to 16; each has its own worker.\nmodels:\n  -\n", out);
     option_print_yaml(out, config_model_rows, config_model_rows_count, 4);
+    tenants_print_sample(out);
 }

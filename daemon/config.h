@@ -8,12 +8,16 @@
  */
 #pragma once
 
-#include "base/status.h"
+#include "sched/sched.h"
 
 #define CONFIG_MODELS_MAX 16
+#define CONFIG_TENANTS_MAX 256
+#define CONFIG_CLIENTS_MAX 1024    /* of all tenants together */
 #define CONFIG_PATH_MAX_BYTES 4096 /* PATH_MAX */
 #define CONFIG_NAME_MAX_BYTES 64
+#define CONFIG_CLIENT_MAX_BYTES 128
 #define CONFIG_ADDRESSES_MAX_BYTES 512
+#define CONFIG_NONE UINT32_MAX
 
 enum config_worker { CONFIG_WORKER_PROCESS = 0, CONFIG_WORKER_INLINE };
 
@@ -33,6 +37,38 @@ struct config_model {
     uint32_t waiting_max;             /* 1..65536; default 256 */
     uint32_t step_tokens_max;         /* token budget of a step, 1..8192; default 512 */
     uint32_t chunk_tokens_max;        /* prefill tokens of one sequence a step; default 256 */
+};
+
+/* With whom a tenant shares the prefix cache. */
+enum config_cache {
+    CONFIG_CACHE_OWN = 0, /* its own clients */
+    CONFIG_CACHE_SHARED,  /* all tenants of its parent that say so too */
+    CONFIG_CACHE_NONE,    /* nobody, itself included */
+    CONFIG_CACHE_PUBLIC,  /* reads what publishers computed, adds nothing */
+    CONFIG_CACHE_PUBLISH, /* reads and adds to what the public ones read */
+};
+
+/* One entry of `tenants:`; rights hold for all below it together, and on each model. */
+struct config_tenant {
+    char name[CONFIG_NAME_MAX_BYTES];   /* unique; required */
+    char parent[CONFIG_NAME_MAX_BYTES]; /* "" (default): at the top */
+    uint32_t parent_index;              /* of `tenants`, or CONFIG_NONE */
+    uint32_t line;                      /* of the file, from 1 */
+    uint32_t weight;                    /* share among its siblings, 1..1000000; default 1 */
+    enum sched_class class;             /* of requests that name none; default interactive */
+    bool closed;                        /* takes no new requests */
+    uint32_t reserved_percent;          /* of a model's KV blocks, 0..50; default 0 */
+    uint32_t limit_percent;             /* 1..100; default 100 */
+    uint32_t cached_percent;            /* 1..100; default 100 */
+    enum config_cache cache;            /* default: own */
+};
+
+/* One name of a tenant's list `clients:`. */
+struct config_client {
+    char
+        name[CONFIG_CLIENT_MAX_BYTES]; /* of a certificate, its fingerprint, "uid:N", "user:NAME" */
+    uint32_t tenant;                   /* index of `tenants` */
+    uint32_t line;
 };
 
 struct config {
@@ -59,21 +95,27 @@ struct config {
                                         a hung worker; default 60000 */
     uint32_t trace_events_count;     /* of each thread's ring, 0..65536; default 8192 */
     /* TCP, always with TLS and client certificates; none unless tcp_listen is set */
-    char tcp_listen[CONFIG_ADDRESSES_MAX_BYTES];  /* "127.0.0.1:7443, [::1]:7443"; default "" */
-    char tls_certificate[CONFIG_PATH_MAX_BYTES];  /* a path; a name without '/' is first looked */
-    char tls_key[CONFIG_PATH_MAX_BYTES];          /* for in $CREDENTIALS_DIRECTORY */
-    char tls_client_ca[CONFIG_PATH_MAX_BYTES];    /* whose clients may come */
-    char tls_clients[CONFIG_PATH_MAX_BYTES];      /* which of them; default "": all */
-    uint32_t tcp_connections_max;                 /* 1..60000; default 1024 */
-    uint64_t tls_handshake_timeout_ns;            /* key ..._ms, 100..60000; default 10000 */
-    uint64_t keepalive_time_ns;                   /* key ..._ms; default 30000 */
-    uint64_t keepalive_timeout_ns;                /* key ..._ms; default 20000 */
-    uint64_t ping_interval_min_ns;                /* key ..._ms; default 5000 */
-    uint64_t connection_idle_max_ns;              /* key ..._ms; default 0, no end */
-    uint64_t connection_age_max_ns;               /* key ..._ms; default 0, no end */
-    uint64_t connection_age_grace_ns;             /* key ..._ms; default 0, no end */
+    char tcp_listen[CONFIG_ADDRESSES_MAX_BYTES]; /* "127.0.0.1:7443, [::1]:7443"; default "" */
+    char tls_certificate[CONFIG_PATH_MAX_BYTES]; /* a path; a name without '/' is first looked */
+    char tls_key[CONFIG_PATH_MAX_BYTES];         /* for in $CREDENTIALS_DIRECTORY */
+    char tls_client_ca[CONFIG_PATH_MAX_BYTES];   /* whose clients may come */
+    char tls_clients[CONFIG_PATH_MAX_BYTES];     /* which of them; default "": all */
+    uint32_t tcp_connections_max;                /* 1..60000; default 1024 */
+    uint64_t tls_handshake_timeout_ns;           /* key ..._ms, 100..60000; default 10000 */
+    uint64_t keepalive_time_ns;                  /* key ..._ms; default 30000 */
+    uint64_t keepalive_timeout_ns;               /* key ..._ms; default 20000 */
+    uint64_t ping_interval_min_ns;               /* key ..._ms; default 5000 */
+    uint64_t connection_idle_max_ns;             /* key ..._ms; default 0, no end */
+    uint64_t connection_age_max_ns;              /* key ..._ms; default 0, no end */
+    uint64_t connection_age_grace_ns;            /* key ..._ms; default 0, no end */
+    char default_tenant[CONFIG_NAME_MAX_BYTES];  /* of clients that no tenant lists; default "":
+                                                    they are refused */
     uint32_t n_models;
-    struct config_model models[CONFIG_MODELS_MAX];
+    struct config_model models[CONFIG_MODELS_MAX];    /* [n_models] */
+    uint32_t n_tenants;                               /* 0: everybody is one tenant, "local" */
+    struct config_tenant tenants[CONFIG_TENANTS_MAX]; /* [n_tenants] */
+    uint32_t n_clients;
+    struct config_client clients[CONFIG_CLIENTS_MAX]; /* [n_clients] in the file's order */
 };
 
 /* Defaults, as with an empty file (no models). */

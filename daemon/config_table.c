@@ -9,11 +9,15 @@ static const struct option_choice log_levels[] = {{"error", LOG_LEVEL_ERROR},
                                                   {"debug", LOG_LEVEL_DEBUG},
                                                   {NULL, 0}};
 static const struct option_choice backends[] = {{"cpu", 0}, {"ref", 0}, {NULL, 0}};
-static const struct option_choice tiers[] = {
-    {"scalar", 0}, {"avx2", 0}, {"avx512", 0}, {NULL, 0}};
+static const struct option_choice tiers[] = {{"scalar", 0}, {"avx2", 0}, {"avx512", 0}, {NULL, 0}};
 static const struct option_choice workers[] = {
     {"process", CONFIG_WORKER_PROCESS}, {"inline", CONFIG_WORKER_INLINE}, {NULL, 0}};
 static const struct option_choice block_sizes[] = {{"16", 16}, {"32", 32}, {NULL, 0}};
+static const struct option_choice classes[] = {
+    {"interactive", CLASS_INTERACTIVE}, {"batch", CLASS_BATCH}, {NULL, 0}};
+static const struct option_choice caches[] = {
+    {"own", CONFIG_CACHE_OWN},       {"shared", CONFIG_CACHE_SHARED},   {"none", CONFIG_CACHE_NONE},
+    {"public", CONFIG_CACHE_PUBLIC}, {"publish", CONFIG_CACHE_PUBLISH}, {NULL, 0}};
 
 #define AT(member) OPTION_AT(struct config, member)
 
@@ -111,8 +115,14 @@ const struct option_row config_rows[] = {
     {"connection_age_grace_ms", OPTION_MS, AT(connection_age_grace_ns), .fallback = "0", .min = 0,
      .max = 86400000, .unit = "ms",
      .text = "How long the calls of a connection that is too old may go on; 0: to their end."},
+    {"default_tenant", OPTION_NAME, AT(default_tenant), .example = "guests",
+     .fallback_text = "clients that no tenant lists are refused",
+     .text = "The tenant of clients that no tenant lists."},
     {"models", OPTION_SECTION, .required = true,
      .text = "The models to serve, 1 to 16; each has its own worker."},
+    {"tenants", OPTION_SECTION, .fallback_text = "everybody is one tenant",
+     .text = "Who shares the models, up to 256: organisations, their projects, their keys. Read "
+             "again on SIGHUP."},
 };
 const size_t config_rows_count = array_count(config_rows);
 
@@ -157,3 +167,41 @@ const struct option_row config_model_rows[] = {
              "smooth."},
 };
 const size_t config_model_rows_count = array_count(config_model_rows);
+
+#undef AT
+#define AT(member) OPTION_AT(struct config_tenant, member)
+
+const struct option_row config_tenant_rows[] = {
+    {"name", OPTION_NAME, AT(name), .required = true, .example = "bank",
+     .text = "What status, trace and errors call it; unique. It stays the same tenant as long as "
+             "it has this name."},
+    {"parent", OPTION_NAME, AT(parent), .example = "group", .fallback_text = "at the top",
+     .text = "The tenant that it is part of. Three levels at most; clients belong to tenants that "
+             "have none below them."},
+    {"clients", OPTION_SECTION, .fallback_text = "none",
+     .text = "Whose requests are its own, a list: names of certificates (common name, alternative "
+             "name or SPIFFE id), SHA-256 fingerprints of certificates, and uid:NUMBER or "
+             "user:NAME on the unix socket. No client has two tenants."},
+    {"weight", OPTION_U32, AT(weight), .fallback = "1", .min = 1, .max = 1000000,
+     .text = "Its share of the machine among the tenants beside it, while all of them want some."},
+    {"class", OPTION_CHOICE, AT(class), .fallback = "interactive", .choices = classes,
+     .text = "Priority of its requests that name none. Interactive ones go before batch ones of "
+             "the same tenant."},
+    {"closed", OPTION_BOOL, AT(closed), .fallback = "false",
+     .text = "Takes no new requests; those that it has go on."},
+    {"reserved_percent", OPTION_U32, AT(reserved_percent), .fallback = "0", .min = 0, .max = 50,
+     .unit = "percent",
+     .text = "Part of each model's KV blocks that nobody else may take, used or not. All together "
+             "at most half."},
+    {"limit_percent", OPTION_U32, AT(limit_percent), .fallback = "100", .min = 1, .max = 100,
+     .unit = "percent", .text = "Part of each model's KV blocks that it never exceeds."},
+    {"cached_percent", OPTION_U32, AT(cached_percent), .fallback = "100", .min = 1, .max = 100,
+     .unit = "percent",
+     .text = "Part of each model's KV blocks that its cached prompts may hold; beyond that, they "
+             "are the first to go."},
+    {"cache", OPTION_CHOICE, AT(cache), .fallback = "own", .choices = caches,
+     .text = "With whom it shares computed prompts. own: its own clients. shared: all tenants of "
+             "its parent that say so. none: nobody. public: it reads what those with publish "
+             "computed, and adds nothing."},
+};
+const size_t config_tenant_rows_count = array_count(config_tenant_rows);

@@ -1,8 +1,9 @@
 /*
  * config_table: every key of the configuration file, one row each.
  *
- * Two tables: the keys of the file, and the keys of one entry of its list `models`. A value lies in
- * `struct config` or `struct config_model` at the row's offset. Constant; any thread.
+ * Three tables: the keys of the file, and those of one entry of its lists `models` and `tenants`. A
+ * value lies in `struct config`, `struct config_model` or `struct config_tenant` at the row's
+ * offset. Constant; any thread.
  */
 #pragma once
 
@@ -13,3 +14,6 @@ extern const size_t config_rows_count;
 
 extern const struct option_row config_model_rows[]; /* [config_model_rows_count] */
 extern const size_t config_model_rows_count;
+
+extern const struct option_row config_tenant_rows[]; /* [config_tenant_rows_count] */
+extern const size_t config_tenant_rows_count;

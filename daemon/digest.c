@@ -88,8 +88,25 @@ void digest_next(struct digest_chain *chain, const struct digest_scope *scope,
 
 /* ---- domains ---- */
 
+/* The two highest bits say what a domain was made from. */
+#define DOMAIN_OF_TENANT 0
 #define DOMAIN_OF_UID (1ull << 62)
 #define DOMAIN_OF_PEER (1ull << 63)
+#define DOMAIN_BITS (DOMAIN_OF_UID - 1)
+
+uint64_t digest_domain_of(enum digest_domain_kind kind, const char *name)
+{
+    gnutls_hash_hd_t hash;
+    uint32_t number = kind;
+    uint8_t digest[32];
+    uint64_t domain;
+    CHECK(gnutls_hash_init(&hash, GNUTLS_DIG_SHA256) == 0);
+    field(hash, 1, &number, sizeof number);
+    field(hash, 2, name, (uint32_t)strlen(name));
+    gnutls_hash_deinit(hash, digest);
+    memcpy(&domain, digest, sizeof domain);
+    return DOMAIN_OF_TENANT | (domain & DOMAIN_BITS) | 1; /* 0 is nobody's */
+}
 
 uint64_t digest_domain(const char *peer, uint32_t peer_uid)
 {
@@ -99,5 +116,5 @@ uint64_t digest_domain(const char *peer, uint32_t peer_uid)
     uint64_t domain;
     CHECK(gnutls_hash_fast(GNUTLS_DIG_SHA256, peer, strlen(peer), digest) == 0);
     memcpy(&domain, digest, sizeof domain);
-    return domain | DOMAIN_OF_PEER;
+    return (domain & DOMAIN_BITS) | DOMAIN_OF_PEER;
 }

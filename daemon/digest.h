@@ -29,8 +29,18 @@ static inline struct digest_scope digest_scope_of(const uint8_t *model_digest,
         .model_digest = model_digest, .kv_dtype = DTYPE_F32, .cache_domain = cache_domain};
 }
 
-/* The cache domain of who sent a request, until tenants say it: the name in his certificate, else
- * his user id; 0, which is nobody's, when neither is known. Nobody shares with anybody else. */
+/* The cache domain of what has a name; two kinds, or two names of a kind, never share one. */
+enum digest_domain_kind {
+    DIGEST_DOMAIN_TENANT = 1, /* the tenant's own */
+    DIGEST_DOMAIN_BELOW,      /* of tenants below the named one */
+    DIGEST_DOMAIN_TOP,        /* of tenants at the top */
+    DIGEST_DOMAIN_PUBLIC,
+};
+uint64_t digest_domain_of(enum digest_domain_kind kind, const char *name);
+
+/* The cache domain of who sent a request, where there are no tenants: the name in his certificate,
+ * else his user id; 0, which is nobody's, when neither is known. Nobody shares with anybody else.
+ */
 uint64_t digest_domain(const char *peer, uint32_t peer_uid);
 
 /* Writes floor(n_ids / block_tokens) values. */

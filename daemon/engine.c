@@ -91,6 +91,7 @@ static void engine_publish(struct engine *engine, uint64_t now_ns)
     s->requests_refused_total = engine->requests_refused_total;
     s->prompt_tokens_total = engine->prompt_tokens_total;
     s->output_tokens_total = engine->output_tokens_total;
+    engine_publish_tenants(engine, now_ns);
     pthread_mutex_unlock(&engine->status_lock);
 }
 
@@ -103,13 +104,14 @@ static void *engine_run(void *argument)
     while (!atomic_load(&engine->stopping)) {
         uint64_t now_ns = clock_now_ns();
         engine_supervise(engine, now_ns);
+        engine_follow_tenants(engine);
         engine_take_submissions(engine, now_ns);
         engine_take_results(engine, now_ns);
         engine_apply_cancels(engine, now_ns);
         engine_hand_over(engine, now_ns);
-        engine_flush(engine);
         engine_bury_ended(engine);
-        engine_publish(engine, now_ns);
+        engine_publish(engine, now_ns); /* first: whoever has an answer finds it counted */
+        engine_flush(engine);
         engine_wait(engine, now_ns);
     }
     engine_take_submissions(engine, clock_now_ns()); /* refused: we are stopping */
@@ -171,6 +173,7 @@ static struct sched_limits sched_limits_of(const struct engine_options *options)
         .step_rows_max = options->limits.rows_max,
         .chunk_tokens_max = model->chunk_tokens_max,
         .open_tokens_max = options->limits.open_tokens_max,
+        .tenants_max = options->tenancy ? TENANCY_ROWS_MAX : 1,
     };
 }
 
@@ -211,6 +214,7 @@ enum status engine_open(const struct engine_options *options, struct engine **re
     if (!engine)
         return error_set(error, STATUS_EXHAUSTED, "no memory for an engine");
     engine->options = *options;
+    engine->sched_limits = limits;
     engine->wake.fd = -1;
     engine->lives_count = limits.requests_max;
     atomic_store(&engine->step_due_ns, UINT64_MAX);
@@ -224,6 +228,8 @@ enum status engine_open(const struct engine_options *options, struct engine **re
     if (status == STATUS_OK)
         status = sched_open(&limits, options->policy ? options->policy : &policy_fair,
                             &engine->sched, error);
+    if (status == STATUS_OK)
+        status = engine_take_tenants(engine, error);
     if (status != STATUS_OK) {
         engine_close(engine);
         return status;

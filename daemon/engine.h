@@ -5,13 +5,15 @@
  * hands them to the worker up to two ahead, takes results, emits tokens to the requests' outlets
  * and supervises the worker (worker_link.h). After "ready" a turn allocates nothing.
  *
- * A turn, as engine.c reads: supervise the worker, take submissions, apply cancels and deadlines,
- * take results, emit, plan and hand over, report ends, wait.
+ * A turn, as engine.c reads: supervise the worker, follow the tenants, take submissions and
+ * results, apply cancels and deadlines, plan and hand over, bury what has ended, publish, flush,
+ * wait.
  */
 #pragma once
 
 #include "daemon/config.h"
 #include "daemon/request.h"
+#include "daemon/tenancy.h"
 #include "daemon/walk.h"
 #include "model/model.h"
 
@@ -28,6 +30,7 @@ struct engine_options {
     uint32_t n_end_ids;                /* the model's own end tokens */
     const uint32_t *end_ids;           /* [n_end_ids], outlives the engine */
     const struct sched_policy *policy; /* NULL: the fair one */
+    struct tenancy *tenancy;           /* NULL: one tenant for ever, as in some tests */
 };
 
 enum engine_state {
@@ -73,6 +76,18 @@ bool engine_submit(struct engine *engine, uint32_t inlet, struct request *reques
 void engine_wake(struct engine *engine);
 
 void engine_status(struct engine *engine, struct engine_status *ret_status);
+
+/* The rows of tenancy on this model, as of at most ENGINE_TENANTS_NS before its last turn that had
+ * something to do; ret_rows [TENANCY_ROWS_MAX]. Returns how many. Any thread. */
+#define ENGINE_TENANTS_NS 100000000ull
+uint32_t engine_tenants(struct engine *engine, struct sched_tenant_stats *ret_rows);
+
+/* Whether the scheduler takes these rows: INVALID names the row, its line and the reason. Any
+ * thread. */
+enum status engine_check_tenants(const struct engine *engine, const struct tenant_table *table,
+                                 struct error *error);
+/* KV blocks of the model. Any thread. */
+uint32_t engine_blocks_count(const struct engine *engine);
 
 /* For the watchdog: a number that moves with every turn, and whether the engine is where a healthy
  * one may be (idle with a living worker, a step within its limit, a start within its limit). */

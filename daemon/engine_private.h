@@ -4,6 +4,7 @@
  *     engine.c           the thread, its loop, what others may call
  *     engine_requests.c  submissions, cancels, deadlines, ends
  *     engine_steps.c     plan and hand over; results
+ *     engine_tenants.c   the tenants that are in force, and what each of them has
  *
  * Everything here belongs to the engine's thread, save what is marked.
  */
@@ -74,6 +75,11 @@ struct engine {
     _Atomic uint64_t step_due_ns;  /* the watchdog reads; UINT64_MAX: no step is out */
     pthread_mutex_t status_lock;   /* the engine only tries it */
     struct engine_status snapshot; /* under status_lock */
+    uint32_t n_tenants;            /* under status_lock .. */
+    struct sched_tenant_stats tenants[TENANCY_ROWS_MAX]; /* .. [n_tenants] */
+    uint64_t tenants_ns;                                 /* when those were taken */
+    uint64_t tenancy_generation;                         /* of the rows that the scheduler has */
+    struct sched_limits sched_limits;
 
     uint64_t steps_total, requests_total, requests_cancelled_total, requests_refused_total;
     uint64_t prompt_tokens_total, output_tokens_total;
@@ -85,6 +91,12 @@ static inline void engine_trace(const struct engine *engine, uint64_t id, enum w
     struct walker walker = {.trace = engine->options.trace, .writer = engine->options.producer};
     walk_add(walker, id, stage, at_ns, value);
 }
+
+/* engine_tenants.c */
+/* What is in force, when it is not what the scheduler has; INVALID as sched_set_tenants. */
+enum status engine_take_tenants(struct engine *engine, struct error *error);
+void engine_follow_tenants(struct engine *engine);
+void engine_publish_tenants(struct engine *engine, uint64_t now_ns); /* under status_lock */
 
 /* engine_requests.c */
 void engine_take_submissions(struct engine *engine, uint64_t now_ns);

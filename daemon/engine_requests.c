@@ -93,6 +93,7 @@ static void request_submit(struct engine *engine, struct request *request, uint6
         .class = request->class,
         .deadline_ns = request->deadline_ns,
         .cache_domain = request->cache_domain,
+        .cache_readonly = request->cache_readonly,
         .prompt_tokens = request->n_ids,
         .output_tokens_max = request->output_tokens_max,
         .n_digests = request->n_digests,

@@ -120,6 +120,7 @@ static enum status engines_open(struct front *front, struct step_limits *limits,
             .trace = front->trace,
             .n_end_ids = info->n_eos,
             .end_ids = info->eos_ids,
+            .tenancy = front->tenancy,
         };
         status = engine_open(&options, &model->engine, error);
         if (status != STATUS_OK)
@@ -138,6 +139,7 @@ enum status front_open(const struct config *config, struct front *ret_front, str
     front->started_ns = clock_now_ns();
     front->n_models = config->n_models;
     atomic_store(&front->next_request_id, 1);
+    status = tenancy_open(config, &front->tenancy, error);
     for (uint32_t i = 0; status == STATUS_OK && i < config->n_models; i++) {
         struct served_model *model = &front->models[i];
         model->config = &config->models[i];
@@ -190,6 +192,45 @@ void front_close(struct front *front)
     front->requests = NULL;
     trace_close(front->trace);
     front->trace = NULL;
+    tenancy_close(front->tenancy);
+    front->tenancy = NULL;
+}
+
+/* Every model must take the rows before any does. */
+static enum status tenants_preview(struct front *front, const struct config *config,
+                                   struct error *error)
+{
+    struct tenant_row rows[TENANCY_ROWS_MAX];
+    struct tenant_table table = {.rows = rows};
+    for (uint32_t i = 0; i < front->n_models; i++) {
+        const struct engine *engine = front->models[i].engine;
+        enum status status = tenancy_preview(front->tenancy, config, engine_blocks_count(engine),
+                                             rows, &table.n_rows, error);
+        if (status == STATUS_OK && engine_check_tenants(engine, &table, error) != STATUS_OK)
+            status = error_prefix(error, front->models[i].config->name);
+        if (status != STATUS_OK)
+            return error_prefix(error, config->file);
+    }
+    return STATUS_OK;
+}
+
+enum status front_reload(struct front *front, struct error *error)
+{
+    struct config *config = malloc(sizeof *config);
+    if (!config)
+        return error_set(error, STATUS_EXHAUSTED, "no memory to read the configuration again");
+    enum status status = config_load(front->config->file, config, error);
+    if (status == STATUS_OK)
+        status = tenants_preview(front, config, error);
+    if (status == STATUS_OK)
+        status = tenancy_replace(front->tenancy, config, error);
+    for (uint32_t i = 0; status == STATUS_OK && i < front->n_models; i++)
+        engine_wake(front->models[i].engine);
+    if (status == STATUS_OK)
+        log_info("%s was read again: %u tenants are in force; other keys are read at start only",
+                 config->file, config->n_tenants);
+    free(config);
+    return status;
 }
 
 /* ---- what listeners ask ---- */

@@ -40,6 +40,7 @@ struct front {
     struct served_model models[CONFIG_MODELS_MAX];
     struct request_pool *requests;
     struct text_pool *text_pool;
+    struct tenancy *tenancy;
     struct trace *trace; /* of the requests' stages; NULL: none is kept */
     uint64_t started_ns;
     atomic_bool draining;
@@ -51,6 +52,11 @@ struct front {
 /* Reads the models' files, decides memory, makes pool, engines and text threads; starts nothing but
  * the text threads. The error names the model and file. */
 enum status front_open(const struct config *config, struct front *ret_front, struct error *error);
+/* Reads the configuration file again and puts its tenants in force, whole or not at all; its other
+ * keys are read at start only. The error names file and line; what was in force goes on. Control
+ * thread. */
+enum status front_reload(struct front *front, struct error *error);
+
 /* Text threads, then engines: what still runs ends with UNAVAILABLE. Listeners must still take. */
 void front_stop(struct front *front);
 void front_close(struct front *front);

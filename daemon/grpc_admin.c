@@ -62,6 +62,64 @@ struct model_row {
     struct engine_status status;
 };
 
+/* The tenants of all models, and what the answer's rows point to. */
+struct tenant_rows {
+    struct tenant_row rows[TENANCY_ROWS_MAX];
+    struct sched_tenant_stats stats[TENANCY_ROWS_MAX];
+    Galerne__Admin__V1__TenantStatus values[CONFIG_MODELS_MAX][TENANCY_ROWS_MAX];
+    Galerne__Admin__V1__TenantStatus *pointers[CONFIG_MODELS_MAX][TENANCY_ROWS_MAX];
+};
+
+static void tenant_show(struct tenant_rows *tenants, uint32_t index, uint32_t n_rows,
+                        Galerne__Admin__V1__TenantStatus *ret)
+{
+    const struct tenant_row *row = &tenants->rows[index];
+    const struct sched_tenant_stats *stats = &tenants->stats[index];
+    uint64_t weights = 0; /* of those beside it that are open */
+    for (uint32_t i = 0; i < n_rows; i++)
+        if (tenants->rows[i].parent == row->parent && !tenants->rows[i].closed)
+            weights += (uint64_t)tenants->rows[i].weight;
+    galerne__admin__v1__tenant_status__init(ret);
+    ret->name = (char *)(uintptr_t)row->name;
+    if (row->parent != TENANT_TOP)
+        ret->parent = (char *)(uintptr_t)tenants->rows[row->parent].name;
+    ret->weight = (uint32_t)row->weight;
+    if (!row->closed)
+        ret->share_permille = (uint32_t)((uint64_t)row->weight * 1000 / weights);
+    ret->closed = row->closed;
+    ret->requests_waiting = stats->waiting;
+    ret->requests_running = stats->running;
+    ret->kv_blocks_used = stats->blocks;
+    ret->kv_blocks_reserved = stats->blocks_reserved;
+    ret->kv_blocks_limit = stats->blocks_limit == UINT32_MAX ? 0 : stats->blocks_limit;
+    ret->prompt_tokens_total = stats->prefill_tokens_total;
+    ret->output_tokens_total = stats->output_tokens_total;
+    ret->cached_tokens_total = stats->cached_tokens_total;
+    ret->recomputed_tokens_total = stats->recomputed_tokens_total;
+    ret->admitted_total = stats->admitted_total;
+    ret->preempted_total = stats->preempted_total;
+}
+
+static void tenants_show(struct front *front, uint32_t model, struct tenant_rows *tenants,
+                         Galerne__Admin__V1__ModelStatus *ret_row)
+{
+    struct engine *engine = front->models[model].engine;
+    uint64_t generation;
+    uint32_t n =
+        tenancy_rows(front->tenancy, engine_blocks_count(engine), tenants->rows, &generation);
+    uint32_t n_stats = engine_tenants(engine, tenants->stats);
+    if (!tenancy_is_shared(front->tenancy))
+        return;
+    for (uint32_t i = n_stats; i < n; i++) /* new ones that the engine has not taken yet */
+        tenants->stats[i] = (struct sched_tenant_stats){0};
+    for (uint32_t i = 0; i < n; i++) {
+        tenants->pointers[model][i] = &tenants->values[model][i];
+        tenant_show(tenants, i, n, tenants->pointers[model][i]);
+    }
+    ret_row->tenants = tenants->pointers[model];
+    ret_row->n_tenants = n;
+}
+
 static void model_show(const struct served_model *served, struct model_row *ret)
 {
     struct engine_status *status = &ret->status;
@@ -102,7 +160,8 @@ static void status_start(struct call *call)
     Galerne__Admin__V1__StatusResponse output = GALERNE__ADMIN__V1__STATUS_RESPONSE__INIT;
     Galerne__Admin__V1__ModelStatus *models[CONFIG_MODELS_MAX];
     struct model_row *rows = call_alloc(call, front->n_models * sizeof *rows);
-    if (!rows) {
+    struct tenant_rows *tenants = call_alloc(call, sizeof *tenants);
+    if (!rows || !tenants) {
         struct error error;
         error_set(&error, STATUS_EXHAUSTED, "no memory for the status");
         call_fail(call, &error);
@@ -110,6 +169,7 @@ static void status_start(struct call *call)
     }
     for (uint32_t i = 0; i < front->n_models; i++) {
         model_show(&front->models[i], &rows[i]);
+        tenants_show(front, i, tenants, &rows[i].row);
         models[i] = &rows[i].row;
     }
     output.version = (char *)(uintptr_t)GALERNE_VERSION;

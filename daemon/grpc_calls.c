@@ -17,9 +17,19 @@
 /* ---- which method is whose ---- */
 
 static const struct call_handler *const handlers[] = {
-    &call_generate,     &call_tokenize,     &call_detokenize, &call_count_tokens,
-    &call_list_models,  &call_get_model,    &call_embed,      &call_status, &call_trace,
-    &call_health_check, &call_health_watch, &call_reflection, &call_reflection_alpha,
+    &call_generate,
+    &call_tokenize,
+    &call_detokenize,
+    &call_count_tokens,
+    &call_list_models,
+    &call_get_model,
+    &call_embed,
+    &call_status,
+    &call_trace,
+    &call_health_check,
+    &call_health_watch,
+    &call_reflection,
+    &call_reflection_alpha,
 };
 
 static const struct call_handler *handler_find(const struct service_method *method)
@@ -177,12 +187,17 @@ static enum status load_intercept(const struct rpc_call *rpc, struct listener *l
     return STATUS_EXHAUSTED;
 }
 
+static bool is_tcp(const struct rpc_call *rpc, const struct listener *listener)
+{
+    return listener->tls && rpc->server == listener->servers[GRPC_TCP];
+}
+
 /* Only calls of the TCP server have a list to be in. */
 static enum status identity_intercept(const struct rpc_call *rpc, struct listener *listener,
                                       char ret_name[IDENTITY_NAME_MAX_BYTES], struct error *error)
 {
     ret_name[0] = '\0';
-    if (!listener->tls || rpc->server != listener->servers[GRPC_TCP])
+    if (!is_tcp(rpc, listener))
         return STATUS_OK;
     return grpc_identity_check(rpc, listener->tls, ret_name, error);
 }
@@ -194,7 +209,7 @@ static void refusal_warn(struct grpc_lane *lane, const struct error *error)
     if (lane->warned_ns && now_ns - lane->warned_ns < NS_PER_S)
         return;
     lane->warned_ns = now_ns;
-    log_warning("a call over TCP is refused: %s", error->text);
+    log_warning("a call is refused: %s", error->text);
 }
 
 typedef enum status intercept_fn(const struct rpc_call *rpc, struct listener *listener,
@@ -313,10 +328,20 @@ bool call_request(struct call *call)
         request->deadline_ns = request->accepted_ns + DEADLINE_MAX_NS;
     request->peer_uid = grpc_peers_uid(call->listener->peers, call->rpc->peer_fd);
     memcpy(request->peer, call->peer, sizeof request->peer);
-    request->cache_domain = digest_domain(request->peer, request->peer_uid);
     request->outlet = &lane_of(call->rpc)->outlet;
     request->call = call;
     call->request = request;
+    struct tenancy_place place;
+    bool tcp = is_tcp(call->rpc, call->listener);
+    if (grpc_identity_place(call->rpc, front->tenancy, tcp, request->peer_uid, &place, &error) !=
+        STATUS_OK) {
+        refusal_warn(lane_of(call->rpc), &error);
+        call_fail(call, &error);
+        return false;
+    }
+    request->tenant = place.tenant;
+    request->cache_domain = place.cache_domain;
+    request->cache_readonly = place.cache_readonly;
     return true;
 }
 
@@ -327,7 +352,7 @@ void call_submit(struct call *call)
     trace_name(walker.trace, walker.writer, request->id, request->name);
     walk_add(walker, request->id, WALK_ACCEPTED, call->accepted_ns, 0);
     walk_add(walker, request->id, WALK_DECODED, clock_now_ns(),
-             request->model ? request->model->index : 0);
+             walk_decoded_value(request->model ? request->model->index : 0, request->tenant));
     call->submitted = true;
     text_pool_submit(call->front->text_pool, call->request);
 }

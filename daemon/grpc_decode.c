@@ -308,6 +308,8 @@ static enum status priority_decode(Galerne__V1__Priority priority, struct reques
 {
     switch (priority) {
     case GALERNE__V1__PRIORITY__PRIORITY_UNSPECIFIED:
+        request->class = CLASS_DEFAULT;
+        return STATUS_OK;
     case GALERNE__V1__PRIORITY__PRIORITY_INTERACTIVE:
         request->class = CLASS_INTERACTIVE;
         return STATUS_OK;

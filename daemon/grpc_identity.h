@@ -9,7 +9,7 @@
  */
 #pragma once
 
-#include "base/status.h"
+#include "daemon/tenancy.h"
 
 struct rpc_call;
 struct tls_files;
@@ -20,3 +20,7 @@ struct tls_files;
  * else the fingerprint; "" on a unix socket. */
 enum status grpc_identity_check(const struct rpc_call *rpc, struct tls_files *files,
                                 char ret_name[IDENTITY_NAME_MAX_BYTES], struct error *error);
+
+/* Whose request it is: of the certificate's names when it came over TCP, else of the user id. */
+enum status grpc_identity_place(const struct rpc_call *rpc, struct tenancy *tenancy, bool tcp,
+                                uint32_t uid, struct tenancy_place *ret_place, struct error *error);

@@ -11,8 +11,7 @@
 #define LIMIT_DEFAULT 10
 #define LIMIT_MAX 20
 
-_Static_assert((int)WALK_LAST_SENT ==
-                   (int)GALERNE__ADMIN__V1__TRACE_STAGE__TRACE_STAGE_LAST_SENT,
+_Static_assert((int)WALK_LAST_SENT == (int)GALERNE__ADMIN__V1__TRACE_STAGE__TRACE_STAGE_LAST_SENT,
                "one numbering");
 
 /* One request of the answer, and what it points to. */
@@ -51,10 +50,11 @@ static void row_fill(const struct front *front, struct answer *answer, uint32_t 
         event->value = events[i].value;
         if (events[i].kind != WALK_DECODED)
             continue;
-        event->value = 0; /* the model is said by its name */
-        if (events[i].value < front->n_models)
-            snprintf(row->model, sizeof row->model, "models/%s",
-                     front->models[events[i].value].config->name);
+        event->value = 0; /* model and tenant are said by their names */
+        uint32_t model = events[i].value & 0xff;
+        if (model < front->n_models)
+            snprintf(row->model, sizeof row->model, "models/%s", front->models[model].config->name);
+        row->trace.tenant = (char *)(uintptr_t)tenancy_name(front->tenancy, events[i].value >> 8);
     }
     answer->row_rows[index] = &row->trace;
 }

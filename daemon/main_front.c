@@ -172,6 +172,9 @@ static int control_run(struct control *control, const sigset_t *signals)
             .tv_nsec = (long)(control->ready_said ? TICK_SERVING_NS : TICK_STARTING_NS)};
         int number = sigtimedwait(signals, NULL, &tick);
         listener_grpc.turn(control->listener, number == SIGHUP);
+        struct error error;
+        if (number == SIGHUP && front_reload(control->front, &error) != STATUS_OK)
+            log_error("the configuration is not taken, what was in force goes on: %s", error.text);
         if (number == SIGTERM || number == SIGINT) {
             log_info("%s: draining", number == SIGTERM ? "SIGTERM" : "SIGINT");
             return 0;
@@ -255,7 +258,9 @@ int main(int argc, char **argv)
         return 1;
     }
     if (arguments.check_config) {
-        printf("%s: good, %u models\n", arguments.config, config.n_models);
+        printf("%s: good, %u %s, %u %s\n", arguments.config, config.n_models,
+               config.n_models == 1 ? "model" : "models", config.n_tenants,
+               config.n_tenants == 1 ? "tenant" : "tenants");
         return 0;
     }
     log_open("galerned", (enum log_level)config.log_level);

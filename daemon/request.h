@@ -77,8 +77,9 @@ struct request {
     uint32_t tenant;
     enum sched_class class;
     uint64_t cache_domain;
-    uint32_t peer_uid; /* of the unix socket's other side; UINT32_MAX unknown */
-    char peer[128];    /* TCP: the name in the client's certificate; "" on a unix socket */
+    bool cache_readonly; /* uses the domain's blocks, adds none */
+    uint32_t peer_uid;   /* of the unix socket's other side; UINT32_MAX unknown */
+    char peer[128];      /* TCP: the name in the client's certificate; "" on a unix socket */
     struct served_model *model;
     struct prompt prompt;
     bool with_special;                 /* DETOKENIZE: write special tokens out */

@@ -22,8 +22,7 @@ bool tls_clients_have(const struct tls_clients *clients, const char *name)
     return clients->n && bsearch(&name, clients->names, clients->n, sizeof name, name_order);
 }
 
-/* Leaves a fingerprint in lower case without colons; false when the text is none. */
-static bool fingerprint_normalize(char *text)
+bool tls_fingerprint_normalize(char *text)
 {
     char digits[FINGERPRINT_DIGITS + 1];
     size_t n = 0;
@@ -68,10 +67,10 @@ static enum status line_read(const char *file, uint32_t number, char *line,
                          "%s:%u: expected names or SHA-256 fingerprints of clients, a line each; "
                          "this is a PEM file",
                          file, number);
-    if (strncmp(line, "sha256:", 7) == 0 && !fingerprint_normalize(line))
+    if (strncmp(line, "sha256:", 7) == 0 && !tls_fingerprint_normalize(line))
         return error_set(error, STATUS_INVALID,
                          "%s:%u: expected 64 hexadecimal digits after sha256:", file, number);
-    fingerprint_normalize(line); /* without the prefix it may also be a name */
+    tls_fingerprint_normalize(line); /* without the prefix it may also be a name */
     clients->names[clients->n++] = line;
     return STATUS_OK;
 }

@@ -68,6 +68,10 @@ bool tls_files_have_list(const struct tls_files *files);
 /* Is it in the list, or is there no list? */
 bool tls_files_allow(struct tls_files *files, const struct tls_peer *peer);
 
+/* Leaves a fingerprint (64 hexadecimal digits, colons and "sha256:" allowed) in lower case without
+ * either; false, and nothing changed, when the text is none. */
+bool tls_fingerprint_normalize(char *text);
+
 /* ---- the list itself ---- */
 
 struct tls_clients {

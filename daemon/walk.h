@@ -13,7 +13,7 @@
 
 enum walk_stage {
     WALK_ACCEPTED = 1, /* the call's headers were here */
-    WALK_DECODED,      /* it is a good request; value: index of the model */
+    WALK_DECODED,      /* it is a good request; value: model and tenant, walk_decoded_value */
     WALK_TEXT,         /* a text thread has taken it */
     WALK_TOKENIZED,    /* value: tokens of the prompt */
     WALK_INLET,        /* on its way to the engine */
@@ -31,6 +31,12 @@ enum walk_stage {
 
 /* At most so many events of one request: each stage, doubling tokens, and some replays. */
 #define WALK_EVENTS_MAX 56
+
+/* Indexes of model (below 256) and tenant in one value. */
+static inline uint32_t walk_decoded_value(uint32_t model, uint32_t tenant)
+{
+    return tenant << 8 | model;
+}
 
 /* Who writes: a thread's ring. */
 struct walker {

@@ -41,10 +41,11 @@ def wait_until(what: str, test, timeout_s: float = 10.0):
 
 
 class Daemon:
-    """`settings` are keys of the configuration file; models maps names to paths."""
+    """`settings` are keys of the configuration file; models maps names to paths; tenants is the
+    text of that list."""
 
     def __init__(self, models=None, model_settings=None, start=True, wait=True, directory=None,
-                 files_max=None, **settings):
+                 files_max=None, tenants="", **settings):
         self.owns_directory = directory is None
         self.directory = pathlib.Path(directory or tempfile.mkdtemp(prefix="galerne-e2e-"))
         self.run_dir = self.directory / "run"
@@ -59,7 +60,8 @@ class Daemon:
         for name, path in (models or TINY).items():
             text += f"  - name: {name}\n    path: {path}\n    threads_count: 1\n"
             text += "".join(f"    {k}: {v}\n" for k, v in (model_settings or {}).items())
-        self.config.write_text(text)
+        self.without_tenants = text
+        self.set_tenants(tenants)
         if start:
             self.start(wait)
 
@@ -73,6 +75,16 @@ class Daemon:
         if wait:
             wait_until("galerned is ready", self.is_ready, 30)
 
+    def set_tenants(self, tenants: str, **settings) -> None:
+        """Into the file; a running daemon reads it again on SIGHUP."""
+        more = "".join(f"{key}: {value}\n" for key, value in settings.items())
+        self.config.write_text(self.without_tenants + more
+                               + (f"tenants:\n{tenants}" if tenants else ""))
+
+    def reload(self, tenants: str, **settings) -> None:
+        self.set_tenants(tenants, **settings)
+        self.process.send_signal(signal.SIGHUP)
+
     def is_ready(self) -> bool:
         if self.process.poll() is not None:
             raise AssertionError(f"galerned ended with {self.process.returncode}:\n"
@@ -81,6 +93,10 @@ class Daemon:
 
     def log_tail(self) -> str:
         return self.log_path.read_text(errors="replace")[-20000:] if self.log_path.exists() else ""
+
+    def log_has(self, words: str, count: int = 1) -> None:
+        """A request's line is written when its call is freed, after the client has its answer."""
+        wait_until(words, lambda: self.log_tail().count(words) >= count)
 
     def stop(self, number=signal.SIGTERM, timeout_s: float = 20.0):
         """The exit code; what is left of the daemon is removed."""

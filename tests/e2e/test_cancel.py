@@ -41,7 +41,7 @@ def test_cancel_frees_blocks(daemon):
     stream.cancel()
     daemon.wait_idle()
     assert daemon.model_status().requests_cancelled_total == before + 1
-    assert "finish cancelled CANCELLED" in daemon.log_tail()
+    daemon.log_has("finish cancelled CANCELLED")
 
 
 def test_cancel_at_once(daemon):

@@ -127,7 +127,7 @@ def test_generate_passes_every_option_on(daemon):
     assert good(run(daemon, "generate", "-m", "tiny", "-n", 30, "--stop", stop, "hello")).rstrip(
         "\n") == text[:text.index(stop)].rstrip("\n")
     good(run(daemon, "generate", "-m", "tiny", "-n", 2, "--batch", "--request-id", "ctl-7", "x"))
-    assert "request ctl-7: model tiny" in daemon.log_tail()
+    daemon.log_has("request ctl-7: model tiny")
 
 
 def test_statistics_go_to_standard_error(daemon):

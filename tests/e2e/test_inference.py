@@ -51,7 +51,7 @@ def test_request_id_is_returned(daemon):
     messages = generate(daemon.inference(), model="tiny", text="x", max_tokens=2,
                         request_id="my request/7")
     assert messages[0].request_id == "my request/7"
-    assert "request my request/7: model tiny" in daemon.log_tail()
+    daemon.log_has("request my request/7: model tiny")
 
 
 @pytest.mark.parametrize("k", [0, 1, 20])

@@ -70,7 +70,7 @@ class Tls:
         os.rename(self.files / "new", self.files / target)
 
     def log_has(self, words: str, count: int = 1) -> None:
-        wait_until(words, lambda: self.daemon.log_tail().count(words) >= count)
+        self.daemon.log_has(words, count)
 
     def raw_context(self, client="alice") -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.authority / "ca.pem")
@@ -101,13 +101,14 @@ def test_who_may_come(tls):
     one = tls()
     assert one.generate("alice") == 10
     assert one.generate("bob") == 10
-    log = one.daemon.log_tail()
-    assert 'peer "alice"' in log and 'peer "spiffe://test/bob"' in log
+    one.log_has('peer "alice"')
+    one.log_has('peer "spiffe://test/bob"')
     for client in None, "expired", "stranger":
         assert one.refused(client).code() == grpc.StatusCode.UNAVAILABLE  # no handshake, no call
     assert one.generate("alice") == 10
     # a client that expects another daemon
     assert one.refused("alice", one.stub(root="other-ca")).code() == grpc.StatusCode.UNAVAILABLE
+    one.log_has("finish length", 3)
     assert one.daemon.log_tail().count("finish length") == 3
 
 

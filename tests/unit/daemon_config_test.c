@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "daemon/config.h"
 #include "daemon/config_table.h"
+#include "daemon/config_tenants.h"
 
 #define MODELS "models:\n  - name: demo\n    path: /m\n"
 
@@ -215,6 +216,112 @@ static void names_each_mistake(void **state)
     }
 }
 
+/* ---- tenants ---- */
+
+#define BANK "tenants:\n- name: bank\n"
+
+static void reads_tenants(void **state)
+{
+    must_parse(MODELS "default_tenant: guests\n"
+                      "tenants:\n"
+                      "  - name: chat\n    parent: bank\n    clients: [alice, \"uid:1000\"]\n"
+                      "  - {name: bank, weight: 3, reserved_percent: 20}\n"
+                      "  - name: night\n    parent: bank\n    class: batch\n    weight: 1000000\n"
+                      "    limit_percent: 30\n    cached_percent: 5\n    closed: true\n"
+                      "    cache: shared\n    clients:\n      - spiffe://x/night\n"
+                      "  - name: guests\n");
+    assert_int_equal(config.n_tenants, 4);
+    const struct config_tenant *t = config.tenants;
+    assert_int_equal(t[0].parent_index, 1);
+    assert_int_equal(t[0].line, 6);
+    assert_int_equal(t[1].parent_index, CONFIG_NONE);
+    assert_int_equal(t[1].weight, 3);
+    assert_int_equal(t[2].class, CLASS_BATCH);
+    assert_int_equal(t[3].weight, 1);
+    assert_int_equal(t[3].class, CLASS_INTERACTIVE);
+    assert_int_equal(t[3].cache, CONFIG_CACHE_OWN);
+    assert_int_equal(config.n_clients, 3);
+    assert_string_equal(config.clients[1].name, "uid:1000");
+    assert_int_equal(config.clients[1].tenant, 0);
+    assert_string_equal(config.clients[2].name, "spiffe://x/night");
+    assert_int_equal(config.clients[2].tenant, 2);
+    assert_int_equal(config.clients[2].line, 19);
+
+    struct tenant_row row = config_tenant_row(&t[1], 1000);
+    assert_int_equal(row.parent, TENANT_TOP);
+    assert_int_equal(row.reserved_blocks, 200);
+    assert_int_equal(row.limit_blocks, 0);
+    assert_int_equal(row.cached_blocks, 0);
+    row = config_tenant_row(&t[2], 50);
+    assert_int_equal(row.parent, 1);
+    assert_true(row.closed);
+    assert_int_equal(row.limit_blocks, 15);
+    assert_int_equal(row.cached_blocks, 2);
+}
+
+static const char *const bad_tenants[][2] = {
+    {"tenants: bank\n", "t.yaml:4:10: tenants: expected a list (lines that begin with"},
+    {"tenants: []\n", "t.yaml:4:10: tenants: expected at least one tenant"},
+    {"tenants: [bank]\n", "t.yaml:4:11: tenants: expected name and rights of a tenant, got a"},
+    {"tenants:\n- weight: 1\n", "t.yaml:5:3: an entry of tenants lacks name"},
+    {BANK "  weight: 0\n", "t.yaml:6:11: weight: expected a whole number from 1 to 1000000"},
+    {BANK "  weight: -1\n", "t.yaml:6:11: weight: expected a whole number from 1 to 1000000"},
+    {BANK "  reserved_percent: 51\n", "t.yaml:6:21: reserved_percent: expected a whole number"},
+    {BANK "  wieght: 1\n", "t.yaml:6:3: unknown key \"wieght\": did you mean weight?"},
+    {BANK "  log_level: info\n", "t.yaml:6:3: log_level belongs to the file, not to a tenant"},
+    {"weight: 1\n", "t.yaml:4:1: weight belongs to an entry of tenants"},
+    {BANK "- name: bank\n", "t.yaml:6:3: a second tenant is called bank: the first stands in line"},
+    {BANK "  parent: bnak\n", "t.yaml:5: parent: no tenant is called bnak: did you mean bank?"},
+    {BANK "  parent: somebody-else\n", "t.yaml:5: parent: no tenant is called somebody-else"},
+    {BANK "  parent: bank\n", "row 0 (bank, line 5): its parents go in a circle"},
+    {BANK "  parent: b\n- {name: b, parent: bank}\n", "its parents go in a circle"},
+    {BANK "- {name: b, parent: bank}\n- {name: c, parent: b}\n- {name: d, parent: c}\n",
+     "t.yaml: tenants: row 3 (d, line 8): 3 rows are above it"},
+    {BANK "  reserved_percent: 30\n- {name: b, reserved_percent: 21}\n",
+     "row 1 (b, line 7): with it, 510000 blocks are reserved of a pool of 1000000"},
+    {BANK "  reserved_percent: 3\n- {name: b, parent: bank, reserved_percent: 2}\n",
+     "it reserves blocks and so does row 0 above it"},
+    {BANK "  reserved_percent: 3\n  limit_percent: 2\n", "it reserves more blocks than its limit"},
+    {BANK "  clients: alice\n", "t.yaml:6:12: clients: expected a list of names"},
+    {BANK "  clients: [{}]\n", "t.yaml:6:13: clients: expected a certificate's name"},
+    {BANK "  clients: [\"a b\"]\n", "t.yaml:6:13: clients: expected a certificate's name"},
+    {BANK "  clients: [a, a]\n", "t.yaml:6: the client \"a\" stands in line 6 already"},
+    {BANK "  clients: [a]\n- {name: b, parent: bank}\n",
+     "t.yaml:6: bank has tenants below it: its clients belong to one of those"},
+    {BANK "default_tenant: bnk\n",
+     "t.yaml: default_tenant: no tenant is called bnk: did you mean bank?"},
+    {BANK "- {name: b, parent: bank}\ndefault_tenant: bank\n",
+     "t.yaml: default_tenant: bank has tenants below it"},
+    {"default_tenant: bank\n", "t.yaml: default_tenant: no tenant is called bank"},
+};
+
+static void names_each_mistake_in_tenants(void **state)
+{
+    char text[512];
+    for (size_t i = 0; i < array_count(bad_tenants); i++) {
+        snprintf(text, sizeof text, MODELS "%s", bad_tenants[i][0]);
+        if (parse(text) != STATUS_INVALID)
+            fail_msg("accepted: %s", text);
+        if (!strstr(error.text, bad_tenants[i][1]))
+            fail_msg("%s\n gave: %s\n not:  %s", text, error.text, bad_tenants[i][1]);
+    }
+}
+
+static void limits_count_of_tenants(void **state)
+{
+    static char many[65536];
+    snprintf(many, sizeof many, MODELS "tenants:\n");
+    for (int i = 0; i <= CONFIG_TENANTS_MAX; i++)
+        snprintf(many + strlen(many), 32, "- {name: t%d}\n", i);
+    assert_int_equal(parse(many), STATUS_INVALID);
+    assert_non_null(strstr(error.text, "t.yaml:261:3: tenants: expected at most 256 of them"));
+    snprintf(many, sizeof many, MODELS BANK "  clients:\n");
+    for (int i = 0; i <= CONFIG_CLIENTS_MAX; i++)
+        snprintf(many + strlen(many), 32, "  - c%d\n", i);
+    assert_int_equal(parse(many), STATUS_INVALID);
+    assert_non_null(strstr(error.text, "clients: expected at most 1024 of all tenants together"));
+}
+
 static void limits_size_and_count(void **state)
 {
     size_t size_bytes = 1024 * 1024 + 1;
@@ -305,7 +412,8 @@ static void sample_is_the_default(void **state)
         char name[40] = "";
         if (sscanf(c + 2, "%39[a-z_]", name) == 1 && c[2 + strlen(name)] == ':' &&
             (option_find(config_rows, config_rows_count, name) ||
-             option_find(config_model_rows, config_model_rows_count, name)))
+             option_find(config_model_rows, config_model_rows_count, name)) &&
+            strcmp(name, "default_tenant") != 0) /* of which the tenants are missing */
             memmove(c, c + 2, strlen(c + 2) + 1);
     }
     assert_null(strstr(text, "# requests_max:"));
@@ -330,6 +438,8 @@ static char *tables_text(void)
     option_print_markdown(out, config_rows, config_rows_count);
     fputs("\n## Keys of one entry of `models`\n\n", out);
     option_print_markdown(out, config_model_rows, config_model_rows_count);
+    fputs("\n## Keys of one entry of `tenants`\n\n", out);
+    option_print_markdown(out, config_tenant_rows, config_tenant_rows_count);
     fputs("\n" PAGE_END, out);
     fclose(out);
     return text;
@@ -373,10 +483,17 @@ static void page_follows_the_table(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(has_defaults),          cmocka_unit_test(reads_every_key),
-        cmocka_unit_test(names_each_mistake),    cmocka_unit_test(limits_size_and_count),
-        cmocka_unit_test(survives_every_cut),    cmocka_unit_test(loads_from_disk),
-        cmocka_unit_test(sample_is_the_default), cmocka_unit_test(page_follows_the_table),
+        cmocka_unit_test(has_defaults),
+        cmocka_unit_test(reads_every_key),
+        cmocka_unit_test(names_each_mistake),
+        cmocka_unit_test(limits_size_and_count),
+        cmocka_unit_test(survives_every_cut),
+        cmocka_unit_test(loads_from_disk),
+        cmocka_unit_test(sample_is_the_default),
+        cmocka_unit_test(page_follows_the_table),
+        cmocka_unit_test(reads_tenants),
+        cmocka_unit_test(names_each_mistake_in_tenants),
+        cmocka_unit_test(limits_count_of_tenants),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,6 +29,17 @@ void engine_status(struct engine *engine, struct engine_status *ret_status)
     *ret_status = engine->status;
 }
 
+uint32_t engine_tenants(struct engine *engine, struct sched_tenant_stats *ret_rows)
+{
+    ret_rows[0] = (struct sched_tenant_stats){.running = engine->status.sched.running};
+    return 1;
+}
+
+uint32_t engine_blocks_count(const struct engine *engine)
+{
+    return engine->status.sched.blocks_count;
+}
+
 void engine_wake(struct engine *engine)
 {
     engine->wakes++;
@@ -199,6 +210,7 @@ void fake_open(void)
         fake.front.models[i].plan.arch.vocab = FAKE_VOCAB;
     }
     CHECK(request_pool_open(fake.config.requests_max, &fake.front.requests, &error) == STATUS_OK);
+    CHECK(tenancy_open(&fake.config, &fake.front.tenancy, &error) == STATUS_OK);
     fake.listener.front = &fake.front;
     fake.listener.n_lanes = 1;
     CHECK(grpc_peers_open(&fake.listener.peers, &error) == STATUS_OK);
@@ -218,6 +230,7 @@ bool fake_close(void)
         return false;
     }
     request_pool_close(fake.front.requests);
+    tenancy_close(fake.front.tenancy);
     outlet_close(&fake.listener.lanes[0].outlet);
     grpc_peers_close(fake.listener.peers);
     return true;
