@@ -28,9 +28,18 @@ static struct forecast_one foreseen(const struct sched *sched, const struct seq 
     return one;
 }
 
+void seq_look_up(const struct sched *sched, struct seq *seq)
+{
+    seq->matched_blocks = prefix_match(&sched->blocks.prefix, seq->cache_domain, seq->digests,
+                                       seq->n_digests, sched->matched);
+    seq->matched_tokens = seq->matched_blocks * sched->limits.block_tokens;
+    group_look_up(sched, seq);
+}
+
 /*
  * The last known token is computed in any case: its position gives the first sample. When the cache
- * holds even that, its block would be written, so it is copied first.
+ * holds even that, its block would be written, so it is copied first; as is the tail of a group's
+ * prompt, behind which each member goes on in its own way.
  */
 struct need need_of(const struct sched *sched, struct seq *seq, bool looks_up)
 {
@@ -38,9 +47,8 @@ struct need need_of(const struct sched *sched, struct seq *seq, bool looks_up)
     struct need need = {.known_tokens = seq_known_tokens(seq), .copy_block = PREFIX_NONE};
     uint32_t first_blocks = blocks_for(blocks, need.known_tokens + 1), cached = 0;
     if (looks_up)
-        seq->matched_blocks = prefix_match(&blocks->prefix, seq->cache_domain, seq->digests,
-                                           seq->n_digests, sched->matched);
-    need.cached_tokens = u32_min(seq->matched_blocks * blocks->block_tokens, need.known_tokens - 1);
+        seq_look_up(sched, seq);
+    need.cached_tokens = u32_min(seq->matched_tokens, need.known_tokens - 1);
     need.shared_blocks = need.cached_tokens / blocks->block_tokens;
     if (looks_up && need.cached_tokens % blocks->block_tokens)
         need.copy_block = sched->matched[need.shared_blocks];
@@ -207,6 +215,7 @@ static void seq_open(struct sched *sched, struct draft *draft, struct seq *seq,
                                 .found_tokens = seq->cached_tokens,
                                 .n_blocks = need->shared_blocks + need->new_blocks,
                                 .blocks_first = first};
+    group_opened(sched, seq, need->cached_tokens);
     draft->open_tokens_left -= need->known_tokens;
     forecast_add(&draft->forecast, &need->later);
     tenants_promise(sched, seq->tenant, need->later.grow_blocks);

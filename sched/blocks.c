@@ -109,6 +109,13 @@ uint32_t blocks_give_back(struct blocks *blocks, uint32_t table)
     return n;
 }
 
+void blocks_forget(struct blocks *blocks, uint64_t domain)
+{
+    uint32_t block;
+    while ((block = prefix_forget(&blocks->prefix, domain)) != PREFIX_NONE)
+        blocks->free[blocks->free_count++] = block;
+}
+
 void blocks_check(const struct blocks *blocks)
 {
     prefix_check(&blocks->prefix);

@@ -9,7 +9,8 @@
  * A block is free, private to the one sequence that took it (`owner`), or listed in the prefix
  * cache: then any number of tables name it, and when none does it is cached, which is as good as
  * free: taking blocks evicts when the free ones are used up. A listed block is full, and nobody
- * writes it any more.
+ * writes it any more; save the tail of a group's prompt (group.h), whose owner writes on behind it
+ * and which is only copied.
  *
  * Free blocks are a stack: the one given back last is taken first, it is the warmest. All memory is
  * laid out once in what blocks_footprint asked for. Owner: the scheduler.
@@ -76,6 +77,9 @@ void blocks_let_go(struct blocks *blocks, uint32_t block);
 
 /* Empties a table; returns how many entries it had. */
 uint32_t blocks_give_back(struct blocks *blocks, uint32_t table);
+
+/* All cached blocks of a domain are free. */
+void blocks_forget(struct blocks *blocks, uint64_t domain);
 
 /* Aborts unless each block is free once, or cached, or referenced exactly as often as tables name
  * it, and by one table alone if it is not listed. */

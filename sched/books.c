@@ -125,6 +125,13 @@ void seq_aside(struct sched *sched, struct seq *seq)
     line_leave(sched, seq);
 }
 
+void seq_hold(struct sched *sched, struct seq *seq)
+{
+    CHECK(seq->state == SEQ_WAITING && seq->in_line && seq->group != GROUP_NONE);
+    seq->held = true;
+    line_leave(sched, seq);
+}
+
 static void waiting_leave(struct sched *sched, struct seq *seq)
 {
     CHECK(seq->state == SEQ_WAITING);
@@ -198,6 +205,7 @@ static void seq_let_go(struct sched *sched, struct seq *seq)
 
 void seq_return(struct sched *sched, struct seq *seq)
 {
+    group_resign(sched, seq);
     running_leave(sched, seq);
     seq_wait(sched, seq, ARRIVES_PREEMPTED);
     seq_let_go(sched, seq);
@@ -212,6 +220,7 @@ static void seq_ended(struct sched *sched, struct seq *seq)
         place -= sched->limits.requests_max;
     sched->ended[place] = seq->id;
     sched->ended_total++;
+    group_leave(sched, seq);
 }
 
 void seq_end(struct sched *sched, struct seq *seq)
@@ -221,6 +230,7 @@ void seq_end(struct sched *sched, struct seq *seq)
     seq->n_digests = 0;
     if (seq->state == SEQ_WAITING) {
         waiting_leave(sched, seq);
+        seq->held = false;
         seq->state = SEQ_ENDING;
         if (sched->policy->ended)
             sched->policy->ended(sched->policy_state, seq);
@@ -258,13 +268,18 @@ void seq_release(struct sched *sched, struct seq *seq)
  * memory, and what a request of one step computed is listed when that step retires. */
 void seq_name_blocks(struct sched *sched, struct seq *seq)
 {
-    if (seq->named_blocks >= seq->n_digests)
+    uint32_t block_tokens = sched->limits.block_tokens;
+    uint32_t n_names = seq->lists_in_group ? seq->prompt_tokens / block_tokens : seq->n_digests;
+    if (seq->named_blocks >= n_names)
         return;
-    uint32_t end = u32_min(seq->planned_tokens / sched->limits.block_tokens, seq->n_digests);
+    uint32_t end = u32_min(seq->planned_tokens / block_tokens, n_names);
     const uint32_t *table = blocks_table(&sched->blocks, seq->slot);
-    for (; seq->named_blocks < end; seq->named_blocks++)
-        prefix_name(&sched->blocks.prefix, table[seq->named_blocks],
-                    &seq->digests[seq->named_blocks]);
+    for (; seq->named_blocks < end; seq->named_blocks++) {
+        uint32_t i = seq->named_blocks;
+        struct sched_digest name =
+            seq->lists_in_group ? group_name(&sched->groups[seq->group], i) : seq->digests[i];
+        prefix_name(&sched->blocks.prefix, table[i], &name);
+    }
 }
 
 /* Also of one that was preempted or is over: the step that computed them ran. */
@@ -275,8 +290,12 @@ void seq_list_blocks(struct sched *sched, struct seq *seq)
     uint32_t full = seq->computed_tokens / sched->limits.block_tokens;
     uint32_t end = u32_min(full, seq->named_blocks);
     uint32_t quota = sched->tenants.rows[seq->tenant].cached_blocks;
+    uint64_t domain = seq->cache_readonly ? 0 : seq->cache_domain; /* 0: none */
+    if (seq->lists_in_group) {
+        domain = sched->groups[seq->group].domain;
+        quota = UINT32_MAX;
+    }
     const uint32_t *table = blocks_table(&sched->blocks, seq->slot);
     for (; seq->listed_blocks < end; seq->listed_blocks++)
-        if (!seq->cache_readonly)
-            prefix_list(&sched->blocks.prefix, table[seq->listed_blocks], seq->cache_domain, quota);
+        prefix_list(&sched->blocks.prefix, table[seq->listed_blocks], domain, quota);
 }

@@ -7,6 +7,7 @@
  *
  *     seq_wait      FREE | RUNNING -> WAITING, in the policy's line
  *     seq_aside     a waiting one leaves the line, its turn came while it was paused
+ *     seq_hold      the same: its turn came while another choice computes the prompt
  *     seq_run       WAITING -> RUNNING, with a free slot
  *     seq_return    RUNNING -> WAITING at the head of the line; its close is owed
  *     seq_end       WAITING | RUNNING -> ENDING (-> ENDED when nothing is in flight)
@@ -26,6 +27,7 @@
 #include "sched/blocks.h"
 #include "sched/deadlines.h"
 #include "sched/forecast.h"
+#include "sched/group.h"
 #include "sched/policy.h"
 #include "sched/seq.h"
 #include "sched/tenants.h"
@@ -64,6 +66,8 @@ struct sched {
     sched_id *ended; /* [requests_max] a ring: n_ended from ended_first on, in order of their end */
     struct deadlines deadlines;
     struct tenants tenants;
+    struct group *groups; /* [requests_max] */
+    uint32_t free_group;  /* GROUP_NONE: none */
 
     struct blocks blocks;
     uint32_t releasing_blocks; /* held by sequences that do not run: free when steps retire */
@@ -91,6 +95,7 @@ struct sched {
 
     uint64_t submitted_total, admitted_total, preempted_total, ended_total;
     uint64_t processed_tokens_total, recomputed_tokens_total, cached_tokens_total;
+    uint64_t prompt_tokens_total; /* computed for the first time */
     uint64_t dropped_total, unexpected_total;
     uint64_t end_interval_ns; /* recent mean time between two ends; 0: none was seen */
     uint64_t end_seen_ns;     /* when ended_total was end_seen_total */
@@ -105,6 +110,7 @@ void books_tick(struct sched *sched, uint64_t now_ns);
 /* A free id becomes a waiting sequence (the caller fills what was submitted before). */
 void seq_wait(struct sched *sched, struct seq *seq, enum arrival arrival);
 void seq_aside(struct sched *sched, struct seq *seq);
+void seq_hold(struct sched *sched, struct seq *seq);
 /* The caller puts its blocks into the table of its new slot. */
 void seq_run(struct sched *sched, struct seq *seq, uint32_t cached_tokens);
 void seq_return(struct sched *sched, struct seq *seq);
@@ -140,6 +146,9 @@ struct draft {
     struct forecast forecast; /* of the running ones, once it is made */
     bool preempted;           /* since blocks ran out: nobody is admitted */
 };
+
+/* What is listed of its prompt: sched->matched, matched_blocks, matched_tokens. */
+void seq_look_up(const struct sched *sched, struct seq *seq);
 
 /* What it takes to admit a waiting one. */
 struct need {

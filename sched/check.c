@@ -96,7 +96,7 @@ static void seq_check(const struct sched *sched, const struct seq *seq)
     if (seq->state == SEQ_RUNNING)
         seq_check_running(sched, seq);
     if (seq->state == SEQ_WAITING)
-        BOOKS(sched, seq->in_line || seq->paused);
+        BOOKS(sched, seq->in_line ? !seq->held : seq->held || seq->paused);
     if (seq->state == SEQ_ENDING)
         BOOKS(sched, seq->slot != SEQ_NO_SLOT);
     if (seq->state == SEQ_ENDED)
@@ -148,6 +148,23 @@ static void slots_check(const struct sched *sched)
         BOOKS(sched, sched->slots[sched->owed[i]].state == SLOT_OWED);
 }
 
+/* A block that the group's own domain lists: of this group, of this place. True for the tail. */
+static bool tail_check(const struct sched *sched, const struct seq *seq, uint32_t place)
+{
+    const struct prefix *prefix = &sched->blocks.prefix;
+    uint32_t block = blocks_table(&sched->blocks, seq->slot)[place];
+    uint64_t domain = prefix->domains[prefix->blocks[block].domain].id;
+    uint32_t n_full = seq->prompt_tokens / sched->blocks.block_tokens;
+    if (!group_owns_domain(domain))
+        return false;
+    BOOKS(sched, seq->group != GROUP_NONE && sched->groups[seq->group].domain == domain);
+    struct sched_digest name = group_name(&sched->groups[seq->group], place);
+    BOOKS(sched, memcmp(&name, &prefix->blocks[block].digest, sizeof name) == 0);
+    BOOKS(sched, place < n_full ? seq->lists_in_group
+                                : place == n_full && seq->computed_tokens >= seq->prompt_tokens);
+    return place == n_full;
+}
+
 /* Nobody has a block of another, but blocks of his own domain that are full and written no more. */
 static void owners_check(const struct sched *sched)
 {
@@ -158,14 +175,16 @@ static void owners_check(const struct sched *sched)
         const struct seq *seq = &sched->seqs[sched->slots[slot].holder];
         for (uint32_t i = 0; i < sched->blocks.table_counts[slot]; i++) {
             uint32_t block = blocks_table(&sched->blocks, slot)[i];
-            if (!prefix_is_listed(prefix, block)) {
+            if (!prefix_is_listed(prefix, block) || tail_check(sched, seq, i)) {
                 BOOKS(sched, sched->blocks.blocks[block].references == 1);
                 BOOKS(sched, sched->blocks.blocks[block].owner == seq->id);
                 continue;
             }
-            BOOKS(sched, prefix->domains[prefix->blocks[block].domain].id == seq->cache_domain);
             BOOKS(sched, i < seq->listed_blocks);
             BOOKS(sched, (i + 1) * sched->blocks.block_tokens <= seq->computed_tokens);
+            if (group_owns_domain(prefix->domains[prefix->blocks[block].domain].id))
+                continue; /* tail_check has seen to it */
+            BOOKS(sched, prefix->domains[prefix->blocks[block].domain].id == seq->cache_domain);
             BOOKS(sched,
                   i >= seq->n_digests || memcmp(&seq->digests[i], &prefix->blocks[block].digest,
                                                 sizeof seq->digests[i]) == 0);
@@ -207,6 +226,7 @@ void sched_check(const struct sched *sched)
     counts_check(sched);
     slots_check(sched);
     owners_check(sched);
+    groups_check(sched);
     tenants_balance(sched);
     for (uint32_t i = 0; i < sched->limits.requests_max; i++)
         seq_check(sched, &sched->seqs[i]);

@@ -37,6 +37,7 @@ static void tokens_account(struct sched *sched, struct seq *seq, uint32_t first,
     uint32_t from = u32_max(first, high), to = u32_min(end, seq->prompt_tokens);
     if (from >= to)
         return;
+    sched->prompt_tokens_total += to - from;
     for (struct tenant *t = &tenants->rows[seq->tenant]; t; t = tenant_above(tenants, t))
         t->prefill_tokens_total += to - from;
     sched->policy->charge(sched->policy_state, seq, to - from, 0);
@@ -244,6 +245,8 @@ static void plan_grants(struct sched *sched, struct draft *draft)
             policy->granted(state, seq, before - draft->tokens_left);
         } else if (seq->paused) {
             seq_aside(sched, seq);
+        } else if (group_holds(sched, seq)) {
+            seq_hold(sched, seq);
         } else if (seq_admit(sched, draft, seq, n_max, &why)) {
             policy->granted(state, seq, before - draft->tokens_left);
         } else {

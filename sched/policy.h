@@ -29,7 +29,7 @@ struct seq;
 enum arrival {
     ARRIVES_NEW,
     ARRIVES_PREEMPTED, /* it ran until now */
-    ARRIVES_RESUMED,   /* it was set aside while its reader was slow */
+    ARRIVES_RESUMED,   /* it was set aside: its reader was slow, or another choice had to compute */
 };
 
 /* Why a waiting one was not admitted. */
@@ -48,7 +48,7 @@ struct sched_policy {
     void (*tenants_changed)(void *state);
 
     void (*enqueue)(void *state, struct seq *seq, enum arrival arrival);
-    /* It leaves the line: admitted, ended, set aside. */
+    /* It leaves the line: admitted, ended, set aside (`paused` or `held`). */
     void (*dequeue)(void *state, struct seq *seq);
     /* A sequence is over; sampled_tokens is what it produced. Or NULL. */
     void (*ended)(void *state, struct seq *seq);

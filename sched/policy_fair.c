@@ -234,7 +234,7 @@ static void fair_dequeue(void *state, struct seq *seq)
 {
     struct fair *fair = state;
     struct line *line = line_of(fair, seq);
-    if (fair->offered == seq->id && !seq->paused)
+    if (fair->offered == seq->id && !seq->paused && !seq->held)
         line_passed(line, fair->places, seq);
     line_leave(line, fair->places, seq);
     line_count(fair, seq->tenant, -1u);

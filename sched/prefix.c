@@ -200,9 +200,10 @@ bool prefix_list(struct prefix *prefix, uint32_t block, uint64_t domain, uint32_
     return true;
 }
 
-static void block_unlist(struct prefix *prefix, uint32_t block)
+void prefix_unlist(struct prefix *prefix, uint32_t block)
 {
     struct prefix_block *b = &prefix->blocks[block];
+    CHECK(b->domain != PREFIX_NONE);
     uint32_t *link = block_place(prefix, &b->digest);
     while (*link != block)
         link = &prefix->blocks[*link].next;
@@ -256,8 +257,19 @@ uint32_t prefix_evict(struct prefix *prefix)
     uint32_t block = prefix->over_first != PREFIX_NONE ? prefix->domains[prefix->over_first].first
                                                        : prefix->first;
     prefix_uncache(prefix, block);
-    block_unlist(prefix, block);
+    prefix_unlist(prefix, block);
     prefix->evicted_total++;
+    return block;
+}
+
+uint32_t prefix_forget(struct prefix *prefix, uint64_t domain)
+{
+    uint32_t d = domain_find(prefix, domain);
+    uint32_t block = d == PREFIX_NONE ? PREFIX_NONE : prefix->domains[d].first;
+    if (block == PREFIX_NONE)
+        return PREFIX_NONE;
+    prefix_uncache(prefix, block);
+    prefix_unlist(prefix, block);
     return block;
 }
 

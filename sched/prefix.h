@@ -95,5 +95,11 @@ void prefix_uncache(struct prefix *prefix, uint32_t block);
 /* Takes the cached block that is needed least: it is listed no more. n_cached > 0. */
 uint32_t prefix_evict(struct prefix *prefix);
 
+/* A listed block that a table names has no name any more. */
+void prefix_unlist(struct prefix *prefix, uint32_t block);
+
+/* A cached block of this domain is listed no more: which. PREFIX_NONE: the domain has none. */
+uint32_t prefix_forget(struct prefix *prefix, uint64_t domain);
+
 /* Aborts when lists, tables and counts disagree. */
 void prefix_check(const struct prefix *prefix);

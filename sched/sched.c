@@ -61,6 +61,7 @@ static struct pieces pieces_carve(struct carve *carve, const struct sched_limits
     sched->slots = carve_take(carve, slots * sizeof *sched->slots);
     sched->free_slots = carve_take(carve, slots * sizeof *sched->free_slots);
     sched->owed = carve_take(carve, slots * sizeof *sched->owed);
+    sched->groups = carve_take(carve, requests * sizeof *sched->groups);
     sched->plan_closes = carve_take(carve, slots * sizeof *sched->plan_closes);
     sched->opens = carve_take(carve, slots * sizeof *sched->opens);
     sched->rows = carve_take(carve, slots * sizeof *sched->rows);
@@ -164,13 +165,15 @@ enum status sched_open(const struct sched_limits *limits, const struct sched_pol
     sched->n_free_ids = limits->requests_max;
     for (uint32_t i = 0; i < limits->requests_max; i++) {
         sched->free_ids[i] = limits->requests_max - 1 - i;
-        sched->seqs[i] = (struct seq){.id = i, .slot = SEQ_NO_SLOT};
+        sched->seqs[i] = (struct seq){.id = i, .slot = SEQ_NO_SLOT, .group = GROUP_NONE};
     }
     for (uint32_t i = 0; i < SCHED_STEPS_MAX; i++) {
         sched->flights[i].rows = pieces.flight_rows[i];
         sched->flights[i].ends = pieces.flight_ends[i];
     }
     sched->step_tokens = limits->step_tokens_max;
+    sched->free_group = GROUP_NONE;
+    groups_init(sched);
     tenants_init(&sched->tenants, limits, pieces.tenants);
     blocks_init(&sched->blocks, limits, pieces.blocks);
     deadlines_init(&sched->deadlines, limits->requests_max, pieces.deadlines);
@@ -279,6 +282,11 @@ static enum status fit_check(const struct sched *sched, const struct sched_submi
                            "model more KV memory",
                            submission->prompt_tokens, submission->output_tokens_max,
                            l->blocks_count, l->block_tokens);
+    if (group_owns_domain(submission->cache_domain))
+        return error_field(error, "cache_domain",
+                           "the cache domain %llx is of those that choices have: their top three "
+                           "bits are 001",
+                           (unsigned long long)submission->cache_domain);
     if (submission->n_digests > submission->prompt_tokens / l->block_tokens)
         return error_field(
             error, "prompt",
@@ -309,42 +317,30 @@ static enum status tenant_check(const struct sched *sched,
     return STATUS_OK;
 }
 
-static enum status room_check(const struct sched *sched, struct error *error)
+static enum status room_check(const struct sched *sched, uint32_t n, struct error *error)
 {
-    if (sched->n_waiting_new < sched->limits.waiting_max && sched->n_free_ids > 0)
+    const struct sched_limits *l = &sched->limits;
+    const char *each = n > 1 ? ", and each choice is one" : "";
+    if (n > SCHED_CHOICES_MAX || n > l->waiting_max)
+        return error_field(error, "n",
+                           "%u choices of one prompt are more than the %u that may wait", n,
+                           u32_min(SCHED_CHOICES_MAX, l->waiting_max));
+    if (sched->n_waiting_new + n <= l->waiting_max && sched->n_free_ids >= n)
         return STATUS_OK;
-    if (sched->n_waiting_new >= sched->limits.waiting_max)
-        error_set(error, STATUS_EXHAUSTED, "the queue is full: %u requests wait, %u may",
-                  sched->n_waiting_new, sched->limits.waiting_max);
+    if (sched->n_waiting_new + n > l->waiting_max)
+        error_set(error, STATUS_EXHAUSTED, "the queue is full: %u requests wait, %u may%s",
+                  sched->n_waiting_new, l->waiting_max, each);
     else
-        error_set(error, STATUS_EXHAUSTED, "all places are taken: %u requests wait or run, %u may",
-                  sched->limits.requests_max, sched->limits.requests_max);
+        error_set(error, STATUS_EXHAUSTED,
+                  "all places are taken: %u requests wait or run, %u may%s",
+                  l->requests_max - sched->n_free_ids, l->requests_max, each);
     if (error)
         error->retry_ns = retry_estimate_ns(sched);
     return STATUS_EXHAUSTED;
 }
 
-enum status sched_submit(struct sched *sched, const struct sched_submission *submission,
-                         uint64_t now_ns, sched_id *ret_id, struct error *error)
+static sched_id seq_new(struct sched *sched, const struct sched_submission *submission)
 {
-    books_tick(sched, now_ns);
-    enum status status = tenant_check(sched, submission, error);
-    if (status == STATUS_OK)
-        status = fit_check(sched, submission, error);
-    if (status != STATUS_OK)
-        return status;
-    if (submission->deadline_ns <= sched->now_ns)
-        return error_set(error, STATUS_DEADLINE,
-                         "the deadline passed before the request was queued");
-    status = room_check(sched, error);
-    if (status != STATUS_OK)
-        return status;
-
-    /* Time in which there was nothing to do says nothing about how fast requests end. */
-    if (sched->n_waiting + sched->n_running == 0) {
-        sched->end_seen_ns = sched->now_ns;
-        sched->end_seen_total = sched->ended_total;
-    }
     sched_id id = sched->free_ids[--sched->n_free_ids];
     struct seq *seq = &sched->seqs[id];
     CHECK(seq->state == SEQ_FREE);
@@ -362,12 +358,41 @@ enum status sched_submit(struct sched *sched, const struct sched_submission *sub
                         .prompt_tokens = submission->prompt_tokens,
                         .output_tokens_max = submission->output_tokens_max,
                         .id = id,
-                        .slot = SEQ_NO_SLOT};
+                        .slot = SEQ_NO_SLOT,
+                        .group = GROUP_NONE,
+                        .next_member = SCHED_NONE};
     deadlines_add(&sched->deadlines, id, seq->deadline_ns);
-    seq->matched_blocks = prefix_match(&sched->blocks.prefix, seq->cache_domain, seq->digests,
-                                       seq->n_digests, sched->matched);
+    seq_look_up(sched, seq);
     seq_wait(sched, seq, ARRIVES_NEW);
-    *ret_id = id;
+    return id;
+}
+
+enum status sched_submit(struct sched *sched, const struct sched_submission *submission,
+                         uint64_t now_ns, sched_id *ret_ids, struct error *error)
+{
+    books_tick(sched, now_ns);
+    enum status status = tenant_check(sched, submission, error);
+    if (status == STATUS_OK)
+        status = fit_check(sched, submission, error);
+    if (status != STATUS_OK)
+        return status;
+    if (submission->deadline_ns <= sched->now_ns)
+        return error_set(error, STATUS_DEADLINE,
+                         "the deadline passed before the request was queued");
+    uint32_t n = u32_max(submission->choices, 1);
+    status = room_check(sched, n, error);
+    if (status != STATUS_OK)
+        return status;
+
+    /* Time in which there was nothing to do says nothing about how fast requests end. */
+    if (sched->n_waiting + sched->n_running == 0) {
+        sched->end_seen_ns = sched->now_ns;
+        sched->end_seen_total = sched->ended_total;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        ret_ids[i] = seq_new(sched, submission);
+    if (n > 1)
+        group_make(sched, ret_ids, n);
     return STATUS_OK;
 }
 
@@ -401,7 +426,9 @@ void sched_pause(struct sched *sched, sched_id id, bool paused)
         sched->n_paused += paused ? 1u : -1u;
     seq->paused_since_ns = sched->now_ns;
     seq_prefilling_update(sched, seq);
-    if (!paused && seq->state == SEQ_WAITING && !seq->in_line)
+    if (paused)
+        group_resign(sched, seq);
+    if (!paused && seq->state == SEQ_WAITING && !seq->in_line && !seq->held)
         seq_wait(sched, seq, ARRIVES_RESUMED);
 }
 
@@ -434,6 +461,7 @@ static void row_retired(struct sched *sched, struct seq *seq, uint64_t step, uin
     CHECK(seq->rows_in_flight > 0);
     seq->computed_tokens = end;
     seq_list_blocks(sched, seq);
+    group_computed(sched, seq);
     if (seq->n_pending > 0 && seq->pending_steps[0] == step) {
         CHECK(seq_over(seq)); /* a live one would lose a token */
         seq->n_pending--;
@@ -464,7 +492,8 @@ void sched_block_filled(struct sched *sched, sched_id id, uint32_t block_index,
     uint32_t end = (block_index + 1) * sched->limits.block_tokens;
     if (seq->state != SEQ_RUNNING || seq->cache_domain == 0 || seq->cache_readonly ||
         block_index != seq->named_blocks || end > seq_known_tokens(seq) ||
-        block_index >= sched->blocks.table_counts[seq->slot])
+        block_index >= sched->blocks.table_counts[seq->slot] ||
+        !group_gives_tail(sched, seq, block_index))
         return;
     uint32_t block = blocks_table(&sched->blocks, seq->slot)[block_index];
     prefix_name(&sched->blocks.prefix, block, digest);
@@ -534,6 +563,7 @@ void sched_stats(const struct sched *sched, struct sched_stats *ret_stats)
                              .blocks_used = sched->blocks.count - blocks_takeable(&sched->blocks),
                              .blocks_cached = sched->blocks.prefix.n_cached,
                              .cached_tokens_total = sched->cached_tokens_total,
+                             .prompt_tokens_total = sched->prompt_tokens_total,
                              .evicted_blocks_total = sched->blocks.prefix.evicted_total,
                              .blocks_count = sched->blocks.count,
                              .preempted_total = sched->preempted_total,

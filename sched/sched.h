@@ -5,7 +5,8 @@
  * sched_open. One owner: the engine thread. It decides; the engine acts (hands the plan to the
  * worker) and reports what came back.
  *
- *     sched_submit    a request with its prompt's length and digests -> waiting
+ *     sched_submit    a request with its prompt's length and digests -> waiting; or several choices
+ *                     of one prompt, which are sequences that share it
  *     sched_plan      the next step: who ends, who begins, which tokens of whom
  *     sched_sampled   what the worker chose: one token, and whether the sequence ends with it
  *     sched_retired   a step that was planned has come back (all its sampled calls were made)
@@ -58,6 +59,7 @@
 #define SCHED_PAUSE_NS 1000000000ull /* a paused sequence is safe from waiting ones this long */
 
 #define SCHED_NONE UINT32_MAX
+#define SCHED_CHOICES_MAX 16 /* sequences of one submission */
 
 struct sched;
 
@@ -107,13 +109,15 @@ struct sched_submission {
     uint32_t tenant;     /* row of the tenants' table; 0 = the local one */
     enum sched_class class;
     uint64_t deadline_ns;       /* of the clock that `now_ns` comes from; UINT64_MAX = none */
-    uint64_t cache_domain;      /* whose cached blocks may be shared; 0 = nobody's */
+    uint64_t cache_domain;      /* whose cached blocks may be shared; 0 = nobody's; a number whose
+                                   top three bits are 001 is refused, see group.h */
     bool cache_readonly;        /* uses blocks of the domain, adds none: a public domain */
     uint32_t prompt_tokens;     /* >= 1 */
     uint32_t output_tokens_max; /* >= 1; prompt + output <= context_tokens */
+    uint32_t choices;           /* sequences of this prompt; 0 reads as 1, <= SCHED_CHOICES_MAX */
     uint32_t n_digests;         /* full blocks of the prompt; 0 = not known */
-    /* [n_digests], not copied: valid until the sequence is over, which is when its owner cancels
-     * it, is told that it expired, or reports its last token. */
+    /* [n_digests], not copied: valid until the sequence, and the last of its choices, is over,
+     * which is when its owner cancels it, is told that it expired, or reports its last token. */
     const struct sched_digest *digests;
 };
 
@@ -138,12 +142,13 @@ enum status sched_set_tenants(struct sched *sched, const struct tenant_table *ta
  * watches how long steps take. */
 void sched_set_step_tokens(struct sched *sched, uint32_t n_tokens);
 
-/* OK: *ret_id is live until sched_next_ended reports it. EXHAUSTED (queue full; retry_ns is set
- * from recent turnover), INVALID (can never fit; says what there is and what it needs; `field` is
- * "prompt" or "max_tokens"; or no such tenant), DENIED (the tenant is closed), DEADLINE (already
- * over). */
+/* OK: each of ret_ids [choices] is live until sched_next_ended reports it; choices share what they
+ * compute of the prompt (group.h) and are nothing else to each other. EXHAUSTED (queue full;
+ * retry_ns is set from recent turnover), INVALID (can never fit; says what there is and what it
+ * needs; `field` is "prompt", "max_tokens" or "n"; or no such tenant), DENIED (the tenant is
+ * closed), DEADLINE (already over): then none of them is. */
 enum status sched_submit(struct sched *sched, const struct sched_submission *submission,
-                         uint64_t now_ns, sched_id *ret_id, struct error *error);
+                         uint64_t now_ns, sched_id *ret_ids, struct error *error);
 
 /* Ends a sequence without another token. Idempotent; may be called in any live state. */
 void sched_cancel(struct sched *sched, sched_id id);
@@ -235,7 +240,9 @@ struct sched_stats {
     uint32_t waiting, running, steps_in_flight;
     uint32_t blocks_free, blocks_used, blocks_cached; /* together blocks_count */
     uint32_t blocks_count;
-    uint64_t cached_tokens_total; /* prompt tokens that the prefix cache served */
+    uint64_t cached_tokens_total; /* prompt tokens that others had computed, choices of the same
+                                     prompt among them */
+    uint64_t prompt_tokens_total; /* prompt tokens that were computed, once each */
     uint64_t evicted_blocks_total;
     uint64_t preempted_total, admitted_total, ended_total, recomputed_tokens_total;
     uint64_t dropped_total;    /* tokens of sequences that were over already */

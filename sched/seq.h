@@ -12,10 +12,11 @@
  *
  * WAITING: in the policy's line, or set aside because its turn came while it was paused. One that
  * was preempted may still hold its slot and blocks, until the steps that name it have retired; it
- * is not admitted before that. Tokens sampled there still count, and the last one ends it from
- * here. RUNNING: has a slot, open in the worker, and a block table; it is in `running`. ENDING:
- * gets no rows and no tokens; holds slot and blocks while steps name it. ENDED: holds nothing but
- * its id, until the owner has heard of the end.
+ * is not admitted before that. Or *held*: another choice computes the prompt for it (group.h).
+ * Tokens sampled there still count, and the last one ends it from here. RUNNING: has a slot, open
+ * in the worker, and a block table; it is in `running`. ENDING: gets no rows and no tokens; holds
+ * slot and blocks while steps name it. ENDED: holds nothing but its id, until the owner has heard
+ * of the end.
  *
  * The moves are functions of books.h, one each; nobody else writes `state`, save for the last one,
  * which only frees the id.
@@ -52,6 +53,12 @@ struct seq {
     uint32_t output_tokens_max;
     uint64_t number; /* of submissions, this is the n-th */
 
+    /* Its group, while it is not over (group.h). */
+    uint32_t group;       /* GROUP_NONE: it has none */
+    sched_id next_member; /* SCHED_NONE: the last */
+    bool lists_in_group;  /* full blocks of the prompt, not in the cache domain */
+    bool held;            /* waits for what another member computes; not in line */
+
     /* Where it is. */
     sched_id id;
     enum seq_state state;
@@ -72,7 +79,8 @@ struct seq {
 
     /* Its blocks in the prefix cache, since it was opened last; the first ones of its table. */
     uint32_t shared_blocks;   /* that were listed when it was opened */
-    uint32_t matched_blocks;  /* at the last look-up: the first of its digests that are listed */
+    uint32_t matched_blocks;  /* at the last look-up: the first of its prompt that are listed */
+    uint32_t matched_tokens;  /* the positions in those, and in the group's tail after them */
     uint32_t computed_tokens; /* by steps that have retired */
     uint32_t named_blocks;    /* whose digest is known: of the prompt, then told by its owner */
     uint32_t listed_blocks;   /* that are computed, and listed unless somebody else's is */

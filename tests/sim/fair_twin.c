@@ -324,7 +324,7 @@ static void twin_dequeue(void *state, struct seq *seq)
 {
     struct twin *t = state;
     struct twin_seq *s = &t->seqs[seq->id];
-    if (t->offered == seq->id && !seq->paused)
+    if (t->offered == seq->id && !seq->paused && !seq->held)
         for (uint32_t i = 0; i < t->n_seqs; i++)
             if (of_line(&t->seqs[i], seq->tenant, seq->class) && place_of(t, &t->seqs[i]) == 0 &&
                 &t->seqs[i] != s)

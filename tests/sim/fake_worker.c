@@ -16,7 +16,7 @@ struct front_slot {
 
 struct device_slot {
     bool open;
-    uint32_t n_tokens, n_blocks;
+    uint32_t draw, n_tokens, n_blocks;
     uint32_t tokens[FAKE_CONTEXT_MAX + 1]; /* [n_tokens] */
     uint32_t blocks[FAKE_CONTEXT_MAX];     /* [n_blocks] */
 };
@@ -27,7 +27,7 @@ struct copied_step {
     uint32_t copies[FAKE_SLOTS_MAX][2];
     uint32_t closes[FAKE_SLOTS_MAX];
     struct sched_open_row opens[FAKE_SLOTS_MAX];
-    uint32_t open_tokens[FAKE_SLOTS_MAX][FAKE_CONTEXT_MAX];
+    uint32_t open_tokens[FAKE_SLOTS_MAX][FAKE_CONTEXT_MAX], open_draws[FAKE_SLOTS_MAX];
     struct sched_row rows[FAKE_SLOTS_MAX];
     uint32_t blocks[FAKE_PLAN_BLOCKS_MAX];
 };
@@ -58,9 +58,9 @@ void fake_prefix_add(struct fake_prefix *prefix, uint32_t token)
     prefix->n_tokens++;
 }
 
-uint32_t fake_prefix_sample(const struct fake_prefix *prefix)
+uint32_t fake_prefix_sample(const struct fake_prefix *prefix, uint32_t draw)
 {
-    return (uint32_t)(prefix->fold >> 16);
+    return (uint32_t)((draw ? mix(prefix->fold, draw) : prefix->fold) >> 16);
 }
 
 struct sched_digest fake_prefix_digest(const struct fake_prefix *prefix, uint64_t domain)
@@ -271,6 +271,7 @@ static void step_copy(struct fake_worker *worker, const struct sched_plan *plan,
     memcpy(step->blocks, plan->blocks, plan->n_blocks * sizeof *plan->blocks);
     for (uint32_t i = 0; i < plan->n_opens; i++) {
         struct fake_known known = known_of(context, plan->opens[i].id);
+        step->open_draws[i] = known.draw;
         memcpy(step->open_tokens[i], known.tokens, known.n_tokens * sizeof *known.tokens);
     }
 }
@@ -356,7 +357,7 @@ static uint32_t row_sample(struct fake_worker *worker, const struct sched_row *r
     for (uint32_t p = 0; p < slot->n_tokens; p++)
         all.fold = mix(all.fold, *cell_of(worker, slot, p));
     MUST(slot->n_tokens <= FAKE_CONTEXT_MAX);
-    return slot->tokens[slot->n_tokens++] = fake_prefix_sample(&all);
+    return slot->tokens[slot->n_tokens++] = fake_prefix_sample(&all, slot->draw);
 }
 
 uint32_t fake_worker_run(struct fake_worker *worker, struct fake_token *ret_tokens,
@@ -373,7 +374,8 @@ uint32_t fake_worker_run(struct fake_worker *worker, struct fake_token *ret_toke
         const struct sched_open_row *open = &step->opens[i];
         struct device_slot *slot = &worker->device[open->slot];
         MUST(!slot->open);
-        *slot = (struct device_slot){.open = true, .n_tokens = open->known_tokens};
+        *slot = (struct device_slot){
+            .open = true, .draw = step->open_draws[i], .n_tokens = open->known_tokens};
         memcpy(slot->tokens, step->open_tokens[i], slot->n_tokens * sizeof *slot->tokens);
         blocks_append(slot, step->blocks + open->blocks_first, open->n_blocks);
     }

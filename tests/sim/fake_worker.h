@@ -41,7 +41,8 @@ struct fake_prefix {
 };
 
 void fake_prefix_add(struct fake_prefix *prefix, uint32_t token);
-uint32_t fake_prefix_sample(const struct fake_prefix *prefix);
+/* Choices of one prompt have different draws. */
+uint32_t fake_prefix_sample(const struct fake_prefix *prefix, uint32_t draw);
 
 /* The name of the block that ends with this prefix, in a domain. */
 struct sched_digest fake_prefix_digest(const struct fake_prefix *prefix, uint64_t domain);
@@ -52,6 +53,7 @@ struct fake_known {
     const uint32_t *tokens; /* [n_tokens] */
     uint32_t n_pending;     /* sampled in flight, not reported */
     uint64_t domain;        /* whose cache it may read; 0: nobody's */
+    uint32_t draw;
 };
 typedef struct fake_known (*fake_known_of)(void *context, sched_id id);
 

@@ -56,6 +56,26 @@ struct sched_digest digest_of(const struct request *request, const struct fake_p
     return fake_prefix_digest(prefix, sim.same_names ? 0 : request->domain);
 }
 
+/* Some prompts are asked for more than once in one call. */
+static void choices_draw(void)
+{
+    uint32_t odds = one_in(2) ? between(1, 6) : 0;
+    for (uint32_t i = 0; i < sim.n_requests;) {
+        uint32_t n = one_in(odds) ? skewed(2, SCHED_CHOICES_MAX) : 1;
+        n = u32_min(n, sim.n_requests - i);
+        sim.requests[i].first = i;
+        sim.requests[i].n_choices = n;
+        for (uint32_t k = 1; k < n; k++) {
+            struct request *r = &sim.requests[i + k];
+            *r = sim.requests[i];
+            r->choice = k;
+            r->stop_after_tokens =
+                one_in(2) ? r->output_tokens_max : between(1, r->output_tokens_max);
+        }
+        i += n;
+    }
+}
+
 void requests_draw(void)
 {
     sim.same_names = one_in(2);
@@ -84,7 +104,10 @@ void requests_draw(void)
             if ((t + 1) % sim.limits.block_tokens == 0)
                 r->digests[r->n_digests++] = digest_of(r, &r->prefix);
         }
+        if (one_in(20))
+            r->n_digests = between(0, r->n_digests); /* not all are known */
     }
+    choices_draw();
 }
 
 uint32_t rows_draw(struct tenant_row *ret_rows)

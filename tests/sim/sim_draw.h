@@ -32,6 +32,18 @@ struct request {
     uint32_t n_digests;
     uint32_t planned_tokens, high_tokens, recomputed_tokens, cached_tokens;
     uint32_t opens_count, replays_count;
+
+    /* Choices of one prompt: [n_choices] requests from `first` on, submitted as one. */
+    uint32_t first, n_choices, choice; /* n_choices 1: it is alone */
+    bool prompting;                    /* opened, and computes more of the prompt than its end */
+};
+
+/* Of the first of several choices: what all of them have cost, once they are over. */
+struct choices_cost {
+    uint32_t n_opened, n_over, prompt_tokens;
+    uint64_t evicted_before;
+    bool undisturbed; /* all ended by themselves, none was paused or preempted, lost its worker, or
+                         had no room for a copy */
 };
 
 struct sim {
@@ -46,8 +58,9 @@ struct sim {
     uint64_t now_ns;
     uint32_t n_requests, n_submitted, n_live;
     struct request requests[REQUESTS_MAX];
-    uint32_t request_of[REQUESTS_MAX]; /* by id */
-    uint32_t opened_last;              /* highest number of one that opened and never paused */
+    struct choices_cost costs[REQUESTS_MAX]; /* by `first` */
+    uint32_t request_of[REQUESTS_MAX];       /* by id */
+    uint32_t opened_last; /* highest number of one that opened and never paused */
     uint32_t unexpected_count, dropped_count;
     uint64_t steps_count, turns_count;
     bool calm; /* the chaos is over: everybody must end now */
