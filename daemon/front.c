@@ -301,9 +301,10 @@ void request_log(const struct request *request)
         snprintf(peer, sizeof peer, "uid %d", (int)request->peer_uid);
     static const char *const finish_names[] = {"none", "stop", "length", "cancelled", "error"};
     bool bad = request->finish == FINISH_ERROR || request->finish == FINISH_CANCELLED;
-    log_info("request %s: model %s, %s, prompt %u, output %u, finish %s%s%s, text %.1f ms, "
-             "first token %.1f ms, total %.1f ms, preempted %u",
-             request->name, request->model->config->name, peer, request->n_ids,
+    log_info("request %s: model %s, tenant %s, %s, prompt %u, output %u, finish %s%s%s, "
+             "text %.1f ms, first token %.1f ms, total %.1f ms, preempted %u",
+             request->name, request->model->config->name,
+             request->tenant_name ? request->tenant_name : "none", peer, request->n_ids,
              request->output_tokens, finish_names[request->finish], bad ? " " : "",
              bad ? status_name(request->error.status) : "",
              ms_between(request->accepted_ns, request->tokenized_ns),

@@ -340,6 +340,7 @@ bool call_request(struct call *call)
         return false;
     }
     request->tenant = place.tenant;
+    request->tenant_name = tenancy_name(front->tenancy, place.tenant);
     request->cache_domain = place.cache_domain;
     request->cache_readonly = place.cache_readonly;
     return true;

@@ -75,6 +75,7 @@ struct request {
     char name[REQUEST_NAME_MAX_BYTES + 1]; /* the caller's request_id, or made from id */
     enum request_kind kind;
     uint32_t tenant;
+    const char *tenant_name; /* stays valid */
     enum sched_class class;
     uint64_t cache_domain;
     bool cache_readonly; /* uses the domain's blocks, adds none */
