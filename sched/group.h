@@ -36,8 +36,8 @@
 #define GROUP_NONE UINT32_MAX
 
 /* Domains of groups; no cache domain may look like one. */
-#define GROUP_DOMAIN_SHIFT 61
-#define GROUP_DOMAIN_TAG 1ull
+#define GROUP_DOMAIN_SHIFT 62
+#define GROUP_DOMAIN_TAG 3ull
 
 struct seq;
 

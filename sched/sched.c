@@ -284,8 +284,8 @@ static enum status fit_check(const struct sched *sched, const struct sched_submi
                            l->blocks_count, l->block_tokens);
     if (group_owns_domain(submission->cache_domain))
         return error_field(error, "cache_domain",
-                           "the cache domain %llx is of those that choices have: their top three "
-                           "bits are 001",
+                           "the cache domain %llx is of those that choices have: their two "
+                           "highest bits are set",
                            (unsigned long long)submission->cache_domain);
     if (submission->n_digests > submission->prompt_tokens / l->block_tokens)
         return error_field(

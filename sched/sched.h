@@ -109,8 +109,8 @@ struct sched_submission {
     uint32_t tenant;     /* row of the tenants' table; 0 = the local one */
     enum sched_class class;
     uint64_t deadline_ns;       /* of the clock that `now_ns` comes from; UINT64_MAX = none */
-    uint64_t cache_domain;      /* whose cached blocks may be shared; 0 = nobody's; a number whose
-                                   top three bits are 001 is refused, see group.h */
+    uint64_t cache_domain;      /* whose cached blocks may be shared; 0 = nobody's. One with both of
+                                   the highest bits set is refused: group.h */
     bool cache_readonly;        /* uses blocks of the domain, adds none: a public domain */
     uint32_t prompt_tokens;     /* >= 1 */
     uint32_t output_tokens_max; /* >= 1; prompt + output <= context_tokens */

@@ -328,7 +328,7 @@ static void all_or_none_are_submitted(void **state)
     s.choices = SCHED_CHOICES_MAX + 1;
     assert_int_equal(sched_submit(f.sched, &s, f.now_ns, ids + 6, &f.error), STATUS_INVALID);
     s.choices = 1;
-    s.cache_domain = 1ull << 61;
+    s.cache_domain = 3ull << 62;
     assert_int_equal(sched_submit(f.sched, &s, f.now_ns, ids + 6, &f.error), STATUS_INVALID);
     assert_string_equal(f.error.field, "cache_domain");
     send(&f, 0, 5, 5, 2, ids + 6);
