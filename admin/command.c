@@ -102,28 +102,44 @@ static int failure_tell(const struct common *common, const struct client_failure
 
 /* ---- calling ---- */
 
-int command_call(const struct common *common, struct client_call *call)
+static bool call_is_admin(const struct client_call *call)
 {
-    struct client_failure failure;
-    int code = EXIT_CODE_OK;
-    bool is_admin = strncmp(call->method, METHOD_ADMIN(""), strlen(METHOD_ADMIN(""))) == 0;
+    return strncmp(call->method, METHOD_ADMIN(""), strlen(METHOD_ADMIN(""))) == 0;
+}
+
+bool command_try(const struct common *common, struct client_call *call,
+                 struct client_failure *ret_failure, int *ret_code)
+{
     bool may_be_long = strcmp(call->method, METHOD_INFERENCE("Generate")) == 0;
-    struct client *client = server_open(common, is_admin, &code);
+    struct client *client = server_open(common, call_is_admin(call), ret_code);
     if (!client)
-        return code;
+        return false;
     call->timeout_ns = common->timeout_ns;
     if (!call->timeout_ns && !may_be_long)
         call->timeout_ns = TIMEOUT_DEFAULT_NS;
     call->interrupted = &command_interrupted;
-    bool good = client_run(client, call, &failure);
+    bool good = client_run(client, call, ret_failure);
     client_close(client);
-    if (good)
-        return EXIT_CODE_OK;
+    return good;
+}
+
+int command_tell(const struct common *common, const struct client_call *call,
+                 const struct client_failure *failure)
+{
     if (command_interrupted)
         return command_fail(EXIT_CODE_INTERRUPTED, NULL, "interrupted: the call was cancelled");
     if (ferror(stdout))
         return command_fail(EXIT_CODE_FAILED, NULL, "standard output cannot be written");
-    return failure_tell(common, &failure, is_admin);
+    return failure_tell(common, failure, call_is_admin(call));
+}
+
+int command_call(const struct common *common, struct client_call *call)
+{
+    struct client_failure failure;
+    int code = EXIT_CODE_OK;
+    if (command_try(common, call, &failure, &code))
+        return EXIT_CODE_OK;
+    return code == EXIT_CODE_OK ? command_tell(common, call, &failure) : code;
 }
 
 /* ---- what several commands need ---- */

@@ -48,8 +48,8 @@ struct command {
     int (*run)(const struct common *common, const struct words *words);
 };
 
-extern const struct command command_status, command_models, command_generate, command_tokenize,
-    command_trace, command_completion;
+extern const struct command command_status, command_models, command_generate, command_chat,
+    command_tokenize, command_trace, command_completion;
 
 /* All of them, and the options that each has beside its own: main.c. */
 extern const struct command *const commands[]; /* [commands_count] */
@@ -66,6 +66,14 @@ extern volatile sig_atomic_t command_interrupted; /* set by SIGINT */
 /* Finds the socket that serves call->method and makes the call; fills in what is common to calls.
  * Returns EXIT_CODE_OK, or the code of a failure that has been told on standard error. */
 int command_call(const struct common *common, struct client_call *call);
+
+/* The same in two halves, for who has something to do in between. False: with *ret_code set, no
+ * daemon was found, which has been told; else *ret_failure is for command_tell, which returns the
+ * exit code. An interruption can be seen by command_interrupted. */
+bool command_try(const struct common *common, struct client_call *call,
+                 struct client_failure *ret_failure, int *ret_code);
+int command_tell(const struct common *common, const struct client_call *call,
+                 const struct client_failure *failure);
 
 /* One line "galernectl: ..." on standard error, then `next` (may be NULL) as what to do. Returns
  * `code`. */

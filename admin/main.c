@@ -8,8 +8,9 @@
 #include "admin/command.h"
 #include "admin/output.h"
 
-const struct command *const commands[] = {&command_status,   &command_models, &command_generate,
-                                          &command_tokenize, &command_trace,  &command_completion};
+const struct command *const commands[] = {&command_status,    &command_models,   &command_generate,
+                                          &command_chat,      &command_tokenize, &command_trace,
+                                          &command_completion};
 const size_t commands_count = array_count(commands);
 
 static const struct option_choice formats[] = {
@@ -21,8 +22,8 @@ const struct option_row common_rows[] = {
     {"socket", OPTION_TEXT, AT(socket), .letter = 's', .value = "PATH",
      .fallback_text = "$GALERNE_SOCKET, else where daemons serve by default",
      .text = "The daemon's socket, or the directory of its sockets."},
-    {"server", OPTION_TEXT, AT(server), .value = "HOST:PORT",
-     .fallback_text = "a unix socket", .text = "A daemon on the network, with TLS."},
+    {"server", OPTION_TEXT, AT(server), .value = "HOST:PORT", .fallback_text = "a unix socket",
+     .text = "A daemon on the network, with TLS."},
     {"tls-ca", OPTION_TEXT, AT(tls_ca), .value = "FILE",
      .text = "With --server: the authority of the daemon's certificate, PEM."},
     {"tls-cert", OPTION_TEXT, AT(tls_cert), .value = "FILE",
@@ -33,7 +34,7 @@ const struct option_row common_rows[] = {
      .fallback = "table", .text = "For people or for programs."},
     {"json", OPTION_BOOL, AT(json), .text = "Short for --output json."},
     {"timeout", OPTION_SECONDS, AT(timeout_ns), .value = "SECONDS", .real_min = 0.001,
-     .real_max = 86400, .fallback_text = "10; none for generate",
+     .real_max = 86400, .fallback_text = "10; none for generate, chat",
      .text = "Give up after this time."},
     {"no-color", OPTION_BOOL, AT(no_color), .text = "No colour; so does NO_COLOR."},
     {"help", OPTION_BOOL, AT(help), .letter = 'h', .text = "This text."},

@@ -7,7 +7,7 @@ import pytest
 
 from test_galernectl import failed, good, run
 
-COMMANDS = ["status", "models", "generate", "tokenize", "trace", "completion"]
+COMMANDS = ["status", "models", "generate", "chat", "tokenize", "trace", "completion"]
 
 
 @pytest.fixture(scope="module")

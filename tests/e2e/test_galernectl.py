@@ -323,7 +323,7 @@ def test_a_reader_that_goes_away_ends_the_call(daemon):
 
 # ---- help ----
 
-@pytest.mark.parametrize("command", ["status", "models", "generate", "tokenize"])
+@pytest.mark.parametrize("command", ["status", "models", "generate", "chat", "tokenize"])
 def test_help(command):
     text = good(run(None, command, "--help"))
     assert text.startswith(f"usage: galernectl {command}") and "--socket PATH" in text
