@@ -88,8 +88,8 @@ void digest_next(struct digest_chain *chain, const struct digest_scope *scope,
 
 /* ---- domains ---- */
 
-/* The two highest bits say what a domain was made from. Both of them: the scheduler has made it, for
- * the choices of one prompt (sched/group.h). */
+/* The two highest bits say what a domain was made from. Both: the scheduler has made it, for the
+ * choices of one prompt (sched/group.h). */
 #define DOMAIN_OF_TENANT 0
 #define DOMAIN_OF_UID (1ull << 62)
 #define DOMAIN_OF_PEER (1ull << 63)

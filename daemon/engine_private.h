@@ -85,11 +85,13 @@ struct engine {
     uint64_t prompt_tokens_total, output_tokens_total;
 };
 
-static inline void engine_trace(const struct engine *engine, uint64_t id, enum walk_stage stage,
-                                uint64_t at_ns, uint32_t value)
+/* Of several choices the first one is traced. */
+static inline void engine_trace(const struct engine *engine, const struct request *request,
+                                enum walk_stage stage, uint64_t at_ns, uint32_t value)
 {
     struct walker walker = {.trace = engine->options.trace, .writer = engine->options.producer};
-    walk_add(walker, id, stage, at_ns, value);
+    if (request->choice == 0)
+        walk_add(walker, request->id, stage, at_ns, value);
 }
 
 /* engine_tenants.c */

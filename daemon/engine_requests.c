@@ -27,8 +27,8 @@ static void request_end(struct engine *engine, struct request *request, enum fin
     struct outlet *outlet = request->outlet;
     request->finish = finish;
     request->ended_ns = now_ns;
-    engine_trace(engine, request->id, WALK_ENDED, now_ns, request->output_tokens);
-    if (finish == FINISH_CANCELLED)
+    engine_trace(engine, request, WALK_ENDED, now_ns, request->output_tokens);
+    if (finish == FINISH_CANCELLED && request->choice == 0)
         engine->requests_cancelled_total++;
     outlet_end(outlet, engine->options.producer, request);
     engine_mark_dirty(engine, outlet);
@@ -84,32 +84,20 @@ static void holds_set(const struct engine *engine, struct request *request)
     request->sampling.n_holds = n;
 }
 
-static void request_submit(struct engine *engine, struct request *request, uint64_t now_ns)
+static void request_refuse(struct engine *engine, struct request *request)
 {
-    sched_id id = 0;
-    struct sched_submission submission = {
-        .request_id = request->id,
-        .tenant = request->tenant,
-        .class = request->class,
-        .deadline_ns = request->deadline_ns,
-        .cache_domain = request->cache_domain,
-        .cache_readonly = request->cache_readonly,
-        .prompt_tokens = request->n_ids,
-        .output_tokens_max = request->output_tokens_max,
-        .n_digests = request->n_digests,
-        .digests = request->digests,
-    };
-    engine->requests_total++;
-    enum status status = submit_check(engine, request);
-    if (status == STATUS_OK)
-        status = sched_submit(engine->sched, &submission, now_ns, &id, &request->error);
-    if (status != STATUS_OK) {
-        engine->requests_refused_total++;
-        request_end(engine, request, FINISH_ERROR, clock_now_ns());
-        return;
+    uint64_t now_ns = clock_now_ns();
+    struct error error = request->error;
+    engine->requests_refused_total++;
+    for (struct request *next; request; request = next) { /* gone with its END */
+        next = request->next_choice;
+        request->error = error;
+        request_end(engine, request, FINISH_ERROR, now_ns);
     }
-    /* Not the turn's now_ns: it may have been put into the inlet since. */
-    engine_trace(engine, request->id, WALK_SUBMITTED, clock_now_ns(), 0);
+}
+
+static void live_begin(struct engine *engine, sched_id id, struct request *request)
+{
     struct live *live = &engine->lives[id];
     DCHECK(!live->used);
     uint32_t *tokens = live->tokens;
@@ -121,7 +109,38 @@ static void request_submit(struct engine *engine, struct request *request, uint6
         live->digest = request->digests[live->n_digests - 1];
     holds_set(engine, request);
     engine->lives_used = u32_max(engine->lives_used, id + 1);
+}
+
+/* All choices of a call, or none. */
+static void request_submit(struct engine *engine, struct request *request, uint64_t now_ns)
+{
+    sched_id ids[REQUEST_CHOICES_MAX];
+    struct sched_submission submission = {
+        .request_id = request->id,
+        .tenant = request->tenant,
+        .class = request->class,
+        .deadline_ns = request->deadline_ns,
+        .cache_domain = request->cache_domain,
+        .cache_readonly = request->cache_readonly,
+        .prompt_tokens = request->n_ids,
+        .output_tokens_max = request->output_tokens_max,
+        .choices = request->n_choices,
+        .n_digests = request->n_digests,
+        .digests = request->digests,
+    };
+    engine->requests_total++;
+    enum status status = submit_check(engine, request);
+    if (status == STATUS_OK)
+        status = sched_submit(engine->sched, &submission, now_ns, ids, &request->error);
+    if (status != STATUS_OK) {
+        request_refuse(engine, request);
+        return;
+    }
+    /* Not the turn's now_ns: it may have been put into the inlet since. */
+    engine_trace(engine, request, WALK_SUBMITTED, clock_now_ns(), 0);
     engine->prompt_tokens_total += request->n_ids;
+    for (const sched_id *id = ids; request; request = request->next_choice)
+        live_begin(engine, *id++, request);
 }
 
 void engine_take_submissions(struct engine *engine, uint64_t now_ns)

@@ -95,7 +95,7 @@ void engine_lose_epoch(struct engine *engine)
     for (sched_id id = 0; id < engine->lives_used; id++) {
         const struct live *live = &engine->lives[id];
         if (live->request)
-            engine_trace(engine, live->request->id, WALK_REPLAYED, clock_now_ns(),
+            engine_trace(engine, live->request, WALK_REPLAYED, clock_now_ns(),
                          live->replays_count);
     }
     sched_replay(engine->sched);
@@ -135,14 +135,15 @@ static void token_emit(struct engine *engine, sched_id id, const struct sample_r
     struct request *request = live->request;
     struct request_token *token = ring_reserve(request->tokens);
     CHECK(token); /* a sequence is paused while there is room for every step in flight */
-    *token = (struct request_token){.from_end_id = is_end, .sample = *sample};
+    *token = (struct request_token){
+        .choice = request->choice, .from_end_id = is_end, .sample = *sample};
     ring_commit(request->tokens);
     request->output_tokens++;
     if (!request->first_token_ns)
         request->first_token_ns = now_ns;
     request->last_token_ns = now_ns;
     if ((request->output_tokens & (request->output_tokens - 1)) == 0) /* 1, 2, 4, 8, ... */
-        engine_trace(engine, request->id,
+        engine_trace(engine, request,
                      request->output_tokens == 1 ? WALK_FIRST_TOKEN : WALK_TOKENS, now_ns,
                      request->output_tokens);
     outlet_ready(request->outlet, engine->options.producer, request);
@@ -269,7 +270,7 @@ static void first_steps_trace(struct engine *engine, const struct sched_plan *pl
         if (live->stepped || !live->request)
             continue;
         live->stepped = true;
-        engine_trace(engine, live->request->id, WALK_FIRST_STEP, clock_now_ns(), (uint32_t)number);
+        engine_trace(engine, live->request, WALK_FIRST_STEP, clock_now_ns(), (uint32_t)number);
     }
 }
 

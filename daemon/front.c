@@ -301,13 +301,22 @@ void request_log(const struct request *request)
         snprintf(peer, sizeof peer, "uid %d", (int)request->peer_uid);
     static const char *const finish_names[] = {"none", "stop", "length", "cancelled", "error"};
     bool bad = request->finish == FINISH_ERROR || request->finish == FINISH_CANCELLED;
-    log_info("request %s: model %s, tenant %s, %s, prompt %u, output %u, finish %s%s%s, "
+    char choices[24] = "";
+    if (request->n_choices > 1)
+        snprintf(choices, sizeof choices, "choices %u, ", request->n_choices);
+    uint32_t output_tokens = 0;
+    uint64_t ended_ns = request->ended_ns;
+    for (const struct request *choice = request; choice; choice = choice->next_choice) {
+        output_tokens += choice->output_tokens;
+        ended_ns = u64_max(ended_ns, choice->ended_ns);
+    }
+    log_info("request %s: model %s, tenant %s, %s, prompt %u, %soutput %u, finish %s%s%s, "
              "text %.1f ms, first token %.1f ms, total %.1f ms, preempted %u",
              request->name, request->model->config->name,
              request->tenant_name ? request->tenant_name : "none", peer, request->n_ids,
-             request->output_tokens, finish_names[request->finish], bad ? " " : "",
+             choices, output_tokens, finish_names[request->finish], bad ? " " : "",
              bad ? status_name(request->error.status) : "",
              ms_between(request->accepted_ns, request->tokenized_ns),
              ms_between(request->accepted_ns, request->first_token_ns),
-             ms_between(request->accepted_ns, request->ended_ns), request->preempted_count);
+             ms_between(request->accepted_ns, ended_ns), request->preempted_count);
 }

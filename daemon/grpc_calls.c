@@ -76,7 +76,7 @@ static void call_free(struct call *call)
         CHECK(!call->submitted || call->request_ended);
         if (call->request->kind == REQUEST_GENERATE && call->request->model)
             request_log(call->request);
-        request_free(call->front->requests, call->request);
+        request_choices_free(call->front->requests, call->request);
     }
     arena_free(&call->arena);
     atomic_fetch_sub(&listener->memory_bytes, call->charged_bytes);
@@ -127,9 +127,11 @@ static void call_abandon(struct call *call)
         call_free(call);
         return;
     }
-    while (ring_peek(request->tokens))
-        ring_release(request->tokens);
-    request_drained(request);
+    for (; request; request = request->next_choice) {
+        while (ring_peek(request->tokens))
+            ring_release(request->tokens);
+        request_drained(request);
+    }
 }
 
 /* ---- interceptors: on the headers alone ---- */
@@ -382,8 +384,9 @@ static void closed(struct rpc_call *rpc)
 {
     struct call *call = rpc->above;
     call->closed = true;
-    if (call->submitted && !call->request_ended)
-        request_cancel(call->request, false);
+    for (struct request *r = call->submitted ? call->request : NULL; r; r = r->next_choice)
+        if (!r->ended)
+            request_cancel(r, false);
     call_abandon(call);
 }
 
@@ -420,13 +423,22 @@ static void flushed(struct rpc_queue *queue, uint64_t note)
     walk_add(lane->walker, note, WALK_LAST_SENT, clock_now_ns(), 0);
 }
 
+/* Whether the last of its choices has ended with this. */
+static bool request_over(struct request *ended, const struct request *first)
+{
+    ended->ended = true;
+    while (first && first->ended)
+        first = first->next_choice;
+    return !first;
+}
+
 static void woken(struct rpc_queue *queue)
 {
     struct grpc_lane *lane = rpc_queue_above(queue);
     struct outlet_item item;
     while (outlet_take(&lane->outlet, &item)) {
         struct call *call = item.request->call;
-        call->request_ended |= item.end;
+        call->request_ended |= item.end && request_over(item.request, call->request);
         call_ready(call);
     }
 }

@@ -42,8 +42,8 @@ struct call {
     size_t charged_bytes;    /* of the listener's memory */
     ProtobufCMessage *input; /* in the arena */
     void *state;             /* the handler's, in the arena */
-    struct request *request; /* from call_request to the call's end */
-    bool submitted, request_ended;
+    struct request *request; /* from call_request to the call's end; the first of its choices */
+    bool submitted, request_ended; /* with all of its choices */
     bool closed;
     uint64_t accepted_ns;
     bool sent_first; /* a message is with the client */

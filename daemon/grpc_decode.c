@@ -244,6 +244,26 @@ static enum status limits_decode(const Galerne__V1__GenerateRequest *input, stru
     return STATUS_OK;
 }
 
+/* Each choice takes a place among the requests, and one in the model's queue. */
+static enum status choices_decode(const struct front *front,
+                                  const Galerne__V1__GenerateRequest *input,
+                                  struct request *request, struct error *error)
+{
+    uint32_t places = u32_min(front->config->requests_max, request->model->config->waiting_max);
+    if (input->_n_case != GALERNE__V1__GENERATE_REQUEST___N_N)
+        return STATUS_OK;
+    if (input->n == 0 || input->n > REQUEST_CHOICES_MAX)
+        return error_field(error, "n", "is %" PRIu32 ": expected 1 to %d", input->n,
+                           REQUEST_CHOICES_MAX);
+    if (input->n > places)
+        return error_field(error, "n",
+                           "is %" PRIu32 ": the daemon has places for %" PRIu32
+                           " requests of this model, and each choice needs one",
+                           input->n, places);
+    request->n_choices = input->n;
+    return STATUS_OK;
+}
+
 static enum status stops_decode(const Galerne__V1__GenerateRequest *input, struct arena *arena,
                                 struct request *request, struct error *error)
 {
@@ -364,6 +384,8 @@ enum status decode_generate(struct front *front, const Galerne__V1__GenerateRequ
         status = stop_ids_decode(input, request, error);
     if (status == STATUS_OK)
         status = priority_decode(input->priority, request, error);
+    if (status == STATUS_OK)
+        status = choices_decode(front, input, request, error);
     return status;
 }
 

@@ -69,6 +69,7 @@ struct request *request_new(struct request_pool *pool, size_t arena_max_bytes)
                                 sizeof(struct request_token), REQUEST_TOKENS_RING);
     request->deadline_ns = UINT64_MAX;
     request->peer_uid = UINT32_MAX;
+    request->n_choices = 1;
     return request;
 }
 
@@ -80,6 +81,73 @@ void request_free(struct request_pool *pool, struct request *request)
     pool->free = request;
     pthread_mutex_unlock(&pool->lock);
     atomic_fetch_sub(&pool->used_count, 1);
+}
+
+/* ---- choices ---- */
+
+/* Neighbouring seeds must give draws that have nothing to do with each other: the seed moves by an
+ * odd constant for each choice, and its bits are mixed (the last steps of splitmix64). */
+uint64_t request_choice_seed(uint64_t seed, uint32_t choice)
+{
+    if (choice == 0)
+        return seed;
+    uint64_t x = seed + choice * 0x9e3779b97f4a7c15ull;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
+}
+
+/* Nobody else knows of the first one yet. */
+static void choice_copy(struct request *choice, const struct request *first, uint32_t index)
+{
+    struct request own = {.tokens = choice->tokens, .arena = choice->arena};
+    memcpy(choice, first, sizeof *choice);
+    choice->tokens = own.tokens;
+    choice->arena = own.arena;
+    choice->choice = index;
+    choice->sampling.seed = request_choice_seed(first->sampling.seed, index);
+    choice->next_choice = NULL;
+}
+
+bool request_choices_new(struct request_pool *pool, struct request *first)
+{
+    struct request *last = first;
+    CHECK(!first->next_choice && first->n_choices <= REQUEST_CHOICES_MAX);
+    for (uint32_t i = 1; i < first->n_choices; i++) {
+        struct request *choice = request_new(pool, 0);
+        if (!choice) {
+            while ((choice = first->next_choice)) {
+                first->next_choice = choice->next_choice;
+                request_free(pool, choice);
+            }
+            return false;
+        }
+        choice_copy(choice, first, i);
+        last->next_choice = choice;
+        last = choice;
+    }
+    return true;
+}
+
+void request_choices_share(struct request *first)
+{
+    for (struct request *choice = first->next_choice; choice; choice = choice->next_choice) {
+        choice->ids = first->ids;
+        choice->n_ids = first->n_ids;
+        choice->digests = first->digests;
+        choice->n_digests = first->n_digests;
+        choice->output_tokens_max = first->output_tokens_max;
+        choice->tokenized_ns = first->tokenized_ns;
+    }
+}
+
+void request_choices_free(struct request_pool *pool, struct request *first)
+{
+    while (first) {
+        struct request *next = first->next_choice;
+        request_free(pool, first);
+        first = next;
+    }
 }
 
 uint32_t request_pool_used_count(const struct request_pool *pool)

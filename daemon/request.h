@@ -13,6 +13,12 @@
  * through its outlet; every request that was handed over gets exactly one END. Before that the
  * listener may set `cancelled` (request_cancel) at any time; it still waits for the END.
  *
+ * Choices. A call for n choices is n requests, each with its own ring, sampling and end: the first
+ * one, which the text room reads, and n - 1 others (request_choices_new) that follow it in a list.
+ * They are handed over with it, and each gets an END of its own; then all are given back at once.
+ * Choice i draws with request_choice_seed(seed, i): what it says is what a request for one choice
+ * says with that seed.
+ *
  * Fields are grouped by writer. A group is written by its owner before the hand-over (a ring's
  * release store) and read-only afterwards, save those marked atomic.
  */
@@ -31,6 +37,7 @@
 #define REQUEST_NAME_MAX_BYTES 128
 #define REQUEST_STOP_IDS_MAX 16
 #define REQUEST_TOKENS_RING 64 /* tokens that may wait for a slow reader before it is paused */
+#define REQUEST_CHOICES_MAX SCHED_CHOICES_MAX
 
 struct outlet;
 struct served_model;
@@ -97,6 +104,10 @@ struct request {
     struct outlet *outlet;        /* where tokens and the END go */
     void *call;                   /* the listener's own */
     uint64_t accepted_ns;
+    uint32_t n_choices;          /* of the call; from 1 */
+    uint32_t choice;             /* which of them this is */
+    struct request *next_choice; /* NULL: the last */
+    bool ended;                  /* its END was taken */
 
     /* --- the text room's --- */
     const uint32_t *ids; /* prompt [n_ids], in the arena or the prompt's own */
@@ -137,4 +148,17 @@ void request_pool_close(struct request_pool *pool);
  * thread. */
 struct request *request_new(struct request_pool *pool, size_t arena_max_bytes);
 void request_free(struct request_pool *pool, struct request *request);
+
+/* The seed of choice i of a request: the seed itself for the first one. Pure. */
+uint64_t request_choice_seed(uint64_t seed, uint32_t choice);
+
+/* Takes n_choices - 1 more requests for `first`, whose listener's fields are complete: the same in
+ * all but choice and seed. False: there are not as many, and none was taken. Any thread. */
+bool request_choices_new(struct request_pool *pool, struct request *first);
+
+/* After the text room's work on the first one: the others have the same prompt. */
+void request_choices_share(struct request *first);
+
+/* A request and all of its choices. */
+void request_choices_free(struct request_pool *pool, struct request *first);
 uint32_t request_pool_used_count(const struct request_pool *pool);

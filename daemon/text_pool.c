@@ -183,11 +183,17 @@ static struct walker walker_of(const struct text_thread *self)
 
 static void end_here(struct text_thread *self, struct request *request, enum status status)
 {
-    request->finish = status == STATUS_OK ? FINISH_STOP : FINISH_ERROR;
-    request->ended_ns = clock_now_ns();
-    walk_add(walker_of(self), request->id, WALK_ENDED, request->ended_ns, 0);
-    struct outlet *outlet = request->outlet; /* the request may be gone after its END */
-    outlet_end(outlet, self->index, request);
+    uint64_t now_ns = clock_now_ns();
+    walk_add(walker_of(self), request->id, WALK_ENDED, now_ns, 0);
+    struct outlet *outlet = request->outlet;
+    struct error error = request->error;
+    for (struct request *next; request; request = next) { /* it may be gone after its END */
+        next = request->next_choice;
+        request->error = error;
+        request->finish = status == STATUS_OK ? FINISH_STOP : FINISH_ERROR;
+        request->ended_ns = now_ns;
+        outlet_end(outlet, self->index, request);
+    }
     outlet_flush(outlet, self->index);
 }
 
@@ -215,6 +221,7 @@ static void text_work(struct text_thread *self, struct request *request)
         }
     }
     request->tokenized_ns = clock_now_ns();
+    request_choices_share(request);
     if (status == STATUS_OK)
         walk_add(walker_of(self), request->id, WALK_TOKENIZED, request->tokenized_ns,
                  request->n_ids);

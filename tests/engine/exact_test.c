@@ -218,6 +218,131 @@ static uint32_t cached(const char *path, const struct prompt_set *set, const str
     return n;
 }
 
+/* ---- choices ---- */
+
+#define CHOICES 4 /* of each of the first STREAMS / CHOICES prompts */
+
+/* Every choice alone, as a request of its own with the seed that the choice has. */
+static void choices_alone(struct harness *h, const struct prompt_set *set, struct answer *ret_alone)
+{
+    for (uint32_t i = 0; i < STREAMS; i++) {
+        static struct prompt_set one;
+        one = *set;
+        struct sample_params *sampling = &one.sampling[i / CHOICES];
+        sampling->seed = request_choice_seed(sampling->seed, i % CHOICES);
+        struct stream *stream = prompt_start(h, &one, i / CHOICES, 0);
+        CHECK(harness_drain(h, 5 * MINUTE));
+        answer_take(stream, &ret_alone[i]);
+    }
+}
+
+static uint32_t answers_differ(const struct answer *a, const struct answer *b)
+{
+    uint32_t n = a->n_tokens != b->n_tokens;
+    for (uint32_t k = 0; n == 0 && k < a->n_tokens; k++)
+        n += !sample_equal(&a->tokens[k].sample, &b->tokens[k].sample);
+    return n;
+}
+
+/* Greedy choices are equal; sampled ones are not all the same. */
+static uint32_t choices_kinds(const struct prompt_set *set, const struct answer *got)
+{
+    uint32_t failures = 0, n_different = 0;
+    for (uint32_t i = 0; i < STREAMS; i++) {
+        uint32_t different = answers_differ(&got[i], &got[i / CHOICES * CHOICES]);
+        if (set->sampling[i / CHOICES].temperature > 0)
+            n_different += different;
+        else
+            failures += different;
+    }
+    if (failures || n_different < STREAMS / 4) {
+        printf("  choices: %u greedy ones differ, %u sampled ones do\n", failures, n_different);
+        failures++;
+    }
+    return failures;
+}
+
+static void choices_start(struct harness *h, const struct prompt_set *set, uint64_t domain,
+                          struct stream **ret_streams)
+{
+    for (uint32_t i = 0; i < STREAMS / CHOICES; i++) {
+        struct stream_options options = {.cache_domain = domain,
+                                         .ids = set->ids[i],
+                                         .n_ids = set->n_ids[i],
+                                         .output_tokens_max = OUTPUT_TOKENS,
+                                         .sampling = set->sampling[i],
+                                         .biases = set->biases[i],
+                                         .stop_ids = set->stop_ids[i],
+                                         .n_stop_ids = set->sampling[i].min_tokens ? STOP_IDS : 0};
+        streams_start(h, &options, CHOICES, &ret_streams[i * CHOICES]);
+    }
+}
+
+/* Prompts are computed once, and their last token by each choice. */
+static uint32_t choices_cost(const struct prompt_set *set, const struct sched_stats *stats,
+                             const char *what)
+{
+    uint64_t expected = 0;
+    for (uint32_t i = 0; i < STREAMS / CHOICES; i++)
+        expected += set->n_ids[i] + CHOICES - 1;
+    if (stats->prompt_tokens_total == expected)
+        return 0;
+    printf("  %s: %llu prompt tokens were computed; once is %llu\n", what,
+           (unsigned long long)stats->prompt_tokens_total, (unsigned long long)expected);
+    return 1;
+}
+
+static uint32_t choices_together(const struct harness_options *options,
+                                 const struct prompt_set *set, uint64_t domain,
+                                 const struct answer *alone, const char *what)
+{
+    static struct answer got[STREAMS];
+    struct stream *streams[STREAMS];
+    struct harness h;
+    struct engine_status status;
+    harness_open(&h, options);
+    choices_start(&h, set, domain, streams);
+    CHECK(harness_drain(&h, 5 * MINUTE));
+    for (uint32_t i = 0; i < STREAMS; i++)
+        answer_take(streams[i], &got[i]);
+    harness_turn(&h, 50 * NS_PER_MS);
+    engine_status(h.engine, &status);
+    harness_close(&h);
+    uint32_t n = differences(alone, got, what) + choices_kinds(set, got);
+    printf("  %-44s %s, %llu prompt tokens computed, %llu preemptions\n", what,
+           n ? "DIFFERS" : "equal", (unsigned long long)status.sched.prompt_tokens_total,
+           (unsigned long long)status.sched.preempted_total);
+    if (options->policy == &policy_fcfs ? status.sched.preempted_total == 0
+                                        : choices_cost(set, &status.sched, what)) {
+        printf("  %s: the case tests nothing, or costs too much\n", what);
+        n++;
+    }
+    return n;
+}
+
+static uint32_t choices(const char *path, const struct prompt_set *set)
+{
+    static struct answer alone[STREAMS];
+    struct harness h;
+    struct harness_options options = {.path = path, .threads_count = 1, .context_tokens = 128};
+    uint32_t n = 0;
+    harness_open(&h, &options);
+    choices_alone(&h, set, alone);
+    harness_close(&h);
+    options.chunk_tokens = 64;
+    n += choices_together(&options, set, 0, alone, "8 prompts of 4 choices, chunks of 64");
+    options.chunk_tokens = 7;
+    options.threads_count = 2;
+    n += choices_together(&options, set, 7, alone, "4 choices, chunks of 7, 2 threads, a domain");
+    options.running_max = 3;
+    n += choices_together(&options, set, 0, alone, "4 choices, 3 at a time");
+    options.running_max = 32;
+    options.policy = &policy_fcfs;
+    options.blocks_count = 14;
+    n += choices_together(&options, set, 0, alone, "4 choices, preempted");
+    return n;
+}
+
 static uint32_t model_test(const char *path)
 {
     static struct prompt_set set;
@@ -254,6 +379,7 @@ static uint32_t model_test(const char *path)
     failures += together(&options, &set, alone, "32 at once, preempted often, 1 thread");
     options.policy = &policy_fair;
     failures += together(&options, &set, alone, "32 at once, fair, the same pool");
+    failures += choices(path, &set);
     return failures + cached(path, &set, alone);
 }
 

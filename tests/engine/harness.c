@@ -130,23 +130,30 @@ void harness_close(struct harness *h)
     rmdir(h->runtime_dir);
 }
 
-struct stream *stream_start(struct harness *h, const struct stream_options *o)
+static struct stream *stream_new(struct harness *h, const struct stream_options *o,
+                                 struct request *request, struct request *first)
 {
     struct stream *stream = calloc(1, sizeof *stream);
-    struct request *request = request_new(h->pool, 1 << 20);
-    CHECK(stream && request);
+    CHECK(stream);
     stream->tokens = calloc(o->output_tokens_max, sizeof *stream->tokens);
+    CHECK(stream->tokens);
     stream->harness = h;
     stream->request = request;
+    stream->first = first;
     stream->reads = !o->does_not_read;
+    request->call = stream;
+    h->n_open++;
+    return stream;
+}
+
+void streams_start(struct harness *h, const struct stream_options *o, uint32_t n,
+                   struct stream **ret_streams)
+{
+    struct request *request = request_new(h->pool, 1 << 20);
+    CHECK(request);
     request->id = ++h->next_id;
     request->model = h->model;
     request->outlet = &h->outlet;
-    request->call = stream;
-    uint32_t *ids = arena_alloc(&request->arena, o->n_ids * sizeof *ids);
-    memcpy(ids, o->ids, o->n_ids * sizeof *ids);
-    request->ids = ids;
-    request->n_ids = o->n_ids;
     request->output_tokens_max = o->output_tokens_max;
     request->sampling = o->sampling;
     request->biases = o->biases;
@@ -156,14 +163,29 @@ struct stream *stream_start(struct harness *h, const struct stream_options *o)
     if (o->deadline_ns)
         request->deadline_ns = o->deadline_ns;
     request->cache_domain = o->cache_domain;
+    request->n_choices = n;
+    CHECK(request_choices_new(h->pool, request));
+
+    uint32_t *ids = arena_alloc(&request->arena, o->n_ids * sizeof *ids);
+    memcpy(ids, o->ids, o->n_ids * sizeof *ids);
+    request->ids = ids;
+    request->n_ids = o->n_ids;
     request->n_digests = o->n_ids / h->config.models[0].block_tokens;
     struct sched_digest *digests =
         arena_alloc(&request->arena, request->n_digests * sizeof *digests);
     struct digest_scope scope = digest_scope_of(h->plan.digest, o->cache_domain);
     digest_blocks(&scope, ids, o->n_ids, h->config.models[0].block_tokens, digests);
     request->digests = digests;
-    h->n_open++;
+    request_choices_share(request);
+    for (struct request *choice = request; choice; choice = choice->next_choice)
+        *ret_streams++ = stream_new(h, o, choice, request);
     CHECK(engine_submit(h->engine, 0, request));
+}
+
+struct stream *stream_start(struct harness *h, const struct stream_options *o)
+{
+    struct stream *stream;
+    streams_start(h, o, 1, &stream);
     return stream;
 }
 
@@ -204,8 +226,12 @@ static void stream_end(struct stream *stream)
     stream->output_tokens = request->output_tokens;
     stream->cached_tokens = request->cached_tokens;
     stream->harness->n_open--;
-    request_free(stream->harness->pool, request);
     stream->request = NULL;
+    request->ended = true;
+    for (const struct request *choice = stream->first; choice; choice = choice->next_choice)
+        if (!choice->ended)
+            return;
+    request_choices_free(stream->harness->pool, stream->first);
 }
 
 void harness_turn(struct harness *h, uint64_t timeout_ns)

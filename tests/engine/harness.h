@@ -11,7 +11,7 @@
 #include "daemon/engine_private.h"
 
 struct stream {
-    struct request *request;
+    struct request *request, *first; /* its own, and the first of its choices */
     struct harness *harness;
     uint32_t n_tokens;
     struct request_token *tokens; /* [n_tokens] */
@@ -72,6 +72,9 @@ struct stream_options {
 };
 
 struct stream *stream_start(struct harness *harness, const struct stream_options *options);
+/* Several choices of one prompt, in one call. */
+void streams_start(struct harness *harness, const struct stream_options *options, uint32_t n,
+                   struct stream **ret_streams /* [n] */);
 void stream_cancel(struct stream *stream);
 void stream_free(struct stream *stream); /* after it ended */
 

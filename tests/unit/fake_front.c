@@ -188,6 +188,7 @@ void fake_open(void)
     fake.config.requests_max = 4;
     fake.config.message_max_bytes = 65536;
     fake.config.n_models = 2;
+    fake.config.models[0].waiting_max = fake.config.models[1].waiting_max = 8;
     strcpy(fake.config.models[0].name, "one");
     strcpy(fake.config.models[1].name, "two");
     for (uint32_t id = 0; id < FAKE_VOCAB; id++) { /* id 97 is "a" */
