@@ -47,7 +47,7 @@ enum status error_set(struct error *error, enum status status, const char *forma
         va_start(arguments, format);
         error->status = status;
         error->retry_ns = 0;
-        error->field[0] = '\0';
+        error->field[0] = error->subject[0] = error->limit[0] = '\0';
         text_clean(error->text, vsnprintf(error->text, sizeof error->text, format, arguments));
         va_end(arguments);
     }
@@ -61,6 +61,7 @@ enum status error_field(struct error *error, const char *field, const char *form
         va_start(arguments, format);
         error->status = STATUS_INVALID;
         error->retry_ns = 0;
+        error->subject[0] = error->limit[0] = '\0';
         snprintf(error->field, sizeof error->field, "%s", field);
         text_clean(error->text, vsnprintf(error->text, sizeof error->text, format, arguments));
         va_end(arguments);

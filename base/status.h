@@ -34,6 +34,8 @@ struct error {
     enum status status;
     uint64_t retry_ns;               /* with EXHAUSTED, UNAVAILABLE: wait this long; 0 unknown */
     char field[64];                  /* dotted name of the offending request field, or "" */
+    char subject[80];                /* whose limit refuses, "project:north/b", or "" */
+    char limit[32];                  /* which, "tokens_per_minute", or "" */
     char text[ERROR_TEXT_MAX_BYTES]; /* NUL-terminated UTF-8, cut with "..." when too long */
 };
 

@@ -14,6 +14,7 @@
  */
 #include "base/clock.h"
 #include "sched/books.h"
+#include "sched/quota.h"
 #include "tests/sim/alloc_trap.h"
 
 enum {
@@ -264,6 +265,66 @@ static void table_set(void)
     }
 }
 
+/* One request more, and one less: reserve, begin, settle at three levels, of tenants in random
+ * order. With credit in the lease; and with limits so near that each goes to the tree. */
+static void quota_measure(const char *name, uint64_t concurrent_max)
+{
+    enum { CALLS = 20000, HELD = 64 };
+    static struct quota_row rows[ROWS];
+    static uint64_t times_ns[CALLS];
+    static struct reservation held[HELD];
+    struct quota *quota = NULL;
+    struct quota_lease *lease = NULL;
+    struct quota_time time = {.now_ns = 1, .wall_ns = 1793491200ull * NS_PER_S};
+    struct error error;
+    for (uint32_t i = 0; i < ROWS; i++) {
+        uint32_t project = i - ORGANISATIONS, key = project - ORGANISATIONS * PROJECTS;
+        rows[i] = (struct quota_row){.mode = i % 2 ? QUOTA_HARD : QUOTA_SOFT,
+                                     .requests_per_minute = 1000000,
+                                     .tokens_per_minute = 100000000,
+                                     .tokens_per_month = QUOTA_VALUE_MAX,
+                                     .concurrent_max = concurrent_max,
+                                     .queued_tokens_max = 100000000};
+        rows[i].parent = i < ORGANISATIONS    ? QUOTA_TOP
+                         : i < ROWS - TENANTS ? project / PROJECTS
+                                              : ORGANISATIONS + key / KEYS;
+    }
+    struct quota_table table = {.n_rows = ROWS, .rows = rows};
+    if (quota_open(ROWS, 2, &quota, &error) != STATUS_OK ||
+        quota_set(quota, &table, &time, &error) != STATUS_OK ||
+        quota_lease_open(quota, &lease, &error) != STATUS_OK) {
+        fprintf(stderr, "bench_sched: %s\n", error.text);
+        exit(1);
+    }
+    for (size_t i = 0; i < CALLS; i++) {
+        struct reservation *r = &held[i % HELD];
+        struct quota_ask ask = {.tenant = ROWS - TENANTS + random_next() % 64,
+                                .prompt_tokens = 1 + random_next() % 500,
+                                .output_tokens_max = 1 + random_next() % 500};
+        uint64_t start_ns = clock_now_ns();
+        if (r->state == RESERVATION_HELD) {
+            quota_begin(lease, r);
+            quota_settle(lease, r, r->prompt_tokens, r->output_tokens_max / 2, time.now_ns);
+        }
+        enum status status = quota_reserve(lease, &ask, &time, r, &error);
+        times_ns[i] = since_ns(start_ns);
+        CHECK(status == STATUS_OK);
+        time.now_ns += 1000000;
+        if (i % 8 == 0)
+            quota_lease_turn(lease, &time);
+    }
+    struct quota_stats stats;
+    quota_stats(quota, &stats);
+    printf("%s: %llu of %d requests were drawn from the tree\n", name,
+           (unsigned long long)stats.draws_total, CALLS);
+    report(name, times_ns, CALLS);
+    for (size_t i = 0; i < HELD; i++)
+        quota_settle(lease, &held[i], 0, 0, time.now_ns);
+    memset(held, 0, sizeof held);
+    quota_lease_close(lease, &time);
+    quota_close(quota);
+}
+
 static void setting_run(const char *name, const struct sched_policy *policy, uint32_t blocks_count)
 {
     struct error error;
@@ -315,5 +376,7 @@ int main(void)
     sched_check(sched);
     sched_close(sched);
     lookup_measure();
+    quota_measure("quota", 1000000);
+    quota_measure("quota_near", 80);
     return 0;
 }
