@@ -39,8 +39,8 @@
  * touched for LEASE_IDLE_NS. Nobody is refused for credit that lies in an idle engine.
  *
  * Threads. A lease has one owner, who calls the functions that take it; different leases at the
- * same time. The rest is for any thread. The tree has one lock, each lease has one, and the order
- * is tree, then leases. They are held for a microsecond, without a call out.
+ * same time. The rest is for any thread. The tree has one lock, each lease has one; the order
+ * is tree, then one lease. They are held for a microsecond, without a call out.
  *
  * Time is passed in: `now_ns` monotonic, `wall_ns` since 1970. A monotonic time behind the latest
  * one counts as that (threads differ a little; over QUOTA_BACK_NS is counted). A wall clock may go
