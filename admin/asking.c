@@ -67,6 +67,8 @@ const struct option_row asking_rows[] = {
     {"ids", OPTION_BOOL, AT(ids), .text = "Print a line for each token: id and text."},
     {"token-ids", OPTION_TEXT, AT(token_ids), .value = "1,2,3",
      .text = "The prompt as token ids, instead of a text."},
+    {"choices", OPTION_U32, AT(choices), .value = "N", .min = 1, .max = ASKING_CHOICES_MAX,
+     .fallback_text = "1", .text = "So many answers to the same prompt."},
     {"batch", OPTION_BOOL, AT(batch), .text = "It is not urgent."},
     {"request-id", OPTION_TEXT, AT(request_id), .value = "NAME",
      .text = "What the daemon's log calls it."},
@@ -78,6 +80,8 @@ static_assert(array_count(asking_rows) == ASKING_ROWS_ALL, "the number in the he
 static void token_print(const Galerne__V1__Token *token)
 {
     char *text = output_escape((struct span){(const char *)token->bytes.data, token->bytes.len});
+    if (asking.choices > 1)
+        printf("%2u ", token->choice_index);
     printf("%6u", token->id);
     if (token->_logprob_case)
         printf("  %9.4f", (double)token->logprob);
@@ -108,41 +112,7 @@ static bool text_take(struct answer *answer, const char *text)
     return output_text(span_of(text));
 }
 
-static bool message_print(struct answer *answer, const Galerne__V1__GenerateResponse *message)
-{
-    bool as_lines = !answer->as_json && (asking.ids || asking.logprobs != UINT32_MAX);
-    if (answer->as_json) {
-        json_t *value = message_json(&message->base);
-        bool good = output_json(value, false);
-        json_decref(value);
-        if (!good)
-            return false;
-    }
-    for (size_t i = 0; as_lines && i < message->n_tokens; i++)
-        token_print(message->tokens[i]);
-    for (size_t i = 0; !as_lines && i < message->n_choices; i++)
-        if (!text_take(answer, message->choices[i]->text))
-            return false;
-    return fflush(stdout) == 0;
-}
-
-bool answer_take(void *context, const ProtobufCMessage *untyped)
-{
-    struct answer *answer = context;
-    const Galerne__V1__GenerateResponse *message = (const Galerne__V1__GenerateResponse *)untyped;
-    if (message->n_tokens) {
-        answer->last_ns = clock_now_ns();
-        if (!answer->first_ns)
-            answer->first_ns = answer->last_ns;
-        answer->tokens += (uint32_t)message->n_tokens;
-    }
-    for (size_t i = 0; i < message->n_choices; i++)
-        if (message->choices[i]->finish_reason)
-            answer->finish = message->choices[i]->finish_reason;
-    if (message->usage)
-        answer->usage = *message->usage;
-    return message_print(answer, message);
-}
+/* ---- several choices ---- */
 
 static const char *finish_text(Galerne__V1__FinishReason finish)
 {
@@ -160,6 +130,102 @@ static const char *finish_text(Galerne__V1__FinishReason finish)
     }
 }
 
+static bool choice_keep(struct answer_choice *choice, const char *text)
+{
+    if (!choice->stream)
+        choice->stream = open_memstream(&choice->text, &choice->text_bytes);
+    return choice->stream && fputs(text, choice->stream) >= 0;
+}
+
+static bool choice_show(const struct answer *answer, uint32_t index)
+{
+    const struct answer_choice *choice = &answer->choices[index];
+    printf("%schoice %u, %s:\n", index ? "\n" : "", index, finish_text(choice->finish));
+    if (!choice->stream || fflush(choice->stream) != 0 || choice->text_bytes == 0)
+        return true;
+    bool good = output_text((struct span){choice->text, choice->text_bytes});
+    if (choice->text[choice->text_bytes - 1] != '\n')
+        putchar('\n');
+    return good;
+}
+
+/* In their order, as far as they have ended; `all`: whether they have or not. */
+static bool choices_show(struct answer *answer, bool all)
+{
+    bool good = true;
+    while (good && answer->n_shown < answer->n_choices &&
+           (all || answer->choices[answer->n_shown].finish))
+        good = choice_show(answer, answer->n_shown++);
+    return good;
+}
+
+void answer_close(struct answer *answer)
+{
+    bool as_text = !answer->as_json && !asking.ids && asking.logprobs == UINT32_MAX;
+    bool has_any = answer->first_ns != 0; /* an error at the start is all there is to say */
+    if (answer->n_choices > 1 && as_text && has_any)
+        choices_show(answer, true);
+    for (uint32_t i = 0; i < ASKING_CHOICES_MAX; i++) {
+        if (answer->choices[i].stream)
+            fclose(answer->choices[i].stream);
+        free(answer->choices[i].text);
+        answer->choices[i].stream = NULL;
+        answer->choices[i].text = NULL;
+    }
+}
+
+/* ---- messages ---- */
+
+static bool part_take(struct answer *answer, const Galerne__V1__Choice *part)
+{
+    if (answer->n_choices <= 1)
+        return text_take(answer, part->text);
+    if (part->choice_index >= answer->n_choices)
+        return true; /* a daemon that counts otherwise */
+    return answer->as_json || choice_keep(&answer->choices[part->choice_index], part->text);
+}
+
+static bool message_print(struct answer *answer, const Galerne__V1__GenerateResponse *message)
+{
+    bool as_lines = !answer->as_json && (asking.ids || asking.logprobs != UINT32_MAX);
+    if (answer->as_json) {
+        json_t *value = message_json(&message->base);
+        bool good = output_json(value, false);
+        json_decref(value);
+        if (!good)
+            return false;
+    }
+    for (size_t i = 0; as_lines && i < message->n_tokens; i++)
+        token_print(message->tokens[i]);
+    for (size_t i = 0; !as_lines && i < message->n_choices; i++)
+        if (!part_take(answer, message->choices[i]))
+            return false;
+    if (answer->n_choices > 1 && !answer->as_json && !as_lines && !choices_show(answer, false))
+        return false;
+    return fflush(stdout) == 0;
+}
+
+bool answer_take(void *context, const ProtobufCMessage *untyped)
+{
+    struct answer *answer = context;
+    const Galerne__V1__GenerateResponse *message = (const Galerne__V1__GenerateResponse *)untyped;
+    if (message->n_tokens) {
+        answer->last_ns = clock_now_ns();
+        if (!answer->first_ns)
+            answer->first_ns = answer->last_ns;
+        answer->tokens += (uint32_t)message->n_tokens;
+    }
+    for (size_t i = 0; i < message->n_choices; i++) {
+        const Galerne__V1__Choice *part = message->choices[i];
+        if (part->finish_reason && part->choice_index < ASKING_CHOICES_MAX)
+            answer->choices[part->choice_index].finish = part->finish_reason;
+    }
+    answer->finish = answer->choices[0].finish;
+    if (message->usage)
+        answer->usage = *message->usage;
+    return message_print(answer, message);
+}
+
 /* Tokens/s is over the whole call, prompt included: a short answer may come in one message, and a
  * rate between messages would say nothing. */
 void answer_stats(const struct answer *answer)
@@ -172,8 +238,11 @@ void answer_stats(const struct answer *answer)
     double whole_s = (double)(answer->last_ns - answer->asked_ns) / 1e9;
     fprintf(stderr, "time to first token %.1f ms, %.1f tokens/s", first_ms,
             answer->tokens / whole_s);
-    fprintf(stderr, ", prompt %u tokens, output %u tokens, finish %s\n",
-            answer->usage.prompt_tokens, answer->usage.output_tokens, finish_text(answer->finish));
+    fprintf(stderr, ", prompt %u tokens, output %u tokens, finish", answer->usage.prompt_tokens,
+            answer->usage.output_tokens);
+    for (uint32_t i = 0; i == 0 || i < answer->n_choices; i++)
+        fprintf(stderr, "%s %s", i ? "," : "", finish_text(answer->choices[i].finish));
+    fputc('\n', stderr);
 }
 
 /* ---- the request ---- */
@@ -272,6 +341,10 @@ static void limits_fill(Galerne__V1__GenerateRequest *request)
     if (asking.min_tokens) {
         request->_min_tokens_case = GALERNE__V1__GENERATE_REQUEST___MIN_TOKENS_MIN_TOKENS;
         request->min_tokens = asking.min_tokens;
+    }
+    if (asking.choices) {
+        request->_n_case = GALERNE__V1__GENERATE_REQUEST___N_N;
+        request->n = asking.choices;
     }
     request->ignore_eos = asking.ignore_eos;
     if (asking.logprobs != UINT32_MAX) {

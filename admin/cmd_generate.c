@@ -66,7 +66,9 @@ static int ask(const struct common *common, char *model, char *prompt, Galerne__
 
 static int run(const struct common *common, const struct words *words)
 {
-    struct answer answer = {.as_json = common->output == OUTPUT_JSON, .ends_line = true};
+    struct answer answer = {.as_json = common->output == OUTPUT_JSON,
+                            .n_choices = asking.choices,
+                            .ends_line = true};
     Galerne__V1__TokenIds ids = GALERNE__V1__TOKEN_IDS__INIT;
     char *prompt = NULL, *model = NULL;
     int code;
@@ -82,6 +84,7 @@ static int run(const struct common *common, const struct words *words)
         code = command_model_name(common, asking.model, &model);
     if (code == EXIT_CODE_OK) {
         code = ask(common, model, prompt, &ids, &answer);
+        answer_close(&answer);
         if (!answer.ends_line)
             putchar('\n');
         fflush(stdout);

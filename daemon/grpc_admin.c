@@ -152,6 +152,7 @@ static void model_show(const struct served_model *served, struct model_row *ret)
     row->prompt_tokens_total = status->prompt_tokens_total;
     row->output_tokens_total = status->output_tokens_total;
     row->preempted_total = status->sched.preempted_total;
+    row->prompt_tokens_computed_total = status->sched.prompt_tokens_total;
 }
 
 static void status_start(struct call *call)

@@ -85,16 +85,18 @@ void request_free(struct request_pool *pool, struct request *request)
 
 /* ---- choices ---- */
 
-/* Neighbouring seeds must give draws that have nothing to do with each other: the seed moves by an
- * odd constant for each choice, and its bits are mixed (the last steps of splitmix64). */
-uint64_t request_choice_seed(uint64_t seed, uint32_t choice)
+/* The last steps of splitmix64: one to one, and each bit depends on all. */
+static uint64_t bits_mix(uint64_t x)
 {
-    if (choice == 0)
-        return seed;
-    uint64_t x = seed + choice * 0x9e3779b97f4a7c15ull;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
     return x ^ (x >> 31);
+}
+
+/* Neighbouring seeds and choices must give draws that have nothing to do with each other. */
+uint64_t request_choice_seed(uint64_t seed, uint32_t choice)
+{
+    return choice == 0 ? seed : bits_mix(bits_mix(seed + 0x9e3779b97f4a7c15ull) + choice);
 }
 
 /* Nobody else knows of the first one yet. */

@@ -304,7 +304,9 @@ bool fake_token(struct request *request, uint32_t id)
         atomic_store(&request->stalled, true);
         return false;
     }
-    *token = (struct request_token){.from_end_id = id == 2, .sample = {.id = id, .logprob = -0.5f}};
+    *token = (struct request_token){.choice = request->choice,
+                                    .from_end_id = id == 2,
+                                    .sample = {.id = id, .logprob = -0.5f}};
     token->sample.n_top = request->sampling.n_logprobs;
     for (uint32_t i = 0; i < token->sample.n_top; i++)
         token->sample.top_id[i] = i;
