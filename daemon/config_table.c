@@ -38,8 +38,8 @@ const struct option_row config_rows[] = {
      .text = "Which lines go to the log. No level logs the text of prompts or answers."},
     {"requests_max", OPTION_U32, AT(requests_max), .fallback = "1024", .min = 1, .max = 65536,
      .unit = "requests",
-     .text = "Generate calls at once, all models together; more are refused with "
-             "RESOURCE_EXHAUSTED."},
+     .text = "Generate calls at once, all models together, each choice of a call one; more are "
+             "refused with RESOURCE_EXHAUSTED."},
     {"text_threads_count", OPTION_U32, AT(text_threads_count), .fallback = "2", .min = 1, .max = 64,
      .unit = "threads", .text = "Threads that tokenize prompts."},
     {"listener_threads_count", OPTION_U32, AT(listener_threads_count), .fallback = "1", .min = 1,
@@ -157,7 +157,8 @@ const struct option_row config_model_rows[] = {
      .unit = "sequences", .text = "Sequences that generate at once."},
     {"waiting_max", OPTION_U32, AT(waiting_max), .fallback = "256", .min = 1, .max = 65536,
      .unit = "requests",
-     .text = "Requests that may wait for their turn; more are refused with RESOURCE_EXHAUSTED."},
+     .text = "Requests that may wait for their turn, each choice one; more are refused with "
+             "RESOURCE_EXHAUSTED."},
     {"step_tokens_max", OPTION_U32, AT(step_tokens_max), .fallback = "512", .min = 1, .max = 8192,
      .unit = "tokens",
      .text = "Tokens that one step computes at most, prompts and generated ones together."},

@@ -81,7 +81,12 @@ static void call(const struct service_method *method, struct span bytes)
         }
         CHECK(request->n_stop_ids <= REQUEST_STOP_IDS_MAX);
         CHECK(request->output_tokens_max <= request->model->context_tokens);
-        fake_end(request, FINISH_ERROR, STATUS_UNAVAILABLE);
+        CHECK(request->n_choices >= 1 && request->n_choices <= fake.config.requests_max);
+        CHECK(request_pool_used_count(fake.front.requests) == request->n_choices);
+        for (struct request *next; request; request = next) {
+            next = request->next_choice;
+            fake_end(request, FINISH_ERROR, STATUS_UNAVAILABLE);
+        }
         fake_flush();
         fake.n_submitted = 0;
     }
