@@ -174,6 +174,7 @@ static struct sched_limits sched_limits_of(const struct engine_options *options)
         .chunk_tokens_max = model->chunk_tokens_max,
         .open_tokens_max = options->limits.open_tokens_max,
         .tenants_max = options->tenancy ? TENANCY_ROWS_MAX : 1,
+        .window_tokens = options->plan->arch.window_tokens,
     };
 }
 

@@ -67,18 +67,30 @@ static enum status model_read(struct served_model *model, struct step_limits *re
     return chat_open(config->path, model->tokenizer, &model->chat, error);
 }
 
+/* A whole context, or what the sliding window lets a sequence hold of it. */
+static uint32_t sequence_blocks_max(const struct served_model *model)
+{
+    const struct config_model *config = model->config;
+    return sched_sequence_blocks_max(
+        &(struct sched_limits){.context_tokens = model->context_tokens,
+                               .block_tokens = config->block_tokens,
+                               .window_tokens = model->plan.arch.window_tokens,
+                               .step_tokens_max = config->step_tokens_max,
+                               .chunk_tokens_max = config->chunk_tokens_max});
+}
+
 static struct memory_row memory_row_of(const struct served_model *model)
 {
     const struct config_model *config = model->config;
-    uint32_t context_blocks = div_up_u32(model->context_tokens, config->block_tokens);
+    uint32_t sequence_blocks = sequence_blocks_max(model);
     return (struct memory_row){
         .name = config->name,
         .weights_bytes = model->plan.weights_bytes,
         .scratch_bytes = model->plan.scratch_bytes,
         .block_bytes = model->plan.kv_block_bytes,
         .block_tokens = config->block_tokens,
-        .blocks_min = context_blocks,
-        .blocks_max = context_blocks * config->running_max,
+        .blocks_min = sequence_blocks,
+        .blocks_max = sequence_blocks * config->running_max,
         .blocks_fixed = config->kv_blocks_count,
     };
 }
@@ -313,8 +325,8 @@ void request_log(const struct request *request)
     log_info("request %s: model %s, tenant %s, %s, prompt %u, %soutput %u, finish %s%s%s, "
              "text %.1f ms, first token %.1f ms, total %.1f ms, preempted %u",
              request->name, request->model->config->name,
-             request->tenant_name ? request->tenant_name : "none", peer, request->n_ids,
-             choices, output_tokens, finish_names[request->finish], bad ? " " : "",
+             request->tenant_name ? request->tenant_name : "none", peer, request->n_ids, choices,
+             output_tokens, finish_names[request->finish], bad ? " " : "",
              bad ? status_name(request->error.status) : "",
              ms_between(request->accepted_ns, request->tokenized_ns),
              ms_between(request->accepted_ns, request->first_token_ns),

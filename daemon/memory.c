@@ -103,8 +103,8 @@ static enum status fixed_check(const struct memory_row *rows, uint32_t n_rows, u
         sharing += row->blocks_fixed == 0;
         if (row->blocks_fixed && row->blocks_fixed < row->blocks_min)
             return error_set(error, STATUS_INVALID,
-                             "model %s: kv_blocks_count is %u, but one context needs %u blocks of "
-                             "%u tokens: raise it or lower context_tokens",
+                             "model %s: kv_blocks_count is %u, but one sequence may need %u blocks "
+                             "of %u tokens: raise it or lower context_tokens",
                              row->name, row->blocks_fixed, row->blocks_min, row->block_tokens);
     }
     if (fixed_bytes > free_bytes)
@@ -136,10 +136,10 @@ enum status memory_share(struct memory_row *rows, uint32_t n_rows, uint64_t free
         uint64_t blocks = share_bytes / row->block_bytes;
         if (blocks < row->blocks_min)
             return error_set(error, STATUS_EXHAUSTED,
-                             "model %s: one context of %u tokens needs %.0f MiB of KV blocks, its "
+                             "model %s: one sequence may need %u KV blocks, %.0f MiB, and its "
                              "share is %.0f MiB (%u %% of %.0f MiB free, among %u models): lower "
                              "context_tokens, raise kv_memory_percent or serve fewer models",
-                             row->name, row->blocks_min * row->block_tokens,
+                             row->name, row->blocks_min,
                              (double)kv_bytes(row, row->blocks_min) / MIB,
                              (double)share_bytes / MIB, percent,
                              (double)(free_bytes - fixed_bytes) / MIB, sharing);

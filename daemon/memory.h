@@ -20,13 +20,13 @@ struct memory_row {
     uint64_t weights_bytes, scratch_bytes;
     uint64_t block_bytes;
     uint32_t block_tokens;
-    uint32_t blocks_min;   /* one whole context */
-    uint32_t blocks_max;   /* more is of no use: every running sequence at full context */
+    uint32_t blocks_min;   /* one sequence: a whole context, or what a sliding window holds of it */
+    uint32_t blocks_max;   /* more is of no use: every running sequence with so many */
     uint32_t blocks_fixed; /* the operator's kv_blocks_count; 0: share what there is */
     uint32_t blocks_count; /* out */
 };
 
 /* Shares `percent` of what weights and scratch leave among the rows. EXHAUSTED: what is needed,
- * what there is, which setting helps. INVALID: kv_blocks_count below one context. */
+ * what there is, which setting helps. INVALID: kv_blocks_count below one sequence. */
 enum status memory_share(struct memory_row *rows, uint32_t n_rows, uint64_t free_bytes,
                          uint32_t percent, struct error *error);

@@ -23,6 +23,7 @@ static uint32_t open_add(const struct step_builder *builder, struct step *step,
         .blocks_first = from->blocks_first,
         .cached_tokens = from->cached_tokens,
         .output_tokens = from->known_tokens - sequence.prompt_tokens,
+        .behind_blocks = from->behind_blocks,
         .entries_first = step->n_entries,
         .sampling = *sequence.sampling,
     };

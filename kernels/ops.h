@@ -141,7 +141,8 @@ struct attention_args {
     uint32_t n_rows;
     uint32_t n_heads, n_kv_heads, head_dim;
     float scale;
-    uint32_t window_tokens;         /* 0 = none */
+    uint32_t window_tokens;         /* 0 = none. Entries of block tables that lie behind the window
+                                       of every row are never looked at */
     const float *qkv;               /* as rope_kv left it */
     const uint32_t *host_positions; /* host [n_rows] */
     const uint32_t *host_slots;     /* host [n_rows] */

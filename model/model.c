@@ -134,7 +134,7 @@ static enum status open_scratch(struct model *m, struct error *error)
     if (!status)
         status = batch_open(&m->limits, &m->batch, error);
     if (!status)
-        status = slots_open(&m->limits, a->vocab, &m->slots, error);
+        status = slots_open(&m->limits, a->vocab, a->window_tokens, &m->slots, error);
     if (!status)
         status = m->ops->reserve(m->device, &op_limits, error);
     return status;
@@ -241,7 +241,7 @@ static void tables_set(struct model *m, const struct step *step)
     for (uint32_t i = 0; i < step->n_opens; i++) {
         const struct step_open *open = &step_opens(step)[i];
         if (open->n_blocks)
-            m->ops->kv_table_set(m->device, m->kv, open->slot, 0,
+            m->ops->kv_table_set(m->device, m->kv, open->slot, open->behind_blocks,
                                  step_blocks(step) + open->blocks_first, open->n_blocks);
     }
     for (uint32_t i = 0; i < step->n_rows; i++) {

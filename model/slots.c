@@ -2,10 +2,10 @@
 
 #include <inttypes.h>
 
-enum status slots_open(const struct step_limits *limits, uint32_t vocab, struct slots *ret_slots,
-                       struct error *error)
+enum status slots_open(const struct step_limits *limits, uint32_t vocab, uint32_t window_tokens,
+                       struct slots *ret_slots, struct error *error)
 {
-    struct slots slots = {.limits = *limits, .vocab = vocab};
+    struct slots slots = {.limits = *limits, .vocab = vocab, .window_tokens = window_tokens};
     size_t slots_count = limits->slots_max;
     slots.now = calloc(slots_count, sizeof *slots.now);
     slots.next = calloc(slots_count, sizeof *slots.next);
@@ -53,6 +53,14 @@ static enum status fault(const struct step *step, const char *record, uint32_t i
                      index, cause);
 }
 
+/* Entries at the beginning of a table that position `position` and those after it never read. */
+static uint32_t blocks_behind(const struct slots *slots, uint32_t position)
+{
+    uint32_t window = slots->window_tokens;
+    bool cut = window > 0 && position >= window;
+    return cut ? (position - window + 1) / slots->limits.block_tokens : 0;
+}
+
 static enum status play_open(struct slots *slots, const struct step *step, uint32_t index,
                              struct error *error)
 {
@@ -62,6 +70,13 @@ static enum status play_open(struct slots *slots, const struct step *step, uint3
     char cause[120];
     if (slot->is_open) {
         snprintf(cause, sizeof cause, "slot %u is open already", open->slot);
+        return fault(step, "open", index, error, cause);
+    }
+    if (open->behind_blocks > blocks_behind(slots, open->cached_tokens)) {
+        snprintf(cause, sizeof cause,
+                 "its table begins at block %u, but position %u reads from block %u on",
+                 open->behind_blocks, open->cached_tokens,
+                 blocks_behind(slots, open->cached_tokens));
         return fault(step, "open", index, error, cause);
     }
     for (uint32_t i = 0; i < open->n_tokens; i++)
@@ -84,7 +99,7 @@ static enum status play_open(struct slots *slots, const struct step *step, uint3
         .known_tokens = open->n_tokens,
         .prompt_tokens = open->n_tokens - open->output_tokens,
         .computed_tokens = open->cached_tokens,
-        .n_blocks = open->n_blocks,
+        .n_blocks = open->behind_blocks + open->n_blocks,
         .sampling = open->sampling,
     };
     return STATUS_OK;

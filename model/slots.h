@@ -13,6 +13,7 @@
  *         open's cached tokens end: pages have no holes
  *     history rows read tokens that are known; a last-sampled row reads the token that the slot
  *         itself sampled last, and only that
+ *     an open's table leaves out only entries that the window of its first row does not reach
  *     a row's positions lie inside of the slot's block table, which never outgrows its maximum
  *     a slot that samples a new token has no further row in the same step
  * A token sampled at a position that the history already has is reported and otherwise ignored.
@@ -29,7 +30,7 @@ struct slot {
     uint32_t known_tokens;     /* ids in the history */
     uint32_t prompt_tokens;    /* the first of them; the rest is output */
     uint32_t computed_tokens;  /* positions with keys and values */
-    uint32_t n_blocks;         /* entries of the block table */
+    uint32_t n_blocks;         /* entries of the block table, those behind the window too */
     uint32_t sampled_position; /* of the last token that the slot itself sampled; 0: none */
     struct sample_params sampling;
 };
@@ -37,15 +38,16 @@ struct slot {
 struct slots {
     struct step_limits limits;
     uint32_t vocab;
-    struct slot *now;      /* [slots_max] */
-    struct slot *next;     /* [slots_max] the state after the step that slots_check saw */
-    uint32_t *history;     /* [slots_max][context_tokens] */
-    uint32_t *table_first; /* [rows_max] per row of that step: where its blocks go in the table */
+    uint32_t window_tokens; /* of the model; 0: none */
+    struct slot *now;       /* [slots_max] */
+    struct slot *next;      /* [slots_max] the state after the step that slots_check saw */
+    uint32_t *history;      /* [slots_max][context_tokens] */
+    uint32_t *table_first;  /* [rows_max] per row of that step: where its blocks go in the table */
 };
 
 /* EXHAUSTED when memory is out. */
-enum status slots_open(const struct step_limits *limits, uint32_t vocab, struct slots *ret_slots,
-                       struct error *error);
+enum status slots_open(const struct step_limits *limits, uint32_t vocab, uint32_t window_tokens,
+                       struct slots *ret_slots, struct error *error);
 void slots_close(struct slots *slots);
 uint64_t slots_bytes(const struct step_limits *limits);
 

@@ -229,6 +229,7 @@ static enum status check_opens(const struct check *c)
 {
     const struct step *s = c->step;
     uint64_t tokens_count = 0;
+    uint32_t table_max = step_slot_blocks_max(c->limits);
     for (uint32_t i = 0; i < s->n_opens; i++) {
         const struct step_open *o = &step_opens(s)[i];
         const char *sampling = sampling_fault(&o->sampling);
@@ -239,12 +240,12 @@ static enum status check_opens(const struct check *c)
             return fault(c, "open", i, "n_tokens: expected 1..context_tokens");
         if (!range_inside(o->tokens_first, o->n_tokens, s->n_tokens))
             return fault(c, "open", i, "its tokens lie outside of the step's tokens");
-        if (o->n_blocks > step_slot_blocks_max(c->limits))
+        if (o->n_blocks > table_max || o->behind_blocks > table_max - o->n_blocks)
             return fault(c, "open", i, "more blocks than the longest sequence needs");
         if (!range_inside(o->blocks_first, o->n_blocks, s->n_blocks))
             return fault(c, "open", i, "its blocks lie outside of the step's blocks");
         if (o->cached_tokens >= o->n_tokens ||
-            o->cached_tokens > (uint64_t)o->n_blocks * c->limits->block_tokens)
+            o->cached_tokens > (uint64_t)(o->behind_blocks + o->n_blocks) * c->limits->block_tokens)
             return fault(c, "open", i, "cached_tokens: expected less than n_tokens, in its blocks");
         if (o->output_tokens >= o->n_tokens)
             return fault(c, "open", i, "output_tokens: expected less than n_tokens");

@@ -20,6 +20,10 @@
  * that the worker itself sampled last in this slot. A token sampled for a sequence that the
  * front has ended meanwhile is dropped by the front and never charged.
  *
+ * A block table is indexed by position. Behind a sliding window its first entries are dead: nobody
+ * reads them, so the front may give such a block to another sequence without a word, and an open
+ * may leave them out.
+ *
  * The worker keeps, per slot: the token history and where the output begins in it, the block table,
  * the sampling parameters with their entries (logit biases, then held ids). All of it can be
  * rebuilt from an open. It knows no tenant and no request.
@@ -34,7 +38,7 @@
 #include "base/status.h"
 #include "kernels/ops.h"
 
-#define STEP_VERSION 2
+#define STEP_VERSION 3
 
 /* Fixed when the worker starts; both sides compute the same message sizes from it. */
 struct step_limits {
@@ -58,7 +62,7 @@ struct step_open {
     uint32_t slot;
     uint32_t n_tokens;      /* ids known now; >= 1 */
     uint32_t tokens_first;  /* index of the first in the step's token array */
-    uint32_t n_blocks;      /* first entries of its block table */
+    uint32_t n_blocks;      /* entries of its block table, the first ones behind behind_blocks */
     uint32_t blocks_first;  /* index of the first in the step's block array */
     uint32_t adapter;       /* 0: none; others are not built yet and refused */
     uint32_t cached_tokens; /* positions that its first blocks already hold, of the same tokens:
@@ -67,7 +71,8 @@ struct step_open {
                                prompt, which is at least one. Penalties tell them apart */
     uint32_t entries_first; /* index in the step's entries of its sampling.n_biases biases, and
                                then its sampling.n_holds held ids */
-    uint32_t reserved;
+    uint32_t behind_blocks; /* entries at the table's beginning that are not there: the window of
+                               position cached_tokens does not reach them */
     struct sample_params sampling;
 };
 

@@ -15,60 +15,129 @@ static uint32_t foreseen_tokens(const struct sched *sched, const struct seq *seq
     return u32_min(sched->policy->foresee(sched->policy_state, seq), u32_max(left, 1));
 }
 
-/* Of one that has, or would have, so many blocks, some of them shared. */
+/* Of one that has, or would have, so many blocks, some of them its own. */
 static struct forecast_one foreseen(const struct sched *sched, const struct seq *seq,
-                                    uint32_t have_blocks, uint32_t shared_blocks)
+                                    uint32_t have_blocks, uint32_t own_blocks)
 {
-    struct forecast_one one = {.tokens = foreseen_tokens(sched, seq)};
+    struct forecast_one one = {.tokens = foreseen_tokens(sched, seq), .back_blocks = own_blocks};
     if (one.tokens <= 1)
         return (struct forecast_one){0};
     uint32_t want = blocks_for(&sched->blocks, seq_known_tokens(seq) + one.tokens);
+    if (want > sched->window.decode_blocks) {
+        want = u32_max(sched->window.decode_blocks, have_blocks);
+        uint32_t grow_tokens = (want - have_blocks) * sched->limits.block_tokens;
+        one.flat_tokens = one.tokens - u32_min(one.tokens, grow_tokens);
+    }
     one.grow_blocks = want > have_blocks ? want - have_blocks : 0;
-    one.back_blocks = have_blocks - shared_blocks;
     return one;
+}
+
+/* From the end: what is behind the window's reach does not matter, so the first run of listed
+ * blocks that is as long, or goes back to the beginning, is the longest match. */
+static void look_up_behind(const struct sched *sched, struct seq *seq)
+{
+    uint32_t block_tokens = sched->limits.block_tokens;
+    uint32_t n_full = seq->prompt_tokens / block_tokens;
+    uint32_t end = seq->group == GROUP_NONE ? seq->n_digests : n_full;
+    for (uint32_t i = end; i-- > 0 && end - i <= sched->window.reach_blocks;) {
+        uint32_t block = PREFIX_NONE;
+        if (i < seq->n_digests)
+            block = prefix_find(&sched->blocks.prefix, seq->cache_domain, &seq->digests[i]);
+        if (block == PREFIX_NONE)
+            block = group_block(sched, seq, i);
+        sched->matched[i] = block;
+        if (block == PREFIX_NONE)
+            end = i;
+    }
+    seq->matched_blocks = end;
+    seq->matched_tokens = end * block_tokens;
+    uint32_t tail = end == n_full ? group_block(sched, seq, n_full) : PREFIX_NONE;
+    if (tail == PREFIX_NONE)
+        return;
+    sched->matched[n_full] = tail;
+    seq->matched_tokens = seq->prompt_tokens;
 }
 
 void seq_look_up(const struct sched *sched, struct seq *seq)
 {
+    if (sched->window.tokens) {
+        look_up_behind(sched, seq);
+        return;
+    }
     seq->matched_blocks = prefix_match(&sched->blocks.prefix, seq->cache_domain, seq->digests,
                                        seq->n_digests, sched->matched);
     seq->matched_tokens = seq->matched_blocks * sched->limits.block_tokens;
     group_look_up(sched, seq);
 }
 
+/* Its table, from cached_tokens; the blocks of the cache do not count as cost yet. */
+static void need_count(const struct sched *sched, const struct seq *seq, struct need *need)
+{
+    uint32_t shared_end = need->cached_tokens / sched->blocks.block_tokens;
+    need->behind_blocks = window_behind(&sched->window, need->cached_tokens);
+    need->shared_blocks = shared_end - need->behind_blocks;
+    uint32_t n_blocks = blocks_for(&sched->blocks, need->known_tokens + 1) - need->behind_blocks;
+    n_blocks = u32_min(n_blocks, sched->window.most_blocks);
+    need->new_blocks = need->cost_blocks = n_blocks - need->shared_blocks;
+    need->later = foreseen(sched, seq, n_blocks, need->new_blocks);
+}
+
+/* Of the blocks that it would share and copy, those without a reader: takeable until then. */
+static uint32_t shared_cached(const struct sched *sched, const struct need *need)
+{
+    const struct block *blocks = sched->blocks.blocks;
+    const uint32_t *shared = sched->matched + need->behind_blocks;
+    uint32_t n = need->copy_block != PREFIX_NONE && blocks[need->copy_block].references == 0;
+    for (uint32_t i = 0; i < need->shared_blocks; i++)
+        n += blocks[shared[i]].references == 0;
+    return n;
+}
+
 /*
  * The last known token is computed in any case: its position gives the first sample. When the cache
  * holds even that, its block would be written, so it is copied first; as is the tail of a group's
- * prompt, behind which each member goes on in its own way.
+ * prompt, behind which each member goes on in its own way. Behind a window a sequence begins with
+ * as many blocks as it ever holds at once.
  */
 struct need need_of(const struct sched *sched, struct seq *seq, bool looks_up)
 {
     const struct blocks *blocks = &sched->blocks;
     struct need need = {.known_tokens = seq_known_tokens(seq), .copy_block = PREFIX_NONE};
-    uint32_t first_blocks = blocks_for(blocks, need.known_tokens + 1), cached = 0;
     if (looks_up)
         seq_look_up(sched, seq);
     need.cached_tokens = u32_min(seq->matched_tokens, need.known_tokens - 1);
-    need.shared_blocks = need.cached_tokens / blocks->block_tokens;
+    uint32_t shared_end = need.cached_tokens / blocks->block_tokens;
     if (looks_up && need.cached_tokens % blocks->block_tokens)
-        need.copy_block = sched->matched[need.shared_blocks];
-    uint32_t n_touched = need.shared_blocks + (need.copy_block != PREFIX_NONE);
-    for (uint32_t i = 0; looks_up && i < n_touched; i++)
-        cached += blocks->blocks[sched->matched[i]].references == 0;
-    need.new_blocks = first_blocks - need.shared_blocks;
-    need.cost_blocks = need.new_blocks + cached;
-    need.later = foreseen(sched, seq, first_blocks, need.shared_blocks);
+        need.copy_block = sched->matched[shared_end];
+    need_count(sched, seq, &need);
+    if (looks_up)
+        need.cost_blocks += shared_cached(sched, &need);
     return need;
 }
 
-/* Computing a whole block again takes one block less than copying it. */
-static void need_drop_copy(const struct sched *sched, struct need *need)
+/* The first of sched->matched that the last look-up found. */
+static uint32_t matched_first(const struct sched *sched, const struct seq *seq)
+{
+    uint32_t reach = sched->window.reach_blocks;
+    return seq->matched_blocks > reach ? seq->matched_blocks - reach : 0;
+}
+
+/*
+ * Computing a block again takes one block less than copying it. Its window may reach further back
+ * then, to one that was not looked for: so all is computed.
+ */
+static void need_drop_copy(const struct sched *sched, const struct seq *seq, struct need *need)
 {
     if (need->copy_block == PREFIX_NONE)
         return;
-    need->cost_blocks -= sched->blocks.blocks[need->copy_block].references == 0;
-    need->cached_tokens = need->shared_blocks * sched->blocks.block_tokens;
+    uint32_t cached_tokens = need->cached_tokens / sched->limits.block_tokens;
+    cached_tokens *= sched->limits.block_tokens;
     need->copy_block = PREFIX_NONE;
+    if (matched_first(sched, seq) > window_behind(&sched->window, cached_tokens))
+        cached_tokens = 0;
+    need->cached_tokens = cached_tokens;
+    need_count(sched, seq, need);
+    need->cost_blocks += shared_cached(sched, need);
 }
 
 static uint32_t promised_blocks(const struct sched *sched, const struct tenant *t)
@@ -90,7 +159,7 @@ static struct forecast_one running_foreseen(const struct sched *sched, const str
 {
     if (seq->paused)
         return (struct forecast_one){0};
-    return foreseen(sched, seq, sched->blocks.table_counts[seq->slot], seq->shared_blocks);
+    return foreseen(sched, seq, sched->blocks.table_counts[seq->slot], seq_own_blocks(sched, seq));
 }
 
 void draft_forecast(const struct sched *sched, struct draft *draft)
@@ -184,9 +253,11 @@ static uint32_t table_fill(struct sched *sched, const struct seq *seq, const str
 {
     uint32_t first = sched->plan.n_blocks;
     uint32_t *ret_blocks = sched->plan_blocks + first;
+    const uint32_t *matched = sched->matched + need->behind_blocks;
+    blocks_begin(&sched->blocks, seq->slot, need->behind_blocks);
     for (uint32_t i = 0; i < need->shared_blocks; i++) {
-        blocks_share(&sched->blocks, seq->slot, sched->matched[i]);
-        ret_blocks[i] = sched->matched[i];
+        blocks_share(&sched->blocks, seq->slot, matched[i]);
+        ret_blocks[i] = matched[i];
     }
     ret_blocks += need->shared_blocks;
     /* Held, lest it be evicted for the blocks that are taken now; plan.c lets it go. */
@@ -205,14 +276,16 @@ static void seq_open(struct sched *sched, struct draft *draft, struct seq *seq,
                      const struct need *need)
 {
     seq_run(sched, seq, need->cached_tokens);
-    seq->shared_blocks = need->shared_blocks;
+    seq->shared_blocks = need->behind_blocks + need->shared_blocks;
     uint32_t first = table_fill(sched, seq, need);
+    seq->told_blocks = blocks_table_end(&sched->blocks, seq->slot);
     sched->opens[sched->plan.n_opens++] =
         (struct sched_open_row){.id = seq->id,
                                 .slot = seq->slot,
                                 .known_tokens = need->known_tokens,
                                 .cached_tokens = need->cached_tokens,
                                 .found_tokens = seq->cached_tokens,
+                                .behind_blocks = need->behind_blocks,
                                 .n_blocks = need->shared_blocks + need->new_blocks,
                                 .blocks_first = first};
     group_opened(sched, seq, need->cached_tokens);
@@ -248,7 +321,7 @@ bool seq_admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32
     if (!tenants_has_reserved(&sched->tenants, seq->tenant, n_blocks))
         stays += headroom_of(sched, seq) + forecast_peak(&draft->forecast, &need.later);
     if (blocks_takeable(&sched->blocks) < need.cost_blocks + stays)
-        need_drop_copy(sched, &need);
+        need_drop_copy(sched, seq, &need);
     if (blocks_takeable(&sched->blocks) < need.cost_blocks + stays) {
         room_make(sched, draft, seq);
         return false;

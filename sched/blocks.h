@@ -4,7 +4,8 @@
  * A block holds the keys and values of `block_tokens` positions in the worker's memory; here it is
  * only a number, an owner and a count of the tables that name it. Tables are by slot, since only a
  * sequence that has a slot has blocks: entry i of a table serves positions i * block_tokens and on.
- * Tables only grow at their end, and are given back whole.
+ * Tables grow at their end only. They are given back whole or, behind a sliding window, from their
+ * beginning: a table holds the entries from `first` on, and those before are dead.
  *
  * A block is free, private to the one sequence that took it (`owner`), or listed in the prefix
  * cache: then any number of tables name it, and when none does it is cached, which is as good as
@@ -35,6 +36,7 @@ struct blocks {
     struct block *blocks;   /* [count] */
     uint32_t *tables;       /* [tables_count][table_max] */
     uint32_t *table_counts; /* [tables_count] entries in use */
+    uint32_t *table_firsts; /* [tables_count] the first of them */
     uint32_t *marks;        /* [count] scratch of blocks_check */
     struct prefix prefix;   /* which blocks hold what */
 };
@@ -64,7 +66,17 @@ static inline const uint32_t *blocks_table(const struct blocks *blocks, uint32_t
     return blocks->tables + (size_t)table * blocks->table_max;
 }
 
-/* Appends n blocks to a table and to ret_blocks [n]. The caller has seen that n are takeable. */
+/* One past the last entry. */
+static inline uint32_t blocks_table_end(const struct blocks *blocks, uint32_t table)
+{
+    return blocks->table_firsts[table] + blocks->table_counts[table];
+}
+
+/* An empty table begins at entry `first`. */
+void blocks_begin(struct blocks *blocks, uint32_t table, uint32_t first);
+
+/* Appends n blocks to a table and to ret_blocks [n], which may be NULL. The caller has seen that n
+ * are takeable. */
 void blocks_take(struct blocks *blocks, uint32_t table, sched_id owner, uint32_t n,
                  uint32_t *ret_blocks);
 
@@ -74,6 +86,9 @@ void blocks_share(struct blocks *blocks, uint32_t table, uint32_t block);
 /* Keeps a listed block where it is while a step is planned that copies it; and lets it go. */
 void blocks_hold(struct blocks *blocks, uint32_t block);
 void blocks_let_go(struct blocks *blocks, uint32_t block);
+
+/* Gives back the first n entries of a table, the first of all first: it then begins behind them. */
+void blocks_slide(struct blocks *blocks, uint32_t table, uint32_t n);
 
 /* Empties a table; returns how many entries it had. */
 uint32_t blocks_give_back(struct blocks *blocks, uint32_t table);

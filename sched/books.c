@@ -264,6 +264,37 @@ void seq_release(struct sched *sched, struct seq *seq)
         seq_ended(sched, seq);
 }
 
+/* Where its table should end, when it begins at entry `first`: as far as it will come before it
+ * gives back the next ones, in prefill or decoding. */
+static uint32_t table_end_wanted(const struct sched *sched, const struct seq *seq, uint32_t first)
+{
+    const struct window *window = &sched->window;
+    uint32_t known = blocks_for(&sched->blocks, seq_known_tokens(seq) + 1);
+    uint32_t all = blocks_for(&sched->blocks, seq->prompt_tokens + seq->output_tokens_max);
+    return u32_max(u32_min(known, first + window->most_blocks),
+                   u32_min(all, first + window->decode_blocks));
+}
+
+void seq_slide(struct sched *sched, struct seq *seq)
+{
+    struct blocks *blocks = &sched->blocks;
+    uint32_t behind = window_behind(&sched->window, seq->computed_tokens);
+    uint32_t first = blocks->table_firsts[seq->slot];
+    if (behind <= first)
+        return;
+    uint32_t end = blocks_table_end(blocks, seq->slot);
+    uint32_t want = table_end_wanted(sched, seq, behind), n_back = behind - first;
+    uint32_t n_take = u32_min(n_back, want > end ? want - end : 0);
+    uint32_t before = blocks_takeable(blocks);
+    uint32_t kept = tenants_kept_blocks(&sched->tenants, seq->tenant);
+    blocks_slide(blocks, seq->slot, n_back);
+    /* Those that others still read did not come free: for them it takes what anybody may take. */
+    uint32_t may = blocks_takeable(blocks) - u32_min(before, kept);
+    n_take = u32_min(n_take, may);
+    blocks_take(blocks, seq->slot, seq->id, n_take, NULL);
+    tenants_blocks_remove(&sched->tenants, seq->tenant, n_back - n_take);
+}
+
 /* The names wait beside the blocks, which have none in the cache yet: so they outlive the owner's
  * memory, and what a request of one step computed is listed when that step retires. */
 void seq_name_blocks(struct sched *sched, struct seq *seq)

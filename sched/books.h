@@ -31,6 +31,7 @@
 #include "sched/policy.h"
 #include "sched/seq.h"
 #include "sched/tenants.h"
+#include "sched/window.h"
 
 enum slot_state { SLOT_FREE = 0, SLOT_OPEN, SLOT_OWED, SLOT_CLOSED };
 
@@ -49,6 +50,7 @@ struct flight {
 
 struct sched {
     struct sched_limits limits;
+    struct window window;
     const struct sched_policy *policy;
     void *policy_state;
     uint64_t now_ns; /* the latest time that the owner told; never goes back */
@@ -120,6 +122,9 @@ void seq_release(struct sched *sched, struct seq *seq);
 /* After any change of planned_tokens, known tokens or paused. */
 void seq_prefilling_update(struct sched *sched, struct seq *seq);
 
+/* Of a running one: blocks behind its window go back, and it takes others for them (sched.h). */
+void seq_slide(struct sched *sched, struct seq *seq);
+
 /* Planned blocks of the prompt get their digests; computed ones of those are listed. */
 void seq_name_blocks(struct sched *sched, struct seq *seq);
 void seq_list_blocks(struct sched *sched, struct seq *seq);
@@ -153,7 +158,8 @@ void seq_look_up(const struct sched *sched, struct seq *seq);
 /* What it takes to admit a waiting one. */
 struct need {
     uint32_t known_tokens, cached_tokens;
-    uint32_t shared_blocks; /* first entries of its table, listed already */
+    uint32_t behind_blocks; /* first entries of its table, behind its window: not there */
+    uint32_t shared_blocks; /* the next ones, listed already */
     uint32_t copy_block;    /* the next entry is a copy of this one; PREFIX_NONE: no copy */
     uint32_t new_blocks;    /* further entries, taken at once (the copy is one) */
     uint32_t cost_blocks;   /* by how much the takeable blocks shrink at once: new and cached */
@@ -186,7 +192,9 @@ uint32_t blocks_coming(const struct sched *sched, const struct draft *draft, uin
 /* Blocks of a running one that it did not find in the cache: about what its end would free. */
 static inline uint32_t seq_own_blocks(const struct sched *sched, const struct seq *seq)
 {
-    return sched->blocks.table_counts[seq->slot] - seq->shared_blocks;
+    uint32_t first = sched->blocks.table_firsts[seq->slot];
+    uint32_t shared = seq->shared_blocks > first ? seq->shared_blocks - first : 0;
+    return sched->blocks.table_counts[seq->slot] - shared;
 }
 
 static inline bool row_given(const struct sched *sched, const struct seq *seq)

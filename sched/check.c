@@ -65,8 +65,13 @@ static void seq_check_running(const struct sched *sched, const struct seq *seq)
     BOOKS(sched, seq->computed_tokens <= seq->planned_tokens);
     BOOKS(sched, seq->listed_blocks <= seq->computed_tokens / sched->blocks.block_tokens);
     BOOKS(sched, seq->prefilling == (!seq->paused && seq_ready_tokens(seq) > 1));
-    BOOKS(sched,
-          blocks_for(&sched->blocks, seq->planned_tokens) <= sched->blocks.table_counts[seq->slot]);
+    uint32_t end = blocks_table_end(&sched->blocks, seq->slot);
+    BOOKS(sched, blocks_for(&sched->blocks, seq->planned_tokens) <= seq->told_blocks);
+    BOOKS(sched, seq->told_blocks <= end && (sched->window.tokens || seq->told_blocks == end));
+    /* All that its window still reads, and no more than a sequence ever holds. */
+    BOOKS(sched, sched->blocks.table_firsts[seq->slot] ==
+                     window_behind(&sched->window, seq->computed_tokens));
+    BOOKS(sched, sched->blocks.table_counts[seq->slot] <= sched->window.most_blocks);
 }
 
 static void seq_check(const struct sched *sched, const struct seq *seq)
@@ -173,7 +178,8 @@ static void owners_check(const struct sched *sched)
         if (sched->blocks.table_counts[slot] == 0)
             continue;
         const struct seq *seq = &sched->seqs[sched->slots[slot].holder];
-        for (uint32_t i = 0; i < sched->blocks.table_counts[slot]; i++) {
+        uint32_t first = sched->blocks.table_firsts[slot];
+        for (uint32_t i = first; i < blocks_table_end(&sched->blocks, slot); i++) {
             uint32_t block = blocks_table(&sched->blocks, slot)[i];
             if (!prefix_is_listed(prefix, block) || tail_check(sched, seq, i)) {
                 BOOKS(sched, sched->blocks.blocks[block].references == 1);

@@ -15,11 +15,19 @@ void forecast_add(struct forecast *forecast, const struct forecast_one *one)
 {
     if (one->tokens == 0)
         return;
-    uint32_t span = end_span(forecast, one->tokens);
+    uint32_t end = end_span(forecast, one->tokens);
+    forecast->back_blocks[end] += one->back_blocks;
+    if (one->flat_tokens >= one->tokens)
+        return;
+    /* Where it stops growing it counts as one that ends, but keeps what it took until its end. */
+    uint32_t span = end_span(forecast, one->tokens - one->flat_tokens);
     forecast->n_all++;
     forecast->n_ends[span]++;
     forecast->grow_blocks[span] += one->grow_blocks;
-    forecast->back_blocks[span] += one->back_blocks;
+    if (one->flat_tokens > 0) {
+        forecast->back_blocks[span] -= one->grow_blocks;
+        forecast->back_blocks[end] += one->grow_blocks;
+    }
 }
 
 uint32_t forecast_peak(const struct forecast *forecast, const struct forecast_one *one)

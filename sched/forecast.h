@@ -21,13 +21,14 @@ struct forecast {
     uint32_t n_all;                       /* sequences in it */
     uint32_t n_ends[FORECAST_SPANS];      /* that end in a span */
     uint32_t grow_blocks[FORECAST_SPANS]; /* what those will have taken by then */
-    uint32_t back_blocks[FORECAST_SPANS]; /* what they hold now, and give back then */
+    int64_t back_blocks[FORECAST_SPANS];  /* what they hold now, and give back then */
 };
 
 /* A sequence: it will end after so many tokens, take so many blocks until then, and give back those
- * that it holds now. Tokens 0: it is expected to take nothing, and is no part of a forecast. */
+ * that it holds now. Tokens 0: it is expected to take nothing, and is no part of a forecast. With a
+ * sliding window it takes nothing during the last flat_tokens of its tokens. */
 struct forecast_one {
-    uint32_t tokens, grow_blocks, back_blocks;
+    uint32_t tokens, grow_blocks, back_blocks, flat_tokens;
 };
 
 /* Empty. Spans are made for ends up to longest_tokens; later ones count as that. */

@@ -80,6 +80,12 @@ static uint32_t group_find(const struct sched *sched, const struct group *group,
     return prefix_find(&sched->blocks.prefix, group->domain, &name);
 }
 
+uint32_t group_block(const struct sched *sched, const struct seq *seq, uint32_t place)
+{
+    const struct group *group = group_of(sched, seq);
+    return group ? group_find(sched, group, place) : PREFIX_NONE;
+}
+
 void group_look_up(const struct sched *sched, struct seq *seq)
 {
     const struct group *group = group_of(sched, seq);

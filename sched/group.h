@@ -66,6 +66,10 @@ void group_leave(struct sched *sched, struct seq *seq);
 /* The name of the block at this place of a group's prompt. */
 struct sched_digest group_name(const struct group *group, uint32_t place);
 
+/* What the group's own domain lists for a place of the prompt, the tail at the last one;
+ * PREFIX_NONE for nothing, and for one without a group. */
+uint32_t group_block(const struct sched *sched, const struct seq *seq, uint32_t place);
+
 /* After the look-up in the cache domain: what the group's own domain adds to sched->matched and to
  * what the sequence has matched. */
 void group_look_up(const struct sched *sched, struct seq *seq);

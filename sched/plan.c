@@ -6,13 +6,18 @@
  */
 #include "sched/books.h"
 
+/* Takes n blocks, and tells the worker of them and of those that the sequence took between steps
+ * (seq_slide). Returns where they begin in the plan's blocks. */
 static uint32_t blocks_append(struct sched *sched, struct seq *seq, uint32_t n)
 {
     uint32_t first = sched->plan.n_blocks;
-    blocks_take(&sched->blocks, seq->slot, seq->id, n, sched->plan_blocks + first);
+    blocks_take(&sched->blocks, seq->slot, seq->id, n, NULL);
     if (n > 0)
         tenants_blocks_add(&sched->tenants, seq->tenant, n);
-    sched->plan.n_blocks += n;
+    const uint32_t *table = blocks_table(&sched->blocks, seq->slot);
+    uint32_t end = blocks_table_end(&sched->blocks, seq->slot);
+    while (seq->told_blocks < end)
+        sched->plan_blocks[sched->plan.n_blocks++] = table[seq->told_blocks++];
     return first;
 }
 
@@ -45,17 +50,17 @@ static void tokens_account(struct sched *sched, struct seq *seq, uint32_t first,
 
 static struct sched_row *row_new(struct sched *sched, struct seq *seq, uint32_t n_tokens)
 {
-    uint32_t have = sched->blocks.table_counts[seq->slot];
+    uint32_t have = blocks_table_end(&sched->blocks, seq->slot);
     uint32_t need = blocks_for(&sched->blocks, seq->planned_tokens + n_tokens);
-    uint32_t n_blocks = need > have ? need - have : 0;
+    uint32_t blocks_first = blocks_append(sched, seq, need > have ? need - have : 0);
     CHECK(sched->plan.n_rows < sched->limits.slots_max);
     struct sched_row *row = &sched->rows[sched->plan.n_rows];
     *row = (struct sched_row){.id = seq->id,
                               .slot = seq->slot,
                               .first_position = seq->planned_tokens,
                               .from_last = seq->planned_tokens >= seq_known_tokens(seq),
-                              .n_blocks = n_blocks,
-                              .blocks_first = blocks_append(sched, seq, n_blocks)};
+                              .n_blocks = sched->plan.n_blocks - blocks_first,
+                              .blocks_first = blocks_first};
     sched->flights[sched->n_flights].rows[sched->plan.n_rows] = seq->id;
     seq->row_step = sched->next_step;
     seq->row_at = sched->plan.n_rows++;
@@ -84,12 +89,21 @@ void row_grant(struct sched *sched, struct draft *draft, struct seq *seq, uint32
     seq_prefilling_update(sched, seq);
 }
 
-/* A last known token does not wait for another step if this one has room for it. */
+/* Positions that its blocks still hold. */
+static uint32_t seq_place_tokens(const struct sched *sched, const struct seq *seq)
+{
+    uint32_t end = blocks_table_end(&sched->blocks, seq->slot);
+    return end * sched->limits.block_tokens - seq->planned_tokens;
+}
+
+/* A last known token does not wait for another step if this one has room for it. Behind a window a
+ * long prompt has no blocks yet for all its tokens: the others come as steps retire. */
 uint32_t chunk_grant(struct sched *sched, struct draft *draft, struct seq *seq, uint32_t n_max)
 {
     uint32_t given = row_given(sched, seq) ? sched->rows[seq->row_at].n_tokens : 0;
     uint32_t ready = seq_known_tokens(seq) - seq->planned_tokens;
     uint32_t room = u32_min(draft->tokens_left, sched->limits.chunk_tokens_max - given);
+    room = u32_min(room, seq_place_tokens(sched, seq));
     uint32_t n = u32_min(u32_min(ready, n_max), room);
     if (n + 1 == ready && n < room)
         n++;
@@ -153,8 +167,21 @@ static void plan_reclaim(struct sched *sched)
 
 static bool needs_block(const struct sched *sched, const struct seq *seq)
 {
-    return blocks_for(&sched->blocks, seq->planned_tokens + 1) >
-           sched->blocks.table_counts[seq->slot];
+    return seq_place_tokens(sched, seq) == 0;
+}
+
+/* Its window fills what it holds: it gets a place when a step of its own has retired. */
+static bool slides_soon(const struct sched *sched, const struct seq *seq)
+{
+    bool soon = sched->blocks.table_counts[seq->slot] >= sched->window.decode_blocks;
+    DCHECK(!soon || seq->rows_in_flight > 0);
+    return soon;
+}
+
+/* In prefill without a place, and with no step in flight that could give it one. */
+static bool is_stuck(const struct sched *sched, const struct seq *seq)
+{
+    return seq->prefilling && seq->rows_in_flight == 0 && needs_block(sched, seq);
 }
 
 /* A tenant at its limit makes room among its own. False: `seq` sits out. */
@@ -181,7 +208,7 @@ static bool decode_place(struct sched *sched, struct draft *draft, struct seq *s
 {
     if (!needs_block(sched, seq))
         return true;
-    if (!limit_place(sched, draft, seq))
+    if (slides_soon(sched, seq) || !limit_place(sched, draft, seq))
         return false;
     while (blocks_coming(sched, draft, seq->tenant) == 0) {
         uint32_t n = candidates_without_row(sched, NULL);
@@ -201,7 +228,7 @@ static void plan_decodes(struct sched *sched, struct draft *draft)
     uint32_t n = 0, n_blocks = 0;
     for (uint32_t i = 0; i < sched->n_running; i++) {
         struct seq *seq = sched->running[i];
-        if (seq_ready_tokens(seq) != 1)
+        if (seq_ready_tokens(seq) != 1 && !is_stuck(sched, seq))
             continue;
         sched->scratch[n++] = seq;
         n_blocks += needs_block(sched, seq);

@@ -81,6 +81,17 @@ static struct pieces pieces_carve(struct carve *carve, const struct sched_limits
     return pieces;
 }
 
+/* See window.h. */
+uint32_t sched_sequence_blocks_max(const struct sched_limits *limits)
+{
+    uint32_t context_blocks = div_up_u32(limits->context_tokens, limits->block_tokens);
+    if (limits->window_tokens == 0)
+        return context_blocks;
+    uint32_t chunk_tokens = u32_min(limits->chunk_tokens_max, limits->step_tokens_max);
+    uint32_t span_tokens = limits->window_tokens + SCHED_STEPS_MAX * chunk_tokens - 2;
+    return u32_min(context_blocks, div_up_u32(span_tokens, limits->block_tokens) + 1);
+}
+
 static enum status limit_range(const char *name, uint32_t value, uint32_t max, struct error *error)
 {
     if (value >= 1 && value <= max)
@@ -124,6 +135,7 @@ static enum status limits_check(const struct sched_limits *l, struct error *erro
         {"step_rows_max", "slots_max", l->step_rows_max, l->slots_max},
         {"open_tokens_max", "context_tokens", l->open_tokens_max, l->context_tokens},
         {"TENANTS_LIMIT", "tenants_max", TENANTS_LIMIT, l->tenants_max},
+        {"TOKENS_LIMIT", "window_tokens", TOKENS_LIMIT, l->window_tokens},
     };
     enum status status = STATUS_OK;
     for (size_t i = 0; i < array_count(ranges) && status == STATUS_OK; i++)
@@ -160,6 +172,7 @@ enum status sched_open(const struct sched_limits *limits, const struct sched_pol
     CHECK(carve.used_bytes == size_bytes);
     struct sched *sched = pieces.sched;
     sched->limits = *limits;
+    sched->window = window_of(limits);
     sched->policy = policy;
     sched->policy_state = pieces.policy;
     sched->n_free_ids = limits->requests_max;
@@ -275,7 +288,8 @@ static enum status fit_check(const struct sched *sched, const struct sched_submi
                            "the context of %u tokens: lower max_tokens to %u",
                            submission->prompt_tokens, submission->output_tokens_max,
                            l->context_tokens, l->context_tokens - submission->prompt_tokens);
-    if (prompt + output > pool)
+    uint32_t n_blocks = blocks_for(&sched->blocks, (uint32_t)(prompt + output));
+    if (u32_min(n_blocks, sched->window.decode_blocks) > l->blocks_count)
         return error_field(error, prompt >= pool ? "prompt" : "max_tokens",
                            "the prompt has %u tokens and max_tokens is %u; the KV pool has %u "
                            "blocks of %u tokens, so this can never run: shorten it or give the "
@@ -462,6 +476,8 @@ static void row_retired(struct sched *sched, struct seq *seq, uint64_t step, uin
     seq->computed_tokens = end;
     seq_list_blocks(sched, seq);
     group_computed(sched, seq);
+    if (seq->state == SEQ_RUNNING)
+        seq_slide(sched, seq);
     if (seq->n_pending > 0 && seq->pending_steps[0] == step) {
         CHECK(seq_over(seq)); /* a live one would lose a token */
         seq->n_pending--;
@@ -492,7 +508,8 @@ void sched_block_filled(struct sched *sched, sched_id id, uint32_t block_index,
     uint32_t end = (block_index + 1) * sched->limits.block_tokens;
     if (seq->state != SEQ_RUNNING || seq->cache_domain == 0 || seq->cache_readonly ||
         block_index != seq->named_blocks || end > seq_known_tokens(seq) ||
-        block_index >= sched->blocks.table_counts[seq->slot] ||
+        block_index < sched->blocks.table_firsts[seq->slot] ||
+        block_index >= blocks_table_end(&sched->blocks, seq->slot) ||
         !group_gives_tail(sched, seq, block_index))
         return;
     uint32_t block = blocks_table(&sched->blocks, seq->slot)[block_index];

@@ -35,13 +35,25 @@
  * can keep a decode waiting, then a chunk of each whose known tokens are not computed yet. Then it
  * admits from the head of the waiting line until a budget or the first allocation fails. A sequence
  * is admitted only with the blocks of all its known tokens and of the next one, so only decoding
- * takes blocks later. When a decoding sequence needs a block and none is free or on its way back,
- * the last admitted one is preempted: its blocks go, its known tokens are computed again later, and
- * it waits at the head of the line. Tokens of it that are being sampled in steps in flight are kept
- * (each is reported once, sched_sampled is true for it). While a block on its way back is still
- * held by a step in flight, the sequence that needs it sits out. A step that preempted, or left
- * somebody without a block, admits nobody. A request whose prompt + output could never fit the pool
- * is refused at submit; so the first of the running can always go on, and everybody ends.
+ * takes blocks later (for a model with a sliding window see below). When a decoding sequence needs
+ * a block and none is free or on its way back, the last admitted one is preempted: its blocks go,
+ * its known tokens are computed again later, and it waits at the head of the line. Tokens of it
+ * that are being sampled in steps in flight are kept (each is reported once, sched_sampled is true
+ * for it). While a block on its way back is still held by a step in flight, the sequence that needs
+ * it sits out. A step that preempted, or left somebody without a block, admits nobody. A request
+ * whose blocks could never fit the pool is refused at submit; so the first of the running can
+ * always go on, and everybody ends.
+ *
+ * Sliding window. With window_tokens a running sequence holds only blocks that a later position may
+ * read (window.h): the others go back when the last step that reads them has retired, and listed
+ * ones are cached then. A long sequence is admitted with as many blocks as it ever holds at once,
+ * sched_sequence_blocks_max at most, and takes one for each that it gives back while it will need
+ * it: so a chunk of a prompt waits for no one else's blocks, and neither does a decoding sequence
+ * once it holds a window. (What it gives back may still be read by another one; when nothing is
+ * free for it then, it takes a block as a decoding one does.) Tables keep their index by position;
+ * an open says where its table begins. A preempted sequence is computed again from position 0, or
+ * from what the prefix cache has: each layer sees through the window into what the layer below saw,
+ * so later blocks cannot be made without the earlier ones.
  *
  * A paused sequence gets no rows and keeps its slot and blocks, but it pays first when somebody
  * needs them: it is preempted before all others for a running one; for the head of the waiting
@@ -89,6 +101,8 @@ struct sched_limits {
     uint32_t open_tokens_max;       /* known tokens of all sequences that open in one step;
                                        >= context_tokens */
     uint32_t tenants_max;           /* rows of a tenants' table; 0 reads as 1 */
+    uint32_t window_tokens;         /* a position reads itself and those before it, so many in
+                                       all; 0: all of them */
     struct sched_fairness fairness; /* zeros: the defaults */
 };
 
@@ -126,6 +140,10 @@ typedef uint32_t sched_id; /* index of a live sequence, 0..requests_max-1 */
 struct sched_policy; /* policy.h */
 struct tenant_table; /* tenants.h */
 
+/* The most blocks that one sequence holds at once, in a pool that is large enough. Reads the
+ * context, block, window, step and chunk tokens only. */
+uint32_t sched_sequence_blocks_max(const struct sched_limits *limits);
+
 /* Bytes of the one allocation that sched_open makes; 0 when the limits are inconsistent. */
 size_t sched_footprint(const struct sched_limits *limits, const struct sched_policy *policy);
 /* INVALID names the limit that is inconsistent; EXHAUSTED when the memory is not there. */
@@ -162,7 +180,8 @@ struct sched_open_row {
     uint32_t known_tokens;  /* prompt + sampled so far: what the open must carry */
     uint32_t cached_tokens; /* of them, computed already in its first blocks; < known_tokens */
     uint32_t found_tokens;  /* prompt tokens that the cache has saved it so far */
-    uint32_t n_blocks;      /* first blocks, in plan.blocks from blocks_first */
+    uint32_t behind_blocks; /* entries of its table that are behind the window: not there */
+    uint32_t n_blocks;      /* the next entries, in plan.blocks from blocks_first */
     uint32_t blocks_first;
 };
 

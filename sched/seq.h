@@ -78,9 +78,11 @@ struct seq {
     bool prefilling; /* runs, is not paused, has more than one known token to plan */
 
     /* Its blocks in the prefix cache, since it was opened last; the first ones of its table. */
-    uint32_t shared_blocks;   /* that were listed when it was opened */
-    uint32_t matched_blocks;  /* at the last look-up: the first of its prompt that are listed */
+    uint32_t shared_blocks;   /* the end of those that were listed when it was opened */
+    uint32_t matched_blocks;  /* at the last look-up: the first of its prompt that are listed; with
+                                 a window, those before count that it does not reach */
     uint32_t matched_tokens;  /* the positions in those, and in the group's tail after them */
+    uint32_t told_blocks;     /* the end of those that the worker has heard of */
     uint32_t computed_tokens; /* by steps that have retired */
     uint32_t named_blocks;    /* whose digest is known: of the prompt, then told by its owner */
     uint32_t listed_blocks;   /* that are computed, and listed unless somebody else's is */

@@ -1,5 +1,7 @@
 #include "sched/tenants.h"
 
+#include "sched/window.h"
+
 static const struct tenant_row row_local = {
     .name = "local", .parent = TENANT_TOP, .weight = 1, .class = CLASS_INTERACTIVE};
 
@@ -123,9 +125,7 @@ enum status tenants_check(const struct tenant_table *table, const struct sched_l
     struct examination e = {.table = table,
                             .limits = limits,
                             .error = error,
-                            .largest_blocks =
-                                u32_min(div_up_u32(limits->context_tokens, limits->block_tokens),
-                                        limits->blocks_count)};
+                            .largest_blocks = window_of(limits).most_blocks};
     if (table->n_rows == 0 || table->n_rows > tenants_max(limits))
         return error_field(error, "tenants", "tenants: the table has %u rows; it must have 1 to %u",
                            table->n_rows, tenants_max(limits));

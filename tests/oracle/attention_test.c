@@ -167,6 +167,155 @@ static void attention_shapes(void **state)
         scene_check(state, &dice, &shapes[i]);
 }
 
+/* ---- behind the window ---- */
+
+enum { CHUNK = 7 }; /* the last positions of each sequence, in one call */
+
+static uint32_t reach_of(const struct shape *shape, uint32_t position)
+{
+    return position < shape->window_tokens ? 0 : position + 1 - shape->window_tokens;
+}
+
+/* A scene whose positions are all in the pages. */
+struct stage {
+    struct rig *rig;
+    const struct scene *scene;
+    struct kv *kv;
+    const float *qkv;             /* host [n_rows][row_values] rotated */
+    float *nan_row, *frequencies; /* buffers */
+};
+
+static void nan_write(const struct stage *stage, uint32_t block, uint32_t token)
+{
+    const struct scene *s = stage->scene;
+    uint32_t slot = 2 * SEQUENCES; /* a table for this alone */
+    stage->rig->ops->kv_table_set(stage->rig->device, stage->kv, slot, 0, &block, 1);
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        struct rope_kv_args rope = {.n_rows = 1,
+                                    .n_heads = s->shape.n_heads,
+                                    .n_kv_heads = s->shape.n_kv_heads,
+                                    .head_dim = s->shape.head_dim,
+                                    .qkv = stage->nan_row,
+                                    .inv_freq = stage->frequencies,
+                                    .attention_factor = 1,
+                                    .host_positions = &token,
+                                    .host_slots = &slot,
+                                    .kv = stage->kv,
+                                    .layer = layer};
+        stage->rig->ops->rope_kv(stage->rig->device, &rope);
+    }
+}
+
+static void chunk_attend(const struct stage *stage, uint32_t sequence, uint32_t slot,
+                         float *ret_out)
+{
+    const struct scene *s = stage->scene;
+    struct rig *rig = stage->rig;
+    uint32_t positions[CHUNK], slots[CHUNK], row = 0;
+    uint32_t n = u32_min(CHUNK, s->lengths[sequence]), first = s->lengths[sequence] - n;
+    for (uint32_t i = 0; i < sequence; i++)
+        row += s->lengths[i];
+    for (uint32_t i = 0; i < n; i++) {
+        positions[i] = first + i;
+        slots[i] = slot;
+    }
+    size_t out_bytes = (size_t)n * s->shape.n_heads * s->shape.head_dim * sizeof(float);
+    float *out = rig_poison(rig, out_bytes);
+    struct attention_args args = {.n_rows = n,
+                                  .n_heads = s->shape.n_heads,
+                                  .n_kv_heads = s->shape.n_kv_heads,
+                                  .head_dim = s->shape.head_dim,
+                                  .scale = 1 / sqrtf((float)s->shape.head_dim),
+                                  .window_tokens = s->shape.window_tokens,
+                                  .qkv = rig_put(rig, stage->qkv + (row + first) * s->row_values,
+                                                 n * s->row_values * sizeof(float)),
+                                  .host_positions = positions,
+                                  .host_slots = slots,
+                                  .kv = stage->kv,
+                                  .layer = 1,
+                                  .out = out};
+    rig->ops->attention(rig->device, &args);
+    rig_get(rig, out, ret_out, out_bytes);
+}
+
+/*
+ * The same bits when everything behind the window is NaN, pages and the rest of the block that the
+ * window begins in; and through a table that has no entries there, where a look at one would abort.
+ */
+static void sequence_behind(const struct stage *stage, uint32_t sequence)
+{
+    const struct scene *s = stage->scene;
+    uint32_t n = u32_min(CHUNK, s->lengths[sequence]), block_tokens = s->shape.block_tokens;
+    uint32_t reach = reach_of(&s->shape, s->lengths[sequence] - n), dead = reach / block_tokens;
+    size_t out_count = (size_t)n * s->shape.n_heads * s->shape.head_dim;
+    float *expected = malloc(out_count * sizeof(float)), *got = malloc(out_count * sizeof(float));
+    chunk_attend(stage, sequence, sequence, expected);
+    for (size_t i = 0; i < out_count; i++)
+        assert_true(isfinite(expected[i]));
+    for (uint32_t p = 0; p < reach; p++)
+        nan_write(stage, s->tables[sequence][p / block_tokens], p % block_tokens);
+    chunk_attend(stage, sequence, sequence, got);
+    assert_memory_equal(expected, got, out_count * sizeof(float));
+    uint32_t slot = SEQUENCES + sequence;
+    stage->rig->ops->kv_table_set(stage->rig->device, stage->kv, slot, dead,
+                                  s->tables[sequence] + dead, s->kv_shape.slot_blocks_max - dead);
+    chunk_attend(stage, sequence, slot, got);
+    assert_memory_equal(expected, got, out_count * sizeof(float));
+    free(expected);
+    free(got);
+}
+
+static void behind_check(struct rig *rig, struct dice *dice, const struct shape *shape)
+{
+    struct scene s = scene_make(dice, shape);
+    size_t qkv_bytes = s.n_rows * s.row_values * sizeof(float);
+    s.kv_shape.slots_count = 2 * SEQUENCES + 1;
+    struct kv *kv = rig_kv(rig, &s.kv_shape);
+    rig_kv_poison(rig, kv, &s.kv_shape);
+    for (uint32_t i = 0; i < SEQUENCES; i++)
+        rig->ops->kv_table_set(rig->device, kv, i, 0, s.tables[i], s.kv_shape.slot_blocks_max);
+    float *qkv = rig_put(rig, s.qkv, qkv_bytes), *rotated = malloc(qkv_bytes);
+    struct stage stage = {.rig = rig,
+                          .scene = &s,
+                          .kv = kv,
+                          .qkv = rotated,
+                          .nan_row = rig_poison(rig, s.row_values * sizeof(float)),
+                          .frequencies =
+                              rig_put(rig, s.inv_freq, shape->head_dim / 2 * sizeof(float))};
+    struct rope_kv_args rope = {.n_rows = s.n_rows,
+                                .n_heads = shape->n_heads,
+                                .n_kv_heads = shape->n_kv_heads,
+                                .head_dim = shape->head_dim,
+                                .qkv = qkv,
+                                .inv_freq = stage.frequencies,
+                                .attention_factor = 1,
+                                .host_positions = s.positions,
+                                .host_slots = s.slots,
+                                .kv = kv,
+                                .layer = 1};
+    rig->ops->rope_kv(rig->device, &rope);
+    rig_get(rig, qkv, rotated, qkv_bytes);
+    for (uint32_t i = 0; i < SEQUENCES; i++)
+        sequence_behind(&stage, i);
+    free(rotated);
+    scene_free(&s);
+}
+
+static void behind_the_window(void **state)
+{
+    static const struct shape shapes[] = {
+        {9, 3, 64, 16, 13}, {9, 3, 64, 32, 40}, {6, 2, 32, 32, 1}, {4, 1, 24, 16, 17},
+        {2, 2, 48, 32, 33}, {7, 1, 80, 16, 16}, {1, 1, 16, 16, 2}, {12, 2, 96, 16, 50}};
+    for (int reference = 0; reference < 2; reference++) {
+        struct dice dice = {22};
+        for (size_t i = 0; i < array_count(shapes); i++) {
+            struct rig rig = reference ? rig_open("ref", NULL, 1) : rig_cpu(state);
+            behind_check(&rig, &dice, &shapes[i]);
+            rig_close(&rig);
+        }
+    }
+}
+
 /* A copied block serves in another sequence; the source may be overwritten afterwards. */
 static void copy_on_write(void **state)
 {
@@ -265,6 +414,7 @@ int main(void)
     static const struct rig_test tests[] = {
         {"rope_kv and attention", attention_shapes},
         {"kv_copy", copy_on_write},
+        {"behind the window", behind_the_window},
         {"kv_block_bytes, a pool that is too large", block_bytes},
     };
     return rig_main("attention", tests, array_count(tests));

@@ -459,7 +459,10 @@ static void twin_refused(void *state, struct seq *seq, enum refusal why)
 
 static uint64_t own_blocks(const struct sched *sched, const struct seq *seq)
 {
-    return sched->blocks.table_counts[seq->slot] - seq->shared_blocks;
+    uint32_t own = 0, first = sched->blocks.table_firsts[seq->slot];
+    for (uint32_t i = first; i < blocks_table_end(&sched->blocks, seq->slot); i++)
+        own += i >= seq->shared_blocks;
+    return own;
 }
 
 /* The children of the lowest row that both are below. */

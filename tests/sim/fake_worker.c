@@ -9,6 +9,7 @@ struct front_slot {
     uint64_t domain;
     uint32_t planned_tokens;
     uint32_t n_blocks;
+    uint32_t n_behind;                 /* the first of them: no row that comes reads them */
     uint32_t blocks[FAKE_CONTEXT_MAX]; /* [n_blocks] */
     uint64_t used_by;                  /* the last step that opens it or has a row of it */
     uint64_t row_in;                   /* the last step with a row of it */
@@ -17,6 +18,7 @@ struct front_slot {
 struct device_slot {
     bool open;
     uint32_t draw, n_tokens, n_blocks;
+    uint32_t n_behind; /* the first entries of the table, which were never there */
     uint32_t tokens[FAKE_CONTEXT_MAX + 1]; /* [n_tokens] */
     uint32_t blocks[FAKE_CONTEXT_MAX];     /* [n_blocks] */
 };
@@ -51,16 +53,42 @@ static uint64_t mix(uint64_t a, uint64_t b)
     return x ^ (x >> 32);
 }
 
+/* The oldest position that position p reads. */
+static uint32_t reach(uint32_t window_tokens, uint32_t p)
+{
+    return window_tokens == 0 || p < window_tokens ? 0 : p + 1 - window_tokens;
+}
+
+/* Of position p, from the cell before it and the oldest one that it reads; 0 where there is none.
+ */
+static uint64_t cell_make(uint64_t before, uint64_t oldest, uint32_t p, uint32_t token)
+{
+    return mix(mix(before, oldest), ((uint64_t)p << 32) | token);
+}
+
 void fake_prefix_add(struct fake_prefix *prefix, uint32_t token)
 {
-    prefix->cell = mix(prefix->cell, ((uint64_t)prefix->n_tokens << 32) | token);
+    uint32_t p = prefix->n_tokens, oldest = reach(prefix->window_tokens, p);
+    MUST(p < FAKE_CONTEXT_MAX);
+    prefix->cell = cell_make(p > oldest ? prefix->cells[p - 1] : 0,
+                             p > oldest ? prefix->cells[oldest] : 0, p, token);
+    prefix->cells[p] = prefix->cell;
     prefix->fold = mix(prefix->fold, prefix->cell);
     prefix->n_tokens++;
 }
 
+static uint32_t token_of(uint64_t fold, uint32_t draw)
+{
+    return (uint32_t)((draw ? mix(fold, draw) : fold) >> 16);
+}
+
 uint32_t fake_prefix_sample(const struct fake_prefix *prefix, uint32_t draw)
 {
-    return (uint32_t)((draw ? mix(prefix->fold, draw) : prefix->fold) >> 16);
+    uint64_t fold = 0;
+    uint32_t last = prefix->n_tokens - 1;
+    for (uint32_t p = reach(prefix->window_tokens, last); p <= last; p++)
+        fold = mix(fold, prefix->cells[p]);
+    return token_of(fold, draw);
 }
 
 struct sched_digest fake_prefix_digest(const struct fake_prefix *prefix, uint64_t domain)
@@ -154,16 +182,29 @@ static void blocks_shared(struct fake_worker *worker, struct front_slot *slot,
     }
 }
 
+/* Blocks behind the window of `position`, which is computed next. */
+static uint32_t behind(const struct fake_worker *worker, uint32_t position)
+{
+    return reach(worker->limits.window_tokens, position) / worker->limits.block_tokens;
+}
+
+static void slot_slide(struct fake_worker *worker, struct front_slot *slot)
+{
+    uint32_t n_behind = behind(worker, slot->planned_tokens);
+    for (; slot->n_behind < n_behind; slot->n_behind++)
+        worker->block_tables[slot->blocks[slot->n_behind]]--;
+}
+
 static void closes_check(struct fake_worker *worker, const struct sched_plan *plan)
 {
     for (uint32_t i = 0; i < plan->n_closes; i++) {
         MUST(plan->closes[i] < worker->limits.slots_max);
         struct front_slot *slot = &worker->front[plan->closes[i]];
         MUST(slot->open);
-        for (uint32_t b = 0; b < slot->n_blocks; b++)
+        for (uint32_t b = slot->n_behind; b < slot->n_blocks; b++)
             worker->block_tables[slot->blocks[b]]--;
         slot->open = false;
-        slot->n_blocks = 0;
+        slot->n_blocks = slot->n_behind = 0;
     }
 }
 
@@ -181,14 +222,17 @@ static void opens_check(struct fake_worker *worker, const struct sched_plan *pla
         MUST(open->known_tokens == known.n_tokens && known.n_pending == 0);
         tokens += open->known_tokens;
         MUST(open->cached_tokens < open->known_tokens);
+        MUST(open->behind_blocks <= behind(worker, open->cached_tokens));
         *slot = (struct front_slot){.open = true,
+                                    .n_blocks = open->behind_blocks,
+                                    .n_behind = open->behind_blocks,
                                     .id = open->id,
                                     .domain = known.domain,
                                     .planned_tokens = open->cached_tokens,
                                     .used_by = plan->step};
         MUST(open->blocks_first + open->n_blocks <= plan->n_blocks);
         const uint32_t *blocks = plan->blocks + open->blocks_first;
-        uint32_t n_shared = open->cached_tokens / worker->limits.block_tokens;
+        uint32_t n_shared = open->cached_tokens / worker->limits.block_tokens - open->behind_blocks;
         MUST(n_shared <= open->n_blocks);
         blocks_shared(worker, slot, blocks, n_shared);
         blocks_granted(worker, slot, blocks + n_shared, open->n_blocks - n_shared);
@@ -199,7 +243,8 @@ static void opens_check(struct fake_worker *worker, const struct sched_plan *pla
 static struct front_slot *slot_with(struct fake_worker *worker, uint32_t block)
 {
     for (uint32_t i = 0; i < worker->limits.slots_max; i++)
-        for (uint32_t b = 0; worker->front[i].open && b < worker->front[i].n_blocks; b++)
+        for (uint32_t b = worker->front[i].n_behind;
+             worker->front[i].open && b < worker->front[i].n_blocks; b++)
             if (worker->front[i].blocks[b] == block)
                 return &worker->front[i];
     return NULL;
@@ -243,7 +288,8 @@ static void row_check(struct fake_worker *worker, const struct sched_plan *plan,
     MUST(row->blocks_first + row->n_blocks <= plan->n_blocks);
     blocks_granted(worker, slot, plan->blocks + row->blocks_first, row->n_blocks);
     MUST(end <= slot->n_blocks * worker->limits.block_tokens);
-    for (uint32_t b = 0; b < slot->n_blocks; b++)
+    MUST(slot->n_behind <= behind(worker, row->first_position));
+    for (uint32_t b = slot->n_behind; b < slot->n_blocks; b++)
         worker->block_used_by[slot->blocks[b]] = plan->step;
     for (uint32_t p = row->first_position; p < end; p++) {
         uint32_t block = slot->blocks[p / worker->limits.block_tokens];
@@ -252,6 +298,7 @@ static void row_check(struct fake_worker *worker, const struct sched_plan *plan,
     }
     slot->planned_tokens = end;
     slot->used_by = slot->row_in = plan->step;
+    slot_slide(worker, slot);
 }
 
 static void step_copy(struct fake_worker *worker, const struct sched_plan *plan,
@@ -304,7 +351,7 @@ void fake_worker_hand_over(struct fake_worker *worker, const struct sched_plan *
 static uint64_t *cell_of(struct fake_worker *worker, const struct device_slot *slot, uint32_t p)
 {
     uint32_t block_tokens = worker->limits.block_tokens;
-    MUST(p / block_tokens < slot->n_blocks);
+    MUST(p / block_tokens >= slot->n_behind && p / block_tokens < slot->n_blocks);
     return &worker->cells[slot->blocks[p / block_tokens] * block_tokens + p % block_tokens];
 }
 
@@ -323,9 +370,10 @@ static void row_run(struct fake_worker *worker, const struct sched_row *row)
         uint32_t p = row->first_position + i;
         MUST(p < slot->n_tokens);
         MUST(!row->from_last || p == slot->n_tokens - 1);
-        struct fake_prefix one = {.cell = p ? *cell_of(worker, slot, p - 1) : 0, .n_tokens = p};
-        fake_prefix_add(&one, slot->tokens[p]);
-        *cell_of(worker, slot, p) = one.cell;
+        uint32_t oldest = reach(worker->limits.window_tokens, p);
+        *cell_of(worker, slot, p) =
+            cell_make(p > oldest ? *cell_of(worker, slot, p - 1) : 0,
+                      p > oldest ? *cell_of(worker, slot, oldest) : 0, p, slot->tokens[p]);
     }
 }
 
@@ -333,10 +381,11 @@ static void row_run(struct fake_worker *worker, const struct sched_row *row)
 static void cached_verify(struct fake_worker *worker, const struct sched_open_row *open)
 {
     const struct device_slot *slot = &worker->device[open->slot];
-    struct fake_prefix prefix = {0};
+    struct fake_prefix prefix = {.window_tokens = worker->limits.window_tokens};
     for (uint32_t p = 0; p < open->cached_tokens; p++) {
         fake_prefix_add(&prefix, slot->tokens[p]);
-        MUST(*cell_of(worker, slot, p) == prefix.cell);
+        MUST(p / worker->limits.block_tokens < slot->n_behind ||
+             *cell_of(worker, slot, p) == prefix.cell);
     }
 }
 
@@ -352,12 +401,13 @@ static void copies_run(struct fake_worker *worker, const struct copied_step *ste
 static uint32_t row_sample(struct fake_worker *worker, const struct sched_row *row)
 {
     struct device_slot *slot = &worker->device[row->slot];
-    struct fake_prefix all = {0};
+    uint64_t fold = 0;
     MUST(row->first_position + row->n_tokens == slot->n_tokens);
-    for (uint32_t p = 0; p < slot->n_tokens; p++)
-        all.fold = mix(all.fold, *cell_of(worker, slot, p));
+    for (uint32_t p = reach(worker->limits.window_tokens, slot->n_tokens - 1); p < slot->n_tokens;
+         p++)
+        fold = mix(fold, *cell_of(worker, slot, p));
     MUST(slot->n_tokens <= FAKE_CONTEXT_MAX);
-    return slot->tokens[slot->n_tokens++] = fake_prefix_sample(&all, slot->draw);
+    return slot->tokens[slot->n_tokens++] = token_of(fold, slot->draw);
 }
 
 uint32_t fake_worker_run(struct fake_worker *worker, struct fake_token *ret_tokens,
@@ -374,8 +424,11 @@ uint32_t fake_worker_run(struct fake_worker *worker, struct fake_token *ret_toke
         const struct sched_open_row *open = &step->opens[i];
         struct device_slot *slot = &worker->device[open->slot];
         MUST(!slot->open);
-        *slot = (struct device_slot){
-            .open = true, .draw = step->open_draws[i], .n_tokens = open->known_tokens};
+        *slot = (struct device_slot){.open = true,
+                                     .draw = step->open_draws[i],
+                                     .n_tokens = open->known_tokens,
+                                     .n_blocks = open->behind_blocks,
+                                     .n_behind = open->behind_blocks};
         memcpy(slot->tokens, step->open_tokens[i], slot->n_tokens * sizeof *slot->tokens);
         blocks_append(slot, step->blocks + open->blocks_first, open->n_blocks);
     }

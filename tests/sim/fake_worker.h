@@ -5,12 +5,16 @@
  * The fake model: the cell of position p is a hash of the cell before it and of token p; a sampled
  * token is a hash over all cells 0..p, read through the block table. So one cell that another
  * sequence overwrote, one block given away too early, one position skipped or computed from the
- * wrong token gives another token than the oracle, which knows the prompt and no blocks.
+ * wrong token gives another token than the oracle, which knows the prompt and no blocks. With a
+ * window, a cell comes from the one before it and the oldest one in its window, a token from all
+ * cells of the window: each still depends on everything before it, as through the layers of a real
+ * model.
  *
  * The worker keeps two views. The *front's* is as of the last step handed over; against it each new
  * step is checked (budgets, slots and blocks not named by a step in flight, positions without gap,
  * where the input of a row comes from, that no row writes a block which another table names, that
- * no table names a block which another domain wrote). The *device's* is as of the last step run; it
+ * no table names a block which another domain wrote, that blocks are there for all that a window
+ * reads; behind it they may be anybody's). The *device's* is as of the last step run; it
  * alone holds tokens and cells, and an open that claims computed positions must find their very
  * cells there. Steps run in order, one a call.
  *
@@ -38,6 +42,8 @@ struct fake_prefix {
     uint64_t cell; /* of the last position */
     uint64_t fold; /* over all cells */
     uint32_t n_tokens;
+    uint32_t window_tokens;           /* 0: none */
+    uint64_t cells[FAKE_CONTEXT_MAX]; /* [n_tokens] */
 };
 
 void fake_prefix_add(struct fake_prefix *prefix, uint32_t token);

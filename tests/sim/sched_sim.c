@@ -29,8 +29,9 @@
 
 #define SCENARIOS_COUNT 10000
 #define TURNS_MAX 200000
-#define CHOICES_DOMAIN 1000 /* and the number of the first: where those share who have no domain   \
-                             */
+#define CHOICES_DOMAIN                                                                             \
+    1000 /* and the number of the first: where those share who have no domain                      \
+          */
 
 struct sim sim;
 bool sim_verbose;
@@ -362,6 +363,7 @@ static void do_bury(void)
         r->live = false;
         sim.n_live--;
         totals.ended++;
+        totals.longer += r->n_tokens > sim.limits.blocks_count * sim.limits.block_tokens;
         totals.cancelled += r->cause == CAUSE_CANCEL;
         totals.expired += r->cause == CAUSE_DEADLINE;
         totals.preempted += e.preempted_count;
@@ -432,6 +434,7 @@ static void scenario_open(uint64_t seed)
     sim.rows[0] = tenant_table_local.rows[0];
     bool fair = one_in(2);
     totals.fair += fair;
+    totals.windows += sim.limits.window_tokens > 0;
     policy = policy_fcfs;
     policy.victim = odd_victim;
     sched_begin(fair ? &policy_fair : &policy, &sim.sched);
@@ -440,10 +443,11 @@ static void scenario_open(uint64_t seed)
     while (one_in(2))
         do_table();
     sim.worker = fake_worker_new(&sim.limits, seed);
-    SAY("seed %llu: slots %u, %u blocks of %u, context %u, step %u tokens, chunk %u, %u requests\n",
+    SAY("seed %llu: slots %u, %u blocks of %u, context %u, window %u, step %u tokens, chunk %u, %u "
+        "requests\n",
         (unsigned long long)seed, sim.limits.slots_max, sim.limits.blocks_count,
-        sim.limits.block_tokens, sim.limits.context_tokens, sim.limits.step_tokens_max,
-        sim.limits.chunk_tokens_max, sim.n_requests);
+        sim.limits.block_tokens, sim.limits.context_tokens, sim.limits.window_tokens,
+        sim.limits.step_tokens_max, sim.limits.chunk_tokens_max, sim.n_requests);
 }
 
 static void chaos_turn(void)
@@ -597,6 +601,10 @@ int main(void)
         "%llu, computed again %llu\n",
         (unsigned long long)totals.choices, (unsigned long long)totals.choices_once,
         (unsigned long long)totals.tails_copied, (unsigned long long)totals.tails_again);
+    printf("%llu days with a window: %llu streams longer than the pool, %llu opens from the cache "
+           "whose beginning need not be there\n",
+           (unsigned long long)totals.windows, (unsigned long long)totals.longer,
+           (unsigned long long)totals.behind);
     printf("after the chaos at most %.2f steps a token of the work left; fair %.2f\n",
            totals.calm_ratio[0], totals.calm_ratio[1]);
     /* Want of blocks is the exception, also on these days of tiny pools. */

@@ -39,6 +39,12 @@ void limits_draw(void)
     l->chunk_tokens_max = skewed(1, 64);
     l->open_tokens_max = between(l->context_tokens, FAKE_OPEN_TOKENS_MAX);
     l->tenants_max = ROWS_MAX;
+    if (one_in(2)) {
+        l->window_tokens = skewed(1, l->context_tokens);
+        if (one_in(2)) /* the pool has little more than a window */
+            l->blocks_count = between(1, div_up_u32(l->window_tokens, l->block_tokens) + 6);
+        l->blocks_count = u32_min(l->blocks_count, FAKE_BLOCKS_MAX);
+    }
     l->fairness = (struct sched_fairness){.quantum_tokens = skewed(1, 40),
                                           .lead_cost = skewed(0, 300),
                                           .reclaim_cost = one_in(2) ? skewed(1, 200) : 0,
@@ -49,6 +55,16 @@ void limits_draw(void)
     if (one_in(4))
         l->fairness.lead_cost = l->fairness.recompute_permille = l->fairness.credit_cost =
             l->fairness.headroom_permille = SCHED_NONE;
+}
+
+bool request_fits(const struct request *request)
+{
+    const struct sched_limits *l = &sim.limits;
+    uint32_t total = request->prompt_tokens + request->output_tokens_max;
+    uint32_t n_blocks = div_up_u32(total, l->block_tokens);
+    if (l->window_tokens) /* wherever it stands among the blocks */
+        n_blocks = u32_min(n_blocks, div_up_u32(l->window_tokens, l->block_tokens) + 1);
+    return total <= l->context_tokens && n_blocks <= l->blocks_count;
 }
 
 struct sched_digest digest_of(const struct request *request, const struct fake_prefix *prefix)
@@ -93,6 +109,7 @@ void requests_draw(void)
                 1, u32_min(r->output_tokens_max, sim.limits.context_tokens - r->prompt_tokens));
         r->stop_after_tokens = one_in(2) ? r->output_tokens_max : between(1, r->output_tokens_max);
         r->n_tokens = r->prompt_tokens;
+        r->prefix.window_tokens = sim.limits.window_tokens;
         r->domain = between(0, sim.domains_count);
         r->readonly = one_in(8);
         r->class = between(CLASS_INTERACTIVE, CLASS_DEFAULT);

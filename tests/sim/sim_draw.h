@@ -82,6 +82,9 @@ bool one_in(uint32_t n);
 void limits_draw(void);
 void requests_draw(void);
 
+/* It fits the context, and the blocks that it ever holds at once fit the pool. */
+bool request_fits(const struct request *request);
+
 /* The name of the block that ends with this prefix of a request. */
 struct sched_digest digest_of(const struct request *request, const struct fake_prefix *prefix);
 

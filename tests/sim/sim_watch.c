@@ -17,9 +17,7 @@ enum status submit_expected(const struct request *r)
         waiting_new += other->live && other->cause == CAUSE_NONE && !other->opened;
     }
     uint32_t n = r->n_choices;
-    uint32_t total = r->prompt_tokens + r->output_tokens_max;
-    if (total > sim.limits.context_tokens ||
-        total > sim.limits.blocks_count * sim.limits.block_tokens)
+    if (!request_fits(r))
         return STATUS_INVALID;
     if (r->deadline_ns <= sim.now_ns)
         return STATUS_DEADLINE;
@@ -62,6 +60,9 @@ static void prompt_note(struct request *r, uint32_t cached_tokens)
     for (uint32_t i = 0; r->prompting && !is_short && i < r->n_choices; i++) {
         const struct request *other = &sim.requests[r->first + i];
         struct fake_slot slot;
+        /* Behind a window the prompt's blocks may be gone before the next one asks for them. */
+        if (sim.limits.window_tokens && other->planned_tokens >= other->prompt_tokens)
+            continue;
         MUST(other == r || !other->prompting || !other->live || other->cause != CAUSE_NONE ||
              other->paused || !fake_worker_slot(sim.worker, other->id, &slot));
     }
@@ -83,6 +84,7 @@ void open_note(const struct sched_open_row *open)
     r->opened = true;
     r->opens_count++;
     r->planned_tokens = open->cached_tokens;
+    totals.behind += open->behind_blocks > 0;
     if (open->cached_tokens > r->high_tokens) {
         r->cached_tokens += open->cached_tokens - r->high_tokens;
         totals.cached += open->cached_tokens - r->high_tokens;
@@ -121,7 +123,8 @@ void rows_complete(const struct sched_plan *plan)
             n_output + r->n_pending == r->output_tokens_max)
             continue;
         bool decodes = r->planned_tokens + 1 >= r->n_tokens;
-        MUST(decodes ? r->planned_tokens == slot.room_tokens : tokens_left == 0);
+        bool has_place = r->planned_tokens < slot.room_tokens;
+        MUST(has_place ? !decodes && tokens_left == 0 : decodes || sim.limits.window_tokens);
     }
 }
 

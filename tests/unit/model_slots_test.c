@@ -98,7 +98,7 @@ static void refuse(const char *text)
 static int slots_make(void **state)
 {
     struct error error = {0};
-    if (slots_open(&limits, VOCAB, &slots, &error))
+    if (slots_open(&limits, VOCAB, 0, &slots, &error))
         fail_msg("%s", error.text);
     step = calloc(1, step_bytes_max(&limits));
     assert_non_null(step);
@@ -198,6 +198,35 @@ static void begins_after_what_is_cached(void **state)
     assert_int_equal(slots_history(&slots, 2)[15], 35);
 }
 
+/* A table may begin behind what the window of the first row does not reach, and not further. */
+static void begins_behind_the_window(void **state)
+{
+    struct step_open *open = &step_opens(step)[0];
+    add_close(1);
+    add_open(1, 50, 2);
+    *open = (struct step_open){
+        .slot = 1, .n_tokens = 50, .n_blocks = 2, .behind_blocks = 1, .cached_tokens = 40};
+    refuse("its table begins at block 1, but position 40 reads from block 0 on");
+
+    slots.window_tokens = 25; /* position 40 reads 16..40 */
+    for (uint32_t position = 39; position <= 40; position++) {
+        add_close(1);
+        add_open(1, 50, 2);
+        open->behind_blocks = 1;
+        open->cached_tokens = position;
+        if (position == 39)
+            refuse("its table begins at block 1, but position 39 reads from block 0 on");
+    }
+    add_row(1, 40, 8, 0, false);
+    accept();
+    assert_int_equal(slots.now[1].n_blocks, 3); /* the dead one counts: by position */
+    add_row(1, 48, 2, 1, true);
+    accept();
+    assert_int_equal(slots.table_first[0], 3);
+    add_row(1, 50, 1, 1, false);
+    refuse("slot 1 would have 5 blocks, expected at most 4");
+}
+
 static void refuses_wrong_slots(void **state)
 {
     add_close(0);
@@ -290,7 +319,7 @@ int main(void)
         SLOTS_TEST(refuses_wrong_slots),         SLOTS_TEST(remembers_where_blocks_go),
         SLOTS_TEST(begins_after_what_is_cached), SLOTS_TEST(refuses_holes),
         SLOTS_TEST(refuses_wrong_sources),       SLOTS_TEST(refuses_short_tables),
-        SLOTS_TEST(refuses_wrong_entries),
+        SLOTS_TEST(refuses_wrong_entries),       SLOTS_TEST(begins_behind_the_window),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

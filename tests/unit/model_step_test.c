@@ -185,6 +185,8 @@ BAD(open_tokens_many, OPEN.n_tokens = 65)
 BAD(open_tokens_first, OPEN.tokens_first = 1)
 BAD(open_tokens_wrap, OPEN.tokens_first = UINT32_MAX)
 BAD(open_blocks_many, OPEN.n_blocks = 5)
+BAD(open_blocks_behind, OPEN.behind_blocks = 5 - OPEN.n_blocks)
+BAD(open_behind_wrap, OPEN.behind_blocks = UINT32_MAX)
 BAD(open_blocks_first, OPEN.blocks_first = 2)
 BAD(open_blocks_wrap, OPEN.blocks_first = UINT32_MAX)
 BAD(open_cached_all, OPEN.cached_tokens = 5)
@@ -236,7 +238,7 @@ static const struct {
     void (*spoil)(void);
     const char *text;
 } bad_steps[] = {
-    {bad_version, "version 1, expected 2"},
+    {bad_version, "version 1, expected 3"},
     {bad_size_small, "step 5: it says 8 bytes"},
     {bad_size_large, "step 5: it says "},
     {bad_closes_count, "5 closes, expected at most 4"},
@@ -261,6 +263,8 @@ static const struct {
     {bad_open_tokens_first, "open 0: its tokens lie outside"},
     {bad_open_tokens_wrap, "open 0: its tokens lie outside"},
     {bad_open_blocks_many, "open 0: more blocks than the longest sequence needs"},
+    {bad_open_blocks_behind, "open 0: more blocks than the longest sequence needs"},
+    {bad_open_behind_wrap, "open 0: more blocks than the longest sequence needs"},
     {bad_open_blocks_first, "open 0: its blocks lie outside"},
     {bad_open_blocks_wrap, "open 0: its blocks lie outside"},
     {bad_open_cached_all, "open 0: cached_tokens: expected less than n_tokens"},
