@@ -391,6 +391,49 @@ static void a_whole_hit_copies_or_computes_all(void **state)
     }
 }
 
+/* Choices of a prompt that is longer than the pool: it is computed once, and each choice begins
+ * with the blocks that its window reaches, the last one copied. */
+static void choices_share_the_end_of_the_prompt(void **state)
+{
+    for (uint64_t domain = 0; domain <= 1; domain++) {
+        struct fixture f;
+        open_pool(&f, 14);
+        struct sched_submission s = fixture_submission(&f, 90, 20);
+        for (uint32_t i = 0; i < 64; i++)
+            chain[i] = (struct sched_digest){{(uint8_t)(i + 1), 7}};
+        s.choices = 4;
+        s.cache_domain = domain;
+        s.digests = chain;
+        s.n_digests = domain ? 90 / BLOCK : 0;
+        sched_id ids[SCHED_CHOICES_MAX];
+        assert_int_equal(sched_submit(f.sched, &s, f.now_ns, ids, &f.error), STATUS_OK);
+        uint32_t n_opens = 0, n_copies = 0;
+        while (step(&f)) {
+            for (uint32_t i = 0; i < f.plan->n_opens; i++) {
+                const struct sched_open_row *open = &f.plan->opens[i];
+                assert_int_equal(open->cached_tokens, n_opens ? 89 : 0);
+                assert_int_equal(open->behind_blocks, n_opens ? (89 - WINDOW + 1) / BLOCK : 0);
+                n_opens++;
+            }
+            n_copies += f.plan->n_copies;
+            uint64_t number = f.plan->step;
+            for (uint32_t i = 0; i < f.plan->n_rows; i++)
+                if (f.plan->rows[i].samples)
+                    sampled(&f, number, f.plan->rows[i].id, false);
+            retired(&f, number);
+        }
+        assert_int_equal(n_opens, 4);
+        assert_int_equal(n_copies, 3);
+        assert_int_equal(f.sched->prompt_tokens_total, 90 + 3);
+        assert_int_equal(stats(&f).blocks_used, 0);
+        for (uint32_t i = 0; i < 4; i++) {
+            struct sched_ended e;
+            assert_true(sched_next_ended(f.sched, &e));
+        }
+        fixture_close(&f);
+    }
+}
+
 /* Nobody tells of a block that is gone; a name that comes late is of no use. */
 static void the_name_of_a_dead_block_is_ignored(void **state)
 {
@@ -525,6 +568,7 @@ int main(void)
         cmocka_unit_test(the_longest_match_whose_last_blocks_are_there),
         cmocka_unit_test(a_hit_needs_what_the_window_reaches),
         cmocka_unit_test(a_whole_hit_copies_or_computes_all),
+        cmocka_unit_test(choices_share_the_end_of_the_prompt),
         cmocka_unit_test(the_name_of_a_dead_block_is_ignored),
         cmocka_unit_test(a_shared_block_is_not_exchanged_for_a_reserved_one),
         cmocka_unit_test(a_limit_counts_what_is_held),
