@@ -32,25 +32,41 @@ static struct forecast_one foreseen(const struct sched *sched, const struct seq 
     return one;
 }
 
-/* From the end: what is behind the window's reach does not matter, so the first run of listed
- * blocks that is as long, or goes back to the beginning, is the longest match. */
+/* The block that has a place of its prompt, from its cache domain or its group. */
+static uint32_t block_at(const struct sched *sched, const struct seq *seq, uint32_t place)
+{
+    uint32_t block = PREFIX_NONE;
+    if (place < seq->n_digests)
+        block = prefix_find(&sched->blocks.prefix, seq->cache_domain, &seq->digests[place]);
+    return block != PREFIX_NONE ? block : group_block(sched, seq, place);
+}
+
+/*
+ * Where the longest match ends: at the last place before which as many blocks as the window reaches
+ * are listed, or all. A block that is missing rules out all matches that would need it; so each run
+ * is looked at from its far end, and a prompt of which nothing is there takes few looks.
+ */
+static uint32_t match_end(const struct sched *sched, const struct seq *seq, uint32_t n_places)
+{
+    uint32_t end = n_places, seen = n_places; /* all from `seen` to `end` are there */
+    for (;;) {
+        uint32_t reach = sched->window.reach_blocks;
+        uint32_t first = end > reach ? end - reach : 0, i = first;
+        while (i < seen && (sched->matched[i] = block_at(sched, seq, i)) != PREFIX_NONE)
+            i++;
+        if (i >= seen)
+            return end;
+        end = i;
+        seen = first;
+    }
+}
+
 static void look_up_behind(const struct sched *sched, struct seq *seq)
 {
-    uint32_t block_tokens = sched->limits.block_tokens;
-    uint32_t n_full = seq->prompt_tokens / block_tokens;
-    uint32_t end = seq->group == GROUP_NONE ? seq->n_digests : n_full;
-    for (uint32_t i = end; i-- > 0 && end - i <= sched->window.reach_blocks;) {
-        uint32_t block = PREFIX_NONE;
-        if (i < seq->n_digests)
-            block = prefix_find(&sched->blocks.prefix, seq->cache_domain, &seq->digests[i]);
-        if (block == PREFIX_NONE)
-            block = group_block(sched, seq, i);
-        sched->matched[i] = block;
-        if (block == PREFIX_NONE)
-            end = i;
-    }
+    uint32_t n_full = seq->prompt_tokens / sched->limits.block_tokens;
+    uint32_t end = match_end(sched, seq, seq->group == GROUP_NONE ? seq->n_digests : n_full);
     seq->matched_blocks = end;
-    seq->matched_tokens = end * block_tokens;
+    seq->matched_tokens = end * sched->limits.block_tokens;
     uint32_t tail = end == n_full ? group_block(sched, seq, n_full) : PREFIX_NONE;
     if (tail == PREFIX_NONE)
         return;
