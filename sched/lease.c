@@ -61,11 +61,11 @@ static void output_learn(struct lease_entry *entry, uint32_t output_tokens)
 
 void claim_price(struct claim *claim, const struct lease_entry *entry)
 {
-    uint64_t full = (uint64_t)claim->prompt_tokens + claim->output_tokens;
-    uint64_t estimate = claim->prompt_tokens + (uint64_t)output_guess(entry, claim->output_tokens);
+    uint64_t full = claim_full_tokens(claim), guess = output_guess(entry, claim->output_tokens);
+    uint64_t estimate = claim->prompt_tokens + claim->choices * guess;
     const struct soft_bounds *soft = &entry->soft;
     if (estimate > soft->most_tokens) /* a guess is no reason to refuse for ever */
-        estimate = u64_max(soft->most_tokens, claim->prompt_tokens + 1ull);
+        estimate = u64_max(soft->most_tokens, claim_least_tokens(claim));
     if (full > soft->overdraft_tokens) /* no more may come on top than a row's overdraft */
         estimate = u64_max(estimate, full - soft->overdraft_tokens);
     claim->cost = (struct quota_vector){{[KIND_REQUESTS] = 1,
@@ -80,6 +80,7 @@ static struct claim claim_of(const struct lease_entry *entry, const struct quota
 {
     struct claim claim = {.tenant = ask->tenant,
                           .prompt_tokens = ask->prompt_tokens,
+                          .choices = ask->choices,
                           .output_tokens = ask->output_tokens_max,
                           .is_open = ask->is_open};
     claim_price(&claim, entry);
@@ -108,6 +109,7 @@ static void claim_take(struct quota_lease *lease, const struct claim *claim, uin
                                 .tenant = claim->tenant,
                                 .month = entry->month,
                                 .prompt_tokens = claim->prompt_tokens,
+                                .choices = claim->choices,
                                 .output_tokens_max = claim->output_tokens,
                                 .is_cut = claim->is_cut,
                                 .is_queued = true,
@@ -205,7 +207,7 @@ enum status quota_reserve(struct quota_lease *lease, const struct quota_ask *ask
                           struct error *error)
 {
     struct quota *quota = lease->quota;
-    CHECK(ask->prompt_tokens > 0 && ask->output_tokens_max > 0);
+    CHECK(ask->prompt_tokens > 0 && ask->output_tokens_max > 0 && ask->choices > 0);
     CHECK(ret_reservation->state != RESERVATION_HELD);
     tree_tick(quota, time->now_ns);
     if (ask->tenant < quota->rows_max && reserve_here(lease, ask, time, ret_reservation))
@@ -301,7 +303,7 @@ void quota_settle(struct quota_lease *lease, struct reservation *reservation,
     entry->spent_estimate += within;
     entry->spent_overdraft += used - within;
     if (output_tokens > 0)
-        output_learn(entry, output_tokens);
+        output_learn(entry, output_tokens / reservation->choices);
     uint64_t lasted_ns = now_ns > reservation->taken_ns ? now_ns - reservation->taken_ns : 0;
     lease->hold_mean_ns = u64_max(lease->hold_mean_ns - lease->hold_mean_ns / 8 + lasted_ns / 8, 1);
     lease->has_spent = true;

@@ -147,9 +147,9 @@ struct soft_bounds tree_soft_bounds(const struct quota *quota, uint32_t tenant)
 
 static void claim_lower(struct claim *claim, uint64_t tokens)
 {
-    if (tokens <= claim->prompt_tokens || tokens - claim->prompt_tokens >= claim->output_tokens)
+    if (tokens < claim_least_tokens(claim) || tokens >= claim_full_tokens(claim))
         return;
-    claim->output_tokens = (uint32_t)(tokens - claim->prompt_tokens);
+    claim->output_tokens = (uint32_t)((tokens - claim->prompt_tokens) / claim->choices);
     claim->is_cut = true;
 }
 
@@ -167,7 +167,7 @@ bool tree_cut_ending(const struct quota *quota, struct claim *claim, uint32_t mo
 {
     uint32_t before = claim->output_tokens;
     for (const struct quota_node *n = &quota->nodes[claim->tenant]; n; n = node_above(quota, n)) {
-        uint64_t full = (uint64_t)claim->prompt_tokens + claim->output_tokens;
+        uint64_t full = claim_full_tokens(claim);
         uint64_t used = month_used(&n->months, month);
         /* What others hold comes back, for the most part: that alone is no reason to cut. */
         if (!n->is_hard || n->tokens_per_month == UINT64_MAX || used == UINT64_MAX ||
@@ -228,7 +228,7 @@ static struct verdict verdict_of_month(const struct quota_node *node, const stru
     uint64_t cap = node->tokens_per_month, asked = claim->cost.n[tokens_kind(node)];
     uint64_t used = month_used(&node->months, span->month), room = month_room(node, span->month);
     /* A hard row would have lowered the output, had only the budget been in the way. */
-    uint64_t least = node->is_hard ? claim->prompt_tokens + 1ull : asked;
+    uint64_t least = node->is_hard ? claim_least_tokens(claim) : asked;
     struct verdict v = {.refused = asked > room, .limit_value = cap, .asked = asked, .room = room};
     if (!v.refused)
         return v;
@@ -339,10 +339,10 @@ static enum status refuse_for_ever(const struct quota_node *node, const struct c
                            claim->prompt_tokens, v->limit, level_name(node->level), node->name,
                            (unsigned long long)most);
     return error_field(error, "max_tokens",
-                       "the prompt of %u and max_tokens of %u are more than the %llu that %s of "
-                       "%s %s can ever admit at once: lower max_tokens",
-                       claim->prompt_tokens, claim->output_tokens, (unsigned long long)most,
-                       v->limit, level_name(node->level), node->name);
+                       "the prompt of %u tokens and %u x %u of output are more than the %llu that "
+                       "%s of %s %s can ever admit at once: lower max_tokens",
+                       claim->prompt_tokens, claim->choices, claim->output_tokens,
+                       (unsigned long long)most, v->limit, level_name(node->level), node->name);
 }
 
 enum status tree_refuse(struct quota *quota, const struct claim *claim, const struct verdict *v,

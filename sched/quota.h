@@ -111,7 +111,8 @@ void quota_lease_close(struct quota_lease *lease, const struct quota_time *time)
 struct quota_ask {
     uint32_t tenant;
     uint32_t prompt_tokens;     /* at least 1 */
-    uint32_t output_tokens_max; /* at least 1 */
+    uint32_t output_tokens_max; /* of each choice, at least 1 */
+    uint32_t choices;           /* at least 1: outputs that are made of the one prompt */
     bool is_open;               /* the caller named no most output: it is what the model allows */
 };
 
@@ -125,7 +126,7 @@ enum status quota_reserve(struct quota_lease *lease, const struct quota_ask *ask
 void quota_begin(struct quota_lease *lease, struct reservation *reservation);
 
 /* It is over and used so many tokens, prompt and output (more than it might is cut, and counted).
- * Output 0 does not count for the forecast. */
+ * Output 0 does not count for the forecast. Output is that of all choices together. */
 void quota_settle(struct quota_lease *lease, struct reservation *reservation,
                   uint32_t prompt_tokens, uint32_t output_tokens, uint64_t now_ns);
 

@@ -101,10 +101,21 @@ struct quota {
 
 /* A request on its way to a reservation. */
 struct claim {
-    uint32_t tenant, prompt_tokens, output_tokens;
+    uint32_t tenant, prompt_tokens, choices, output_tokens; /* the last of each choice */
     bool is_open, is_cut;
     struct quota_vector cost;
 };
+
+static inline uint64_t claim_full_tokens(const struct claim *claim)
+{
+    return claim->prompt_tokens + (uint64_t)claim->choices * claim->output_tokens;
+}
+
+/* What it takes to begin at all: a token of each choice. */
+static inline uint64_t claim_least_tokens(const struct claim *claim)
+{
+    return (uint64_t)claim->prompt_tokens + claim->choices;
+}
 
 /* A refusal. */
 struct verdict {

@@ -23,10 +23,11 @@ struct reservation {
     uint32_t tenant;
     uint32_t month; /* whose budget pays; month.h */
     uint32_t prompt_tokens;
-    uint32_t output_tokens_max; /* what it may have: as asked for, or less */
+    uint32_t choices;           /* outputs of one prompt, from 1 */
+    uint32_t output_tokens_max; /* what each may have: as asked for, or less */
     bool is_cut;                /* less: when it has those, it ends because of its quota */
     bool is_queued;             /* it has not begun */
-    uint64_t full_tokens;       /* prompt and output_tokens_max: what hard limits hold */
-    uint64_t estimate_tokens;   /* prompt and what it will probably have: what soft ones hold */
+    uint64_t full_tokens;       /* prompt and the most of all outputs: what hard limits hold */
+    uint64_t estimate_tokens;   /* prompt and what they will probably have: what soft ones hold */
     uint64_t taken_ns;
 };

@@ -299,7 +299,7 @@ static void quota_measure(const char *name, uint64_t concurrent_max)
     for (size_t i = 0; i < CALLS; i++) {
         struct reservation *r = &held[i % HELD];
         struct quota_ask ask = {.tenant = ROWS - TENANTS + random_next() % 64,
-                                .prompt_tokens = 1 + random_next() % 500,
+                                .choices = 1, .prompt_tokens = 1 + random_next() % 500,
                                 .output_tokens_max = 1 + random_next() % 500};
         uint64_t start_ns = clock_now_ns();
         if (r->state == RESERVATION_HELD) {

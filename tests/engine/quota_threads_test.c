@@ -60,8 +60,10 @@ static void *engine_run(void *argument)
     for (uint32_t i = 0; i < CALLS || n_held > 0; i++) {
         struct quota_time time = time_now();
         struct error error;
-        struct quota_ask ask = {
-            .tenant = 1, .prompt_tokens = 1 + i % 50, .output_tokens_max = 1 + i % 200};
+        struct quota_ask ask = {.tenant = 1,
+                                .choices = 1,
+                                .prompt_tokens = 1 + i % 50,
+                                .output_tokens_max = 1 + i % 200};
         if (n_held > 0 && (i >= CALLS || i % 3 == 0 || n_held == HELD_MAX)) {
             struct reservation *r = &held[--n_held];
             atomic_fetch_add(&used_tokens, r->prompt_tokens + r->output_tokens_max / 2);

@@ -269,6 +269,7 @@ static void do_reserve(void)
     struct quota_ask ask = {.tenant = between(0, twin.n_rows - 1),
                             .prompt_tokens = skewed(1, 300),
                             .output_tokens_max = skewed(1, 600),
+                            .choices = one_in(4) ? between(1, 5) : 1,
                             .is_open = one_in(5)};
     uint32_t lease = between(0, day.n_leases - 1);
     struct error error;
@@ -309,11 +310,11 @@ static struct twin_request *any_held(void)
 static void do_settle(struct twin_request *r)
 {
     uint32_t prompt = one_in(6) ? 0 : r->reservation.prompt_tokens;
-    uint32_t output =
-        one_in(4) ? r->reservation.output_tokens_max : skewed(0, r->reservation.output_tokens_max);
+    uint32_t most = r->reservation.choices * r->reservation.output_tokens_max;
+    uint32_t output = one_in(4) ? most : skewed(0, most);
     uint32_t said = output;
     if (one_in(100)) { /* more than it may have: cut, and counted */
-        output = r->reservation.output_tokens_max;
+        output = most;
         said = output + between(1, 50);
         prompt = r->reservation.prompt_tokens;
     }

@@ -132,7 +132,8 @@ void twin_admitted(struct twin_request *request, const struct quota_ask *ask)
     MUST(r->prompt_tokens == ask->prompt_tokens && r->output_tokens_max > 0);
     MUST(r->output_tokens_max <= ask->output_tokens_max);
     MUST(r->is_cut == (r->output_tokens_max < ask->output_tokens_max));
-    MUST(r->full_tokens == (uint64_t)r->prompt_tokens + r->output_tokens_max);
+    MUST(r->choices == ask->choices);
+    MUST(r->full_tokens == r->prompt_tokens + (uint64_t)r->choices * r->output_tokens_max);
     MUST(r->estimate_tokens > r->prompt_tokens && r->estimate_tokens <= r->full_tokens);
     bool has_budget = false;
     for (uint32_t i = 0; i < request->n_rows; i++) {
@@ -189,8 +190,8 @@ static uint64_t path_overdraft(uint32_t tenant)
 /* What a row of the path can never admit, whatever has drained. */
 static bool never_fits(const struct quota_row *row, const struct quota_ask *ask)
 {
-    uint64_t full = (uint64_t)ask->prompt_tokens + ask->output_tokens_max;
-    uint64_t least = ask->prompt_tokens + 1ull, most = full;
+    uint64_t full = ask->prompt_tokens + (uint64_t)ask->choices * ask->output_tokens_max;
+    uint64_t least = (uint64_t)ask->prompt_tokens + ask->choices, most = full;
     if (row->mode == QUOTA_SOFT) {
         uint64_t over = path_overdraft(ask->tenant);
         most = full > over ? full - over : least;
@@ -212,7 +213,7 @@ static bool fits_late(uint32_t index, const struct quota_ask *ask, uint32_t mont
     const struct quota_row *row = &twin.rows[index];
     const struct twin_row *m = &twin.meters[index];
     struct sums s = sums_of(index, month);
-    uint64_t full = (uint64_t)ask->prompt_tokens + ask->output_tokens_max;
+    uint64_t full = ask->prompt_tokens + (uint64_t)ask->choices * ask->output_tokens_max;
     uint64_t burst = twin_burst(row->tokens_burst, row->tokens_per_minute);
     uint64_t held = row->mode == QUOTA_HARD ? s.full : s.estimate;
     if (row->requests_per_minute &&

@@ -60,7 +60,7 @@ static void row_take(struct bench *b, struct quota_row row)
 
 static enum status ask(struct bench *b, struct quota_lease *lease, uint32_t prompt, uint32_t output)
 {
-    struct quota_ask ask = {.prompt_tokens = prompt, .output_tokens_max = output};
+    struct quota_ask ask = {.choices = 1, .prompt_tokens = prompt, .output_tokens_max = output};
     b->r = (struct reservation){0};
     b->error = (struct error){0};
     return quota_reserve(lease, &ask, &b->time, &b->r, &b->error);
@@ -363,7 +363,8 @@ static void an_open_output_gets_what_a_burst_allows(void **state)
     struct bench b;
     bench_open(&b);
     row_take(&b, (struct quota_row){.mode = QUOTA_HARD, .tokens_per_minute = 500});
-    struct quota_ask open = {.prompt_tokens = 100, .output_tokens_max = 4000, .is_open = true};
+    struct quota_ask open = {
+        .choices = 1, .prompt_tokens = 100, .output_tokens_max = 4000, .is_open = true};
     assert_int_equal(quota_reserve(b.lease, &open, &b.time, &b.r, &b.error), STATUS_OK);
     assert_true(b.r.is_cut && b.r.output_tokens_max == 400);
     settle(&b, b.lease, &b.r, 0);
@@ -386,7 +387,8 @@ static const struct quota_row tree[4] = {
 
 static enum status ask_of(struct bench *b, uint32_t tenant, uint32_t prompt, uint32_t output)
 {
-    struct quota_ask ask = {.tenant = tenant, .prompt_tokens = prompt, .output_tokens_max = output};
+    struct quota_ask ask = {
+        .tenant = tenant, .choices = 1, .prompt_tokens = prompt, .output_tokens_max = output};
     b->r = (struct reservation){0};
     return quota_reserve(b->lease, &ask, &b->time, &b->r, &b->error);
 }
