@@ -125,6 +125,8 @@ static const char *finish_text(Galerne__V1__FinishReason finish)
         return "cancelled";
     case GALERNE__V1__FINISH_REASON__FINISH_REASON_ERROR:
         return "error";
+    case GALERNE__V1__FINISH_REASON__FINISH_REASON_QUOTA:
+        return "quota";
     default:
         return "none";
     }

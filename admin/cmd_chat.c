@@ -37,6 +37,9 @@ static void end_note(const struct session *session, const struct answer *answer)
     uint32_t used = answer->usage.prompt_tokens + answer->usage.output_tokens;
     if (answer->finish == GALERNE__V1__FINISH_REASON__FINISH_REASON_CANCELLED)
         note("(the daemon is stopping: the answer is not whole)");
+    if (answer->finish == GALERNE__V1__FINISH_REASON__FINISH_REASON_QUOTA)
+        note("(your quota allows no more than these %u tokens: the answer is not whole)",
+             answer->usage.output_tokens);
     if (answer->finish != GALERNE__V1__FINISH_REASON__FINISH_REASON_LENGTH)
         return;
     if (used >= session->context_tokens)

@@ -11,3 +11,6 @@
 
 /* Nanoseconds of CLOCK_MONOTONIC. */
 uint64_t clock_now_ns(void);
+
+/* Nanoseconds since 1970, as the host's wall clock says just now; it may be set at any time. */
+uint64_t clock_wall_ns(void);

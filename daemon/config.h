@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "sched/quota.h"
 #include "sched/sched.h"
 
 #define CONFIG_MODELS_MAX 16
@@ -61,6 +62,8 @@ struct config_tenant {
     uint32_t limit_percent;             /* 1..100; default 100 */
     uint32_t cached_percent;            /* 1..100; default 100 */
     enum config_cache cache;            /* default: own */
+    struct quota_row quota;             /* limits, default none; name, line and parent are not set:
+                                           config_quota_row does */
 };
 
 /* One name of a tenant's list `clients:`. */

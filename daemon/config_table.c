@@ -15,6 +15,8 @@ static const struct option_choice workers[] = {
 static const struct option_choice block_sizes[] = {{"16", 16}, {"32", 32}, {NULL, 0}};
 static const struct option_choice classes[] = {
     {"interactive", CLASS_INTERACTIVE}, {"batch", CLASS_BATCH}, {NULL, 0}};
+static const struct option_choice quota_modes[] = {
+    {"soft", QUOTA_SOFT}, {"hard", QUOTA_HARD}, {NULL, 0}};
 static const struct option_choice caches[] = {
     {"own", CONFIG_CACHE_OWN},       {"shared", CONFIG_CACHE_SHARED},   {"none", CONFIG_CACHE_NONE},
     {"public", CONFIG_CACHE_PUBLIC}, {"publish", CONFIG_CACHE_PUBLISH}, {NULL, 0}};
@@ -204,5 +206,35 @@ const struct option_row config_tenant_rows[] = {
      .text = "With whom it shares computed prompts. own: its own clients. shared: all tenants of "
              "its parent that say so. none: nobody. public: it reads what those with publish "
              "computed, and adds nothing."},
+    {"quota", OPTION_CHOICE, AT(quota.mode), .fallback = "soft", .choices = quota_modes,
+     .text = "How its token limits count requests that run. hard: prompt and max_tokens of each "
+             "are held until its end, and nothing is ever exceeded. soft: the prompt and a guess of "
+             "the output; what comes on top is a debt, within overdraft_tokens."},
+    {"requests_per_minute", OPTION_U64, AT(quota.requests_per_minute), .fallback = "0", .min = 0,
+     .max = QUOTA_VALUE_MAX, .unit = "requests",
+     .text = "Requests of it, on all models together; 0: no limit."},
+    {"requests_burst", OPTION_U64, AT(quota.requests_burst), .fallback = "0", .min = 0,
+     .max = QUOTA_VALUE_MAX, .unit = "requests",
+     .text = "Of them, at once, after a pause; 0: a minute's."},
+    {"tokens_per_minute", OPTION_U64, AT(quota.tokens_per_minute), .fallback = "0", .min = 0,
+     .max = QUOTA_VALUE_MAX, .unit = "tokens",
+     .text = "Tokens of it, prompts and output together; 0: no limit."},
+    {"tokens_burst", OPTION_U64, AT(quota.tokens_burst), .fallback = "0", .min = 0,
+     .max = QUOTA_VALUE_MAX, .unit = "tokens",
+     .text = "Of them, at once, after a pause, and the most that one request may take; 0: a "
+             "minute's."},
+    {"concurrent_max", OPTION_U64, AT(quota.concurrent_max), .fallback = "0", .min = 0,
+     .max = QUOTA_VALUE_MAX, .unit = "requests",
+     .text = "Requests of it that wait or run at once; 0: no limit."},
+    {"queued_tokens_max", OPTION_U64, AT(quota.queued_tokens_max), .fallback = "0", .min = 0,
+     .max = QUOTA_VALUE_MAX, .unit = "tokens",
+     .text = "Prompt tokens of its requests that wait for their turn; 0: no limit."},
+    {"tokens_per_month", OPTION_U64, AT(quota.tokens_per_month), .fallback = "0", .min = 0,
+     .max = QUOTA_VALUE_MAX, .unit = "tokens",
+     .text = "Tokens of it in a calendar month, UTC; 0: no limit."},
+    {"overdraft_tokens", OPTION_U64, AT(quota.overdraft_tokens), .fallback = "0", .min = 0,
+     .max = QUOTA_VALUE_MAX, .unit = "tokens",
+     .text = "The most that a soft quota may be exceeded by; 0: tokens_burst, or a hundredth "
+             "of tokens_per_month without one."},
 };
 const size_t config_tenant_rows_count = array_count(config_tenant_rows);

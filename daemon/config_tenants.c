@@ -124,6 +124,15 @@ struct tenant_row config_tenant_row(const struct config_tenant *tenant, uint32_t
     return row;
 }
 
+struct quota_row config_quota_row(const struct config_tenant *tenant)
+{
+    struct quota_row row = tenant->quota;
+    row.name = tenant->name;
+    row.line = tenant->line;
+    row.parent = tenant->parent_index == CONFIG_NONE ? QUOTA_TOP : tenant->parent_index;
+    return row;
+}
+
 static struct config_tenant *tenant_find(struct config *config, const char *name)
 {
     for (uint32_t i = 0; i < config->n_tenants; i++)
@@ -176,6 +185,16 @@ static enum status rights_check(const struct config *config, const char *name, s
     return status == STATUS_OK ? STATUS_OK : error_prefix(error, name);
 }
 
+static enum status quotas_check(const struct config *config, const char *name, struct error *error)
+{
+    struct quota_row rows[CONFIG_TENANTS_MAX];
+    for (uint32_t i = 0; i < config->n_tenants; i++)
+        rows[i] = config_quota_row(&config->tenants[i]);
+    const struct quota_table table = {.n_rows = config->n_tenants, .rows = rows};
+    enum status status = quota_check(&table, error);
+    return status == STATUS_OK ? STATUS_OK : error_prefix(error, name);
+}
+
 static bool has_below(const struct config *config, uint32_t index)
 {
     for (uint32_t i = 0; i < config->n_tenants; i++)
@@ -223,6 +242,8 @@ enum status config_tenants_check(struct config *config, const char *name, struct
     enum status status = parents_find(config, name, error);
     if (status == STATUS_OK && config->n_tenants)
         status = rights_check(config, name, error);
+    if (status == STATUS_OK && config->n_tenants)
+        status = quotas_check(config, name, error);
     if (status == STATUS_OK)
         status = clients_check(config, name, error);
     return status == STATUS_OK ? default_check(config, name, error) : status;

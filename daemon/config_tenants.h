@@ -20,3 +20,6 @@ enum status config_tenants_check(struct config *config, const char *name, struct
 
 /* The tenant as a scheduler of `blocks_count` blocks takes it; its parent by parent_index. */
 struct tenant_row config_tenant_row(const struct config_tenant *tenant, uint32_t blocks_count);
+
+/* The tenant's limits as the process's quotas take them; parent as above. */
+struct quota_row config_quota_row(const struct config_tenant *tenant);

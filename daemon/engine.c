@@ -110,6 +110,7 @@ static void *engine_run(void *argument)
         engine_apply_cancels(engine, now_ns);
         engine_hand_over(engine, now_ns);
         engine_bury_ended(engine);
+        engine_quota_turn(engine, now_ns);
         engine_publish(engine, now_ns); /* first: whoever has an answer finds it counted */
         engine_flush(engine);
         engine_wait(engine, now_ns);
@@ -231,6 +232,8 @@ enum status engine_open(const struct engine_options *options, struct engine **re
                             &engine->sched, error);
     if (status == STATUS_OK)
         status = engine_take_tenants(engine, error);
+    if (status == STATUS_OK)
+        status = engine_quota_open(engine, error);
     if (status != STATUS_OK) {
         engine_close(engine);
         return status;
@@ -269,6 +272,7 @@ void engine_close(struct engine *engine)
     if (!engine)
         return;
     engine_stop(engine);
+    engine_quota_close(engine);
     if (engine->sched)
         sched_close(engine->sched);
     digest_chain_close(engine->digests);

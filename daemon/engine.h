@@ -31,6 +31,7 @@ struct engine_options {
     const uint32_t *end_ids;           /* [n_end_ids], outlives the engine */
     const struct sched_policy *policy; /* NULL: the fair one */
     struct tenancy *tenancy;           /* NULL: one tenant for ever, as in some tests */
+    struct quota *quota;               /* of all engines; NULL: no limits, as in some tests */
 };
 
 enum engine_state {

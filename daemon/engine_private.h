@@ -5,6 +5,7 @@
  *     engine_requests.c  submissions, cancels, deadlines, ends
  *     engine_steps.c     plan and hand over; results
  *     engine_tenants.c   the tenants that are in force, and what each of them has
+ *     engine_quota.c     what each call has been promised, and what it used
  *
  * Everything here belongs to the engine's thread, save what is marked.
  */
@@ -20,6 +21,7 @@
 #include "daemon/worker_link.h"
 
 #define ENGINE_OUTLETS_MAX 64
+#define ENGINE_NO_ACCOUNT UINT32_MAX
 /* A request that was running in this many lost workers is the likely cause: it ends. */
 #define ENGINE_REPLAYS_MAX 3
 
@@ -29,11 +31,20 @@ struct live {
     uint32_t *tokens;        /* [context_tokens] prompt, then what was sampled */
     uint32_t n_tokens, prompt_tokens;
     uint32_t replays_count;
+    uint32_t account;           /* its call's, or ENGINE_NO_ACCOUNT without quotas */
     uint32_t n_digests;         /* full blocks whose digest is known .. */
     struct sched_digest digest; /* .. and that of the last one */
     bool stepped;               /* a step with it went to the worker */
     bool used;                  /* between submit and the scheduler's last word */
     bool paused;
+};
+
+/* What a call was promised, until the last of its choices ends. */
+struct account {
+    struct reservation reservation;
+    uint32_t n_open;        /* choices that have not ended */
+    uint32_t output_tokens; /* of those that have */
+    uint32_t next_free;
 };
 
 /* A step that the worker has: whose its sampling rows are. */
@@ -80,6 +91,9 @@ struct engine {
     uint64_t tenants_ns;                                 /* when those were taken */
     uint64_t tenancy_generation;                         /* of the rows that the scheduler has */
     struct sched_limits sched_limits;
+    struct quota_lease *lease; /* NULL: no quotas */
+    struct account *accounts;  /* [lives_count] */
+    uint32_t free_account;     /* the first free one; each names the next */
 
     uint64_t steps_total, requests_total, requests_cancelled_total, requests_refused_total;
     uint64_t prompt_tokens_total, output_tokens_total;
@@ -99,6 +113,21 @@ static inline void engine_trace(const struct engine *engine, const struct reques
 enum status engine_take_tenants(struct engine *engine, struct error *error);
 void engine_follow_tenants(struct engine *engine);
 void engine_publish_tenants(struct engine *engine, uint64_t now_ns); /* under status_lock */
+
+/* engine_quota.c */
+enum status engine_quota_open(struct engine *engine, struct error *error);
+void engine_quota_close(struct engine *engine);
+/* A promise for all choices of a call, whose most output may be lowered by it; the error names
+ * limit, subject and time. *ret_account is ENGINE_NO_ACCOUNT without quotas. */
+enum status engine_quota_reserve(struct engine *engine, struct request *request, uint64_t now_ns,
+                                 uint32_t *ret_account);
+/* The scheduler did not take the call. */
+void engine_quota_undo(struct engine *engine, uint32_t account);
+/* A step with it is on its way. */
+void engine_quota_begin(struct engine *engine, uint32_t account);
+/* One choice is over. */
+void engine_quota_end(struct engine *engine, uint32_t account, uint32_t output_tokens);
+void engine_quota_turn(struct engine *engine, uint64_t now_ns);
 
 /* engine_requests.c */
 void engine_take_submissions(struct engine *engine, uint64_t now_ns);

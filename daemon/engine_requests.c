@@ -42,6 +42,11 @@ void engine_end(struct engine *engine, sched_id id, enum finish_reason finish)
     struct request *request = live->request;
     live->request = NULL;
     engine->output_tokens_total += request->output_tokens;
+    /* What came after a stop string is not charged. */
+    uint32_t stop_tokens = finish == FINISH_STOP ? atomic_load(&request->stop_tokens) : 0;
+    engine_quota_end(engine, live->account,
+                     stop_tokens ? u32_min(stop_tokens, request->output_tokens)
+                                 : request->output_tokens);
     request_end(engine, request, finish, clock_now_ns());
 }
 
@@ -96,12 +101,13 @@ static void request_refuse(struct engine *engine, struct request *request)
     }
 }
 
-static void live_begin(struct engine *engine, sched_id id, struct request *request)
+static void live_begin(struct engine *engine, sched_id id, struct request *request,
+                       uint32_t account)
 {
     struct live *live = &engine->lives[id];
     DCHECK(!live->used);
     uint32_t *tokens = live->tokens;
-    *live = (struct live){.request = request, .tokens = tokens, .used = true};
+    *live = (struct live){.request = request, .tokens = tokens, .account = account, .used = true};
     memcpy(tokens, request->ids, request->n_ids * sizeof *tokens);
     live->n_tokens = live->prompt_tokens = request->n_ids;
     live->n_digests = request->n_digests;
@@ -115,6 +121,11 @@ static void live_begin(struct engine *engine, sched_id id, struct request *reque
 static void request_submit(struct engine *engine, struct request *request, uint64_t now_ns)
 {
     sched_id ids[REQUEST_CHOICES_MAX];
+    uint32_t account = ENGINE_NO_ACCOUNT;
+    engine->requests_total++;
+    enum status status = submit_check(engine, request);
+    if (status == STATUS_OK)
+        status = engine_quota_reserve(engine, request, now_ns, &account);
     struct sched_submission submission = {
         .request_id = request->id,
         .tenant = request->tenant,
@@ -128,11 +139,10 @@ static void request_submit(struct engine *engine, struct request *request, uint6
         .n_digests = request->n_digests,
         .digests = request->digests,
     };
-    engine->requests_total++;
-    enum status status = submit_check(engine, request);
     if (status == STATUS_OK)
         status = sched_submit(engine->sched, &submission, now_ns, ids, &request->error);
     if (status != STATUS_OK) {
+        engine_quota_undo(engine, account);
         request_refuse(engine, request);
         return;
     }
@@ -140,7 +150,7 @@ static void request_submit(struct engine *engine, struct request *request, uint6
     engine_trace(engine, request, WALK_SUBMITTED, clock_now_ns(), 0);
     engine->prompt_tokens_total += request->n_ids;
     for (const sched_id *id = ids; request; request = request->next_choice)
-        live_begin(engine, *id++, request);
+        live_begin(engine, *id++, request, account);
 }
 
 void engine_take_submissions(struct engine *engine, uint64_t now_ns)

@@ -193,7 +193,7 @@ static void row_take(struct engine *engine, const struct flight *flight, sched_i
     if (is_end)
         engine_end(engine, id, FINISH_STOP);
     else if (request->output_tokens == request->output_tokens_max)
-        engine_end(engine, id, FINISH_LENGTH);
+        engine_end(engine, id, request->is_cut ? FINISH_QUOTA : FINISH_LENGTH);
 }
 
 static bool result_is_good(const struct engine *engine, const struct step_result *result,
@@ -270,6 +270,7 @@ static void first_steps_trace(struct engine *engine, const struct sched_plan *pl
         if (live->stepped || !live->request)
             continue;
         live->stepped = true;
+        engine_quota_begin(engine, live->account);
         engine_trace(engine, live->request, WALK_FIRST_STEP, clock_now_ns(), (uint32_t)number);
     }
 }

@@ -133,12 +133,22 @@ static enum status engines_open(struct front *front, struct step_limits *limits,
             .n_end_ids = info->n_eos,
             .end_ids = info->eos_ids,
             .tenancy = front->tenancy,
+            .quota = front->quota,
         };
         status = engine_open(&options, &model->engine, error);
         if (status != STATUS_OK)
             error_prefix(error, model->config->name);
     }
     return status;
+}
+
+/* The limits of the tenants in force. Their tables were checked when the file was read. */
+static enum status quotas_follow(struct front *front, struct error *error)
+{
+    struct quota_row rows[TENANCY_ROWS_MAX];
+    const struct quota_table table = {.n_rows = tenancy_quotas(front->tenancy, rows), .rows = rows};
+    const struct quota_time time = {.now_ns = clock_now_ns(), .wall_ns = clock_wall_ns()};
+    return quota_set(front->quota, &table, &time, error);
 }
 
 enum status front_open(const struct config *config, struct front *ret_front, struct error *error)
@@ -152,6 +162,10 @@ enum status front_open(const struct config *config, struct front *ret_front, str
     front->n_models = config->n_models;
     atomic_store(&front->next_request_id, 1);
     status = tenancy_open(config, &front->tenancy, error);
+    if (status == STATUS_OK)
+        status = quota_open(TENANCY_ROWS_MAX, config->n_models, &front->quota, error);
+    if (status == STATUS_OK)
+        status = quotas_follow(front, error);
     for (uint32_t i = 0; status == STATUS_OK && i < config->n_models; i++) {
         struct served_model *model = &front->models[i];
         model->config = &config->models[i];
@@ -204,6 +218,8 @@ void front_close(struct front *front)
     front->requests = NULL;
     trace_close(front->trace);
     front->trace = NULL;
+    quota_close(front->quota);
+    front->quota = NULL;
     tenancy_close(front->tenancy);
     front->tenancy = NULL;
 }
@@ -236,6 +252,8 @@ enum status front_reload(struct front *front, struct error *error)
         status = tenants_preview(front, config, error);
     if (status == STATUS_OK)
         status = tenancy_replace(front->tenancy, config, error);
+    if (status == STATUS_OK)
+        status = quotas_follow(front, error);
     for (uint32_t i = 0; status == STATUS_OK && i < front->n_models; i++)
         engine_wake(front->models[i].engine);
     if (status == STATUS_OK)
@@ -311,7 +329,8 @@ void request_log(const struct request *request)
         snprintf(peer, sizeof peer, "peer \"%s\"", request->peer);
     else
         snprintf(peer, sizeof peer, "uid %d", (int)request->peer_uid);
-    static const char *const finish_names[] = {"none", "stop", "length", "cancelled", "error"};
+    static const char *const finish_names[] = {"none",      "stop",  "length",
+                                               "cancelled", "error", "quota"};
     bool bad = request->finish == FINISH_ERROR || request->finish == FINISH_CANCELLED;
     char choices[24] = "";
     if (request->n_choices > 1)

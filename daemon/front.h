@@ -41,6 +41,7 @@ struct front {
     struct request_pool *requests;
     struct text_pool *text_pool;
     struct tenancy *tenancy;
+    struct quota *quota; /* of the tenants, over all models */
     struct trace *trace; /* of the requests' stages; NULL: none is kept */
     uint64_t started_ns;
     atomic_bool draining;

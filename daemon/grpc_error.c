@@ -48,15 +48,22 @@ static void error_info_pack(const struct error *error, const char *request_id,
                             struct detail *ret_detail)
 {
     Google__Rpc__ErrorInfo info = GOOGLE__RPC__ERROR_INFO__INIT;
-    Google__Rpc__ErrorInfo__MetadataEntry entry = GOOGLE__RPC__ERROR_INFO__METADATA_ENTRY__INIT;
-    Google__Rpc__ErrorInfo__MetadataEntry *entries[] = {&entry};
+    const struct {
+        const char *key, *value;
+    } all[] = {{"request_id", request_id}, {"limit", error->limit}, {"subject", error->subject}};
+    Google__Rpc__ErrorInfo__MetadataEntry entries[array_count(all)];
+    Google__Rpc__ErrorInfo__MetadataEntry *pointers[array_count(all)];
     info.reason = (char *)(uintptr_t)status_name(error->status);
     info.domain = (char *)(uintptr_t) "galerne";
-    if (request_id && request_id[0]) {
-        entry.key = (char *)(uintptr_t) "request_id";
-        entry.value = (char *)(uintptr_t)request_id;
-        info.metadata = entries;
-        info.n_metadata = 1;
+    info.metadata = pointers;
+    for (size_t i = 0; i < array_count(all); i++) {
+        if (!all[i].value || !all[i].value[0])
+            continue;
+        size_t n = info.n_metadata++;
+        pointers[n] = &entries[n];
+        google__rpc__error_info__metadata_entry__init(&entries[n]);
+        entries[n].key = (char *)(uintptr_t)all[i].key;
+        entries[n].value = (char *)(uintptr_t)all[i].value;
     }
     detail_pack(ret_detail, TYPE_PREFIX "google.rpc.ErrorInfo", &info.base);
 }
@@ -74,6 +81,19 @@ static void bad_request_pack(const struct error *error, struct detail *ret_detai
     detail_pack(ret_detail, TYPE_PREFIX "google.rpc.BadRequest", &bad.base);
 }
 
+/* "project:north/b", "tokens_per_minute of project north/b is 6000: ..." */
+static void quota_failure_pack(const struct error *error, struct detail *ret_detail)
+{
+    Google__Rpc__QuotaFailure failure = GOOGLE__RPC__QUOTA_FAILURE__INIT;
+    Google__Rpc__QuotaFailure__Violation violation = GOOGLE__RPC__QUOTA_FAILURE__VIOLATION__INIT;
+    Google__Rpc__QuotaFailure__Violation *violations[] = {&violation};
+    violation.subject = (char *)(uintptr_t)error->subject;
+    violation.description = (char *)(uintptr_t)error->text;
+    failure.violations = violations;
+    failure.n_violations = 1;
+    detail_pack(ret_detail, TYPE_PREFIX "google.rpc.QuotaFailure", &failure.base);
+}
+
 static void retry_info_pack(const struct error *error, struct detail *ret_detail)
 {
     Google__Rpc__RetryInfo retry = GOOGLE__RPC__RETRY_INFO__INIT;
@@ -86,8 +106,8 @@ static void retry_info_pack(const struct error *error, struct detail *ret_detail
 
 void grpc_error_make(const struct error *error, const char *request_id, struct grpc_error *ret)
 {
-    struct detail details[3];
-    Google__Protobuf__Any *anys[3];
+    struct detail details[4];
+    Google__Protobuf__Any *anys[4];
     Google__Rpc__Status status = GOOGLE__RPC__STATUS__INIT;
     size_t n = 0;
     bool at_field = error->status == STATUS_INVALID && error->field[0];
@@ -99,6 +119,8 @@ void grpc_error_make(const struct error *error, const char *request_id, struct g
     error_info_pack(error, request_id, &details[n++]);
     if (at_field)
         bad_request_pack(error, &details[n++]);
+    if (error->subject[0])
+        quota_failure_pack(error, &details[n++]);
     if (error->retry_ns)
         retry_info_pack(error, &details[n++]);
     for (size_t i = 0; i < n; i++)

@@ -3,8 +3,9 @@
  *
  * The one place that maps `enum status` to gRPC's codes. Beside code and message every error has a
  * google.rpc.Status in its trailers (grpc-status-details-bin) with an ErrorInfo (reason = our
- * status name, domain "galerne", metadata request_id when there is one), a BadRequest when a field
- * is at fault, a RetryInfo when the error says when to try again. Pure; any thread.
+ * status name, domain "galerne", metadata request_id, limit, subject as far as there are any), a
+ * BadRequest when a field is at fault, a QuotaFailure when a tenant's limit refuses, a RetryInfo
+ * when the error says when to try again. Pure; any thread.
  */
 #pragma once
 

@@ -128,8 +128,10 @@ static bool choice_take(struct call *call, uint32_t index, struct reply_message 
     bool stopped = reply_collect(reply, index, message);
     if (!request->ended) {
         request_drained(request);
-        if (stopped)
+        if (stopped) {
+            atomic_store(&request->stop_tokens, choice->tokens_count);
             request_cancel(request, true);
+        }
         return false;
     }
     if (ring_peek(request->tokens))

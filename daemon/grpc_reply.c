@@ -154,6 +154,8 @@ static Galerne__V1__FinishReason reason_of(enum finish_reason finish)
         return GALERNE__V1__FINISH_REASON__FINISH_REASON_STOP;
     case FINISH_LENGTH:
         return GALERNE__V1__FINISH_REASON__FINISH_REASON_LENGTH;
+    case FINISH_QUOTA:
+        return GALERNE__V1__FINISH_REASON__FINISH_REASON_QUOTA;
     case FINISH_CANCELLED:
         return GALERNE__V1__FINISH_REASON__FINISH_REASON_CANCELLED;
     case FINISH_NONE:

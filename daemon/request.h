@@ -74,6 +74,7 @@ enum finish_reason {
     FINISH_LENGTH,
     FINISH_CANCELLED,
     FINISH_ERROR,
+    FINISH_QUOTA, /* as LENGTH, but its tenant's quota allowed no more than that */
 };
 
 struct request {
@@ -95,7 +96,8 @@ struct request {
     const struct sample_entry *biases; /* [sampling.n_biases] in the arena */
     bool ignore_eos;                   /* the model's end tokens do not end it; stop_ids do */
     bool wants_logprobs;
-    uint32_t output_tokens_max; /* 0: all that the context leaves */
+    uint32_t output_tokens_max; /* 0: all that the context leaves; a quota may lower it */
+    bool output_is_open;        /* the caller named no most output; set by the text room */
     uint32_t n_stop_ids;
     uint32_t stop_ids[REQUEST_STOP_IDS_MAX];
     const struct stop_set *stops; /* in the arena, or NULL */
@@ -120,13 +122,15 @@ struct request {
     /* --- the engine's --- */
     uint32_t
         hold_ids[SAMPLE_HOLDS_MAX]; /* [sampling.n_holds] what may not come before min_tokens */
+    bool is_cut; /* output_tokens_max is what a quota allows, not what was asked */
 
     /* --- engine to listener --- */
     struct ring *tokens;   /* of struct request_token, REQUEST_TOKENS_RING */
     atomic_bool ready;     /* an item of this request waits in the outlet */
     atomic_bool cancelled; /* set by the listener; the engine ends it with CANCELLED */
     atomic_bool
-        cancel_stop;     /* set before `cancelled` when a stop string was met: it ends with STOP */
+        cancel_stop; /* set before `cancelled` when a stop string was met: it ends with STOP */
+    _Atomic uint32_t stop_tokens; /* with it: output tokens up to the stop string, which count */
     atomic_bool stalled; /* the token ring was full: the listener wakes the engine once drained */
 
     /* --- written by whoever ends it, before the END --- */

@@ -341,6 +341,18 @@ uint32_t tenancy_rows(struct tenancy *tenancy, uint32_t blocks_count, struct ten
     return n;
 }
 
+uint32_t tenancy_quotas(struct tenancy *tenancy, struct quota_row *ret_rows)
+{
+    pthread_rwlock_rdlock(&tenancy->lock);
+    uint32_t n = tenancy->roll.n_rows;
+    for (uint32_t i = 0; i < n; i++) {
+        ret_rows[i] = config_quota_row(&tenancy->roll.rows[i]);
+        ret_rows[i].name = tenancy->names[i];
+    }
+    pthread_rwlock_unlock(&tenancy->lock);
+    return n;
+}
+
 const char *tenancy_name(struct tenancy *tenancy, uint32_t tenant)
 {
     return tenant < TENANCY_ROWS_MAX ? tenancy->names[tenant] : "";

@@ -61,6 +61,9 @@ uint64_t tenancy_generation(const struct tenancy *tenancy);
 uint32_t tenancy_rows(struct tenancy *tenancy, uint32_t blocks_count, struct tenant_row *ret_rows,
                       uint64_t *ret_generation);
 
+/* Their limits, in the same rows; returns how many. */
+uint32_t tenancy_quotas(struct tenancy *tenancy, struct quota_row *ret_rows);
+
 /* True when tenants come from the configuration: with `local` alone there is little to say. */
 bool tenancy_is_shared(const struct tenancy *tenancy);
 

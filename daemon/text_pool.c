@@ -134,7 +134,8 @@ static enum status generate_prepare(struct text_thread *self, struct request *re
                            "context of model %s, %u: at most %u fit",
                            request->n_ids, request->output_tokens_max, model->config->name,
                            model->context_tokens, room);
-    if (request->output_tokens_max == 0)
+    request->output_is_open = request->output_tokens_max == 0;
+    if (request->output_is_open)
         request->output_tokens_max = room;
 
     uint32_t block_tokens = model->config->block_tokens;

@@ -50,6 +50,38 @@ static void config_fill(struct harness *h, const struct harness_options *o)
     m->chunk_tokens_max = o->chunk_tokens ? o->chunk_tokens : 64;
 }
 
+static void quota_make(struct harness *h)
+{
+    static const struct quota_row row = {.name = "test",
+                                         .parent = QUOTA_TOP,
+                                         .mode = QUOTA_HARD,
+                                         .requests_per_minute = QUOTA_VALUE_MAX,
+                                         .tokens_per_minute = QUOTA_VALUE_MAX,
+                                         .concurrent_max = 1000000,
+                                         .queued_tokens_max = QUOTA_VALUE_MAX,
+                                         .tokens_per_month = QUOTA_VALUE_MAX};
+    const struct quota_table table = {.n_rows = 1, .rows = &row};
+    const struct quota_time time = {.now_ns = clock_now_ns(), .wall_ns = clock_wall_ns()};
+    struct error error;
+    must(quota_open(1, 1, &h->quota, &error), &error, "quota_open");
+    must(quota_set(h->quota, &table, &time, &error), &error, "quota_set");
+}
+
+/* However requests ended: each promise was settled once, and nothing is held. */
+static void quota_close_settled(struct harness *h)
+{
+    const struct quota_time time = {.now_ns = clock_now_ns(), .wall_ns = clock_wall_ns()};
+    struct quota_stats stats;
+    struct quota_row_stats row;
+    quota_audit(h->quota);
+    quota_stats(h->quota, &stats);
+    CHECK(stats.reserved_total == stats.settled_total + stats.undone_total);
+    CHECK(stats.settled_again_total == 0 && stats.overused_total == 0);
+    CHECK(quota_row_stats(h->quota, 0, &time, &row));
+    CHECK(row.concurrent == 0 && row.queued_tokens == 0 && row.held_tokens == 0);
+    quota_close(h->quota);
+}
+
 void harness_open_only(struct harness *h, const struct harness_options *o)
 {
     struct error error;
@@ -74,6 +106,7 @@ void harness_open_only(struct harness *h, const struct harness_options *o)
     must(wake_open(&h->wake, &error), &error, "wake_open");
     must(outlet_open(&h->outlet, 2, REQUESTS_MAX, outlet_wake, h, &error), &error, "outlet_open");
     must(trace_open(2, 4096, &h->trace, &error), &error, "trace_open");
+    quota_make(h);
     struct engine_options options = {.config = &h->config,
                                      .model = m,
                                      .plan = &h->plan,
@@ -81,6 +114,7 @@ void harness_open_only(struct harness *h, const struct harness_options *o)
                                      .inlets_count = 1,
                                      .producer = 1,
                                      .policy = o->policy,
+                                     .quota = h->quota,
                                      .trace = h->trace};
     must(engine_open(&options, &h->engine, &error), &error, "engine_open");
     h->model = calloc(1, sizeof *h->model);
@@ -117,6 +151,7 @@ void harness_close(struct harness *h)
     harness_turn(h, 0);
     CHECK(h->n_open == 0);
     engine_close(h->engine);
+    quota_close_settled(h);
     trace_close(h->trace);
     outlet_close(&h->outlet);
     request_pool_close(h->pool);

@@ -40,6 +40,7 @@ struct harness {
     struct config config;
     struct model_plan plan;
     struct engine *engine;
+    struct quota *quota; /* limits that nobody meets, so that every promise is kept and counted */
     struct served_model *model; /* only so far as engine_wake needs it */
     struct request_pool *pool;
     struct outlet outlet;

@@ -259,6 +259,30 @@ static void reads_tenants(void **state)
     assert_int_equal(row.cached_blocks, 2);
 }
 
+static void reads_quotas(void **state)
+{
+    must_parse(MODELS "tenants:\n"
+                      "  - {name: chat, parent: bank, requests_per_minute: 60, requests_burst: 5}\n"
+                      "  - name: bank\n    quota: hard\n    tokens_per_minute: 1000000000000\n"
+                      "    tokens_burst: 7\n    concurrent_max: 8\n    queued_tokens_max: 9\n"
+                      "    tokens_per_month: 10\n"
+                      "  - {name: shop, tokens_per_month: 100, overdraft_tokens: 11}\n");
+    struct quota_row row = config_quota_row(&config.tenants[0]);
+    assert_string_equal(row.name, "chat");
+    assert_int_equal(row.line, 5);
+    assert_int_equal(row.parent, 1);
+    assert_int_equal(row.mode, QUOTA_SOFT);
+    assert_true(row.requests_per_minute == 60 && row.requests_burst == 5);
+    assert_true(row.tokens_per_minute == 0 && row.tokens_per_month == 0);
+    row = config_quota_row(&config.tenants[1]);
+    assert_int_equal(row.parent, QUOTA_TOP);
+    assert_int_equal(row.mode, QUOTA_HARD);
+    assert_true(row.tokens_per_minute == QUOTA_VALUE_MAX && row.tokens_burst == 7);
+    assert_true(row.concurrent_max == 8 && row.queued_tokens_max == 9);
+    assert_true(row.tokens_per_month == 10 && row.overdraft_tokens == 0);
+    assert_int_equal(config.tenants[2].quota.overdraft_tokens, 11);
+}
+
 static const char *const bad_tenants[][2] = {
     {"tenants: bank\n", "t.yaml:4:10: tenants: expected a list (lines that begin with"},
     {"tenants: []\n", "t.yaml:4:10: tenants: expected at least one tenant"},
@@ -293,6 +317,19 @@ static const char *const bad_tenants[][2] = {
     {BANK "- {name: b, parent: bank}\ndefault_tenant: bank\n",
      "t.yaml: default_tenant: bank has tenants below it"},
     {"default_tenant: bank\n", "t.yaml: default_tenant: no tenant is called bank"},
+    {BANK "  tokens_per_minute: -1\n",
+     "t.yaml:6:22: tokens_per_minute: expected a whole number from 0 to 1000000000000 (tokens)"},
+    {BANK "  requests_per_minute: 1000000000001\n", "t.yaml:6:24: requests_per_minute: expected"},
+    {BANK "  tokens_per_month: 1e6\n", "t.yaml:6:21: tokens_per_month: expected"},
+    {BANK "  quota: firm\n", "t.yaml:6:10: quota: expected"},
+    {BANK "  quota: hard\n",
+     "t.yaml: tenants: row 0 (bank, line 5): quota: hard needs tokens_per_minute or"},
+    {BANK "  tokens_burst: 9\n",
+     "t.yaml: tenants: row 0 (bank, line 5): tokens_burst: needs tokens_per_minute"},
+    {BANK "  requests_burst: 9\n", "requests_burst: needs requests_per_minute"},
+    {BANK "  tokens_per_minute: 9\n  tokens_burst: 1\n",
+     "tokens_burst: a burst of 1 can never admit a request"},
+    {BANK "  overdraft_tokens: 9\n", "overdraft_tokens: needs tokens_per_minute or"},
 };
 
 static void names_each_mistake_in_tenants(void **state)
@@ -492,6 +529,7 @@ int main(void)
         cmocka_unit_test(sample_is_the_default),
         cmocka_unit_test(page_follows_the_table),
         cmocka_unit_test(reads_tenants),
+        cmocka_unit_test(reads_quotas),
         cmocka_unit_test(names_each_mistake_in_tenants),
         cmocka_unit_test(limits_count_of_tenants),
     };

@@ -87,6 +87,41 @@ static void test_retry(void **state)
     google__rpc__status__free_unpacked(status, NULL);
 }
 
+static void test_quota(void **state)
+{
+    struct error error = {0};
+    struct grpc_error made;
+    error_set(&error, STATUS_EXHAUSTED, "tokens_per_minute of project north/b is 5");
+    snprintf(error.subject, sizeof error.subject, "project:north/b");
+    snprintf(error.limit, sizeof error.limit, "tokens_per_minute");
+    error.retry_ns = 7;
+    grpc_error_make(&error, "job 7", &made);
+    Google__Rpc__Status *status = unpack(&made);
+    assert_int_equal(status->n_details, 3);
+    const Google__Protobuf__Any *any = find(status, "type.googleapis.com/google.rpc.QuotaFailure");
+    Google__Rpc__QuotaFailure *failure =
+        google__rpc__quota_failure__unpack(NULL, any->value.len, any->value.data);
+    assert_int_equal(failure->n_violations, 1);
+    assert_string_equal(failure->violations[0]->subject, "project:north/b");
+    assert_string_equal(failure->violations[0]->description, error.text);
+    google__rpc__quota_failure__free_unpacked(failure, NULL);
+    any = find(status, "type.googleapis.com/google.rpc.ErrorInfo");
+    Google__Rpc__ErrorInfo *info =
+        google__rpc__error_info__unpack(NULL, any->value.len, any->value.data);
+    assert_int_equal(info->n_metadata, 3);
+    assert_string_equal(info->metadata[1]->key, "limit");
+    assert_string_equal(info->metadata[1]->value, "tokens_per_minute");
+    assert_string_equal(info->metadata[2]->key, "subject");
+    google__rpc__error_info__free_unpacked(info, NULL);
+    google__rpc__status__free_unpacked(status, NULL);
+    /* The next error of the same struct is of no quota. */
+    error_set(&error, STATUS_EXHAUSTED, "full");
+    grpc_error_make(&error, "job 7", &made);
+    status = unpack(&made);
+    assert_int_equal(status->n_details, 1);
+    google__rpc__status__free_unpacked(status, NULL);
+}
+
 static void test_largest(void **state)
 {
     struct error error = {.retry_ns = UINT64_MAX};
@@ -97,9 +132,11 @@ static void test_largest(void **state)
     error.status = STATUS_INVALID;
     memset(error.field, 'f', sizeof error.field - 1);
     memset(error.text, 't', sizeof error.text - 1);
+    memset(error.subject, 's', sizeof error.subject - 1);
+    memset(error.limit, 'l', sizeof error.limit - 1);
     grpc_error_make(&error, name, &made);
     Google__Rpc__Status *status = unpack(&made);
-    assert_int_equal(status->n_details, 3);
+    assert_int_equal(status->n_details, 4);
     assert_int_equal(strlen(made.ending.message), 63 + 2 + 511);
     google__rpc__status__free_unpacked(status, NULL);
 }
@@ -116,11 +153,9 @@ static void test_field_is_not_said_twice(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_codes),
-        cmocka_unit_test(test_field),
-        cmocka_unit_test(test_retry),
-        cmocka_unit_test(test_largest),
-        cmocka_unit_test(test_field_is_not_said_twice),
+        cmocka_unit_test(test_codes),   cmocka_unit_test(test_field),
+        cmocka_unit_test(test_retry),   cmocka_unit_test(test_quota),
+        cmocka_unit_test(test_largest), cmocka_unit_test(test_field_is_not_said_twice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
