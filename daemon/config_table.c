@@ -208,8 +208,8 @@ const struct option_row config_tenant_rows[] = {
              "computed, and adds nothing."},
     {"quota", OPTION_CHOICE, AT(quota.mode), .fallback = "soft", .choices = quota_modes,
      .text = "How its token limits count requests that run. hard: prompt and max_tokens of each "
-             "are held until its end, and nothing is ever exceeded. soft: the prompt and a guess of "
-             "the output; what comes on top is a debt, within overdraft_tokens."},
+             "are held until its end, and nothing is ever exceeded. soft: the prompt and a guess "
+             "of the output; what comes on top is a debt, within overdraft_tokens."},
     {"requests_per_minute", OPTION_U64, AT(quota.requests_per_minute), .fallback = "0", .min = 0,
      .max = QUOTA_VALUE_MAX, .unit = "requests",
      .text = "Requests of it, on all models together; 0: no limit."},
