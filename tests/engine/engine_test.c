@@ -233,6 +233,136 @@ static void test_pool_too_small(void **state)
     harness_close(&h);
 }
 
+/* ---- choices ---- */
+
+static struct stream_options sampled_options(uint32_t output_tokens)
+{
+    struct stream_options o = simple(output_tokens);
+    o.sampling = (struct sample_params){.temperature = 1.2f, .top_p = 1, .seed = 99};
+    return o;
+}
+
+static void assert_same_start(const struct stream *a, const struct stream *whole)
+{
+    assert_true(a->n_tokens <= whole->n_tokens);
+    for (uint32_t i = 0; i < a->n_tokens; i++)
+        assert_int_equal(a->tokens[i].sample.id, whole->tokens[i].sample.id);
+}
+
+static void streams_free(struct stream **streams, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        stream_free(streams[i]);
+}
+
+/* One is cancelled, one meets its stop id, one is not read for a while: each by itself. */
+static void test_choices_end_apart(void **state)
+{
+    (void)state;
+    struct harness_options options = inline_options();
+    struct harness h;
+    struct stream *whole[5], *streams[5];
+    harness_open(&h, &options);
+    struct stream_options o = sampled_options(100);
+    streams_start(&h, &o, 5, whole);
+    assert_true(harness_drain(&h, MINUTE));
+    for (uint32_t i = 0; i < 5; i++) {
+        assert_int_equal(whole[i]->finish, FINISH_LENGTH);
+        assert_int_equal(whole[i]->n_tokens, 100);
+        for (uint32_t k = 0; k < 100; k++)
+            assert_int_equal(whole[i]->tokens[k].choice, i);
+    }
+    uint32_t stop_id = whole[3]->tokens[40].sample.id, first[5];
+    for (uint32_t i = 0; i < 5; i++)
+        for (first[i] = 0; first[i] < 100; first[i]++)
+            if (whole[i]->tokens[first[i]].sample.id == stop_id)
+                break;
+    o.stop_ids = &stop_id;
+    o.n_stop_ids = 1;
+    streams_start(&h, &o, 5, streams);
+    streams[2]->reads = false;
+    wait_tokens(streams[1], 1);
+    if (!streams[1]->ended)
+        stream_cancel(streams[1]);
+    while (!streams[0]->ended || !streams[1]->ended || !streams[3]->ended || !streams[4]->ended)
+        harness_turn(&h, 10 * NS_PER_MS);
+    for (uint32_t i = 0; i < 5; i++) {
+        if (i == 2)
+            continue;
+        assert_same_start(streams[i], whole[i]);
+        if (i == 1 && streams[i]->finish == FINISH_CANCELLED)
+            continue;
+        assert_int_equal(streams[i]->finish, first[i] < 100 ? FINISH_STOP : FINISH_LENGTH);
+        assert_int_equal(streams[i]->n_tokens, u32_min(first[i] + 1, 100));
+    }
+    assert_int_equal(streams[3]->finish, FINISH_STOP);
+    /* The third one waits for its reader, if there is so much of it, and takes nobody along. */
+    if (first[2] > REQUEST_TOKENS_RING)
+        assert_false(streams[2]->ended);
+    streams[2]->reads = true;
+    if (!streams[2]->ended)
+        stream_cancel(streams[2]);
+    assert_true(harness_drain(&h, MINUTE));
+    assert_same_start(streams[2], whole[2]);
+    assert_all_free(&h);
+    streams_free(whole, 5);
+    streams_free(streams, 5);
+    harness_close(&h);
+}
+
+static void test_choices_deadline(void **state)
+{
+    (void)state;
+    struct harness_options options = inline_options();
+    options.running_max = 2; /* some run, some wait */
+    struct harness h;
+    struct stream *streams[6];
+    harness_open(&h, &options);
+    struct stream_options o = sampled_options(100);
+    o.does_not_read = true;
+    o.deadline_ns = clock_now_ns() + 200 * NS_PER_MS;
+    streams_start(&h, &o, 6, streams);
+    assert_true(harness_drain(&h, MINUTE));
+    for (uint32_t i = 0; i < 6; i++) {
+        assert_int_equal(streams[i]->finish, FINISH_ERROR);
+        assert_int_equal(streams[i]->status, STATUS_DEADLINE);
+    }
+    assert_all_free(&h);
+    streams_free(streams, 6);
+    harness_close(&h);
+}
+
+/* All of them are queued, or none. */
+static void test_choices_full_queue(void **state)
+{
+    (void)state;
+    struct harness_options options = inline_options();
+    options.running_max = 1;
+    options.waiting_max = 4;
+    struct harness h;
+    struct stream *streams[8][3];
+    uint32_t n_refused = 0;
+    harness_open(&h, &options);
+    struct stream_options o = sampled_options(30);
+    for (uint32_t i = 0; i < 8; i++)
+        streams_start(&h, &o, 3, streams[i]);
+    assert_true(harness_drain(&h, MINUTE));
+    for (uint32_t i = 0; i < 8; i++) {
+        bool refused = streams[i][0]->finish == FINISH_ERROR;
+        n_refused += refused;
+        for (uint32_t k = 0; k < 3; k++) {
+            assert_int_equal(streams[i][k]->finish, refused ? FINISH_ERROR : FINISH_LENGTH);
+            assert_int_equal(streams[i][k]->n_tokens, refused ? 0 : 30);
+            if (refused)
+                assert_int_equal(streams[i][k]->status, STATUS_EXHAUSTED);
+        }
+        streams_free(streams[i], 3);
+    }
+    assert_true(n_refused > 0 && n_refused < 8);
+    assert_all_free(&h);
+    harness_close(&h);
+}
+
 /* ---- memory ---- */
 
 /* The linker sends our rooms' allocations here (--wrap); only the engine's thread is counted. */
@@ -295,7 +425,8 @@ static void test_turns_allocate_nothing(void **state)
     assert_int_equal(atomic_exchange(&trapped_count, 0), 1);
     trapped_thread = h.engine->thread;
     struct stream_options o = simple(60);
-    for (uint32_t i = 0; i < array_count(streams); i++)
+    streams_start(&h, &o, 6, streams);
+    for (uint32_t i = 6; i < array_count(streams); i++)
         streams[i] = stream_start(&h, &o);
     stream_cancel(streams[5]);
     assert_true(harness_drain(&h, MINUTE));
@@ -363,7 +494,7 @@ static void assert_walk(struct harness *h, uint64_t id)
 }
 
 /* Kills or stops the worker once the victim has some tokens; the stream must not notice. */
-static void worker_loss(int signal_number, uint64_t step_limit_ns)
+static void worker_loss(int signal_number, uint64_t step_limit_ns, bool choices)
 {
     struct harness_options options = process_options();
     options.step_limit_ns = step_limit_ns;
@@ -374,7 +505,9 @@ static void worker_loss(int signal_number, uint64_t step_limit_ns)
     struct stream *calm = stream_start(&h, &o);
     assert_true(harness_drain(&h, MINUTE));
     struct stream *victims[3];
-    for (uint32_t i = 0; i < 3; i++)
+    if (choices)
+        streams_start(&h, &o, 3, victims);
+    for (uint32_t i = 0; i < 3 && !choices; i++)
         victims[i] = stream_start(&h, &o);
     uint64_t traced_id = victims[0]->request->id;
     wait_tokens(victims[0], 10);
@@ -400,13 +533,19 @@ static void worker_loss(int signal_number, uint64_t step_limit_ns)
 static void test_worker_killed(void **state)
 {
     (void)state;
-    worker_loss(SIGKILL, 0);
+    worker_loss(SIGKILL, 0, false);
+}
+
+static void test_worker_killed_under_choices(void **state)
+{
+    (void)state;
+    worker_loss(SIGKILL, 0, true);
 }
 
 static void test_worker_hung(void **state)
 {
     (void)state;
-    worker_loss(SIGSTOP, 300 * NS_PER_MS);
+    worker_loss(SIGSTOP, 300 * NS_PER_MS, false);
 }
 
 static pid_t worker_by_hand(const char *runtime_dir)
@@ -500,8 +639,12 @@ int main(void)
         cmocka_unit_test(test_slow_reader_stalls_itself_only),
         cmocka_unit_test(test_full_queue_refuses),
         cmocka_unit_test(test_pool_too_small),
+        cmocka_unit_test(test_choices_end_apart),
+        cmocka_unit_test(test_choices_deadline),
+        cmocka_unit_test(test_choices_full_queue),
         cmocka_unit_test(test_turns_allocate_nothing),
         cmocka_unit_test(test_worker_killed),
+        cmocka_unit_test(test_worker_killed_under_choices),
         cmocka_unit_test(test_worker_hung),
         cmocka_unit_test(test_worker_adopted),
         cmocka_unit_test(test_worker_missing),
