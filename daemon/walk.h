@@ -3,7 +3,8 @@
  *
  * One event a stage under the request's id, written by the thread that does it. In the order of the
  * walk, which also orders events of the same nanosecond. No stage carries text, ids of tokens or
- * anything else of the content. The numbers are those of galerne.admin.v1.TraceStage.
+ * anything else of the content. Of several choices the engine's stages are the first one's. The
+ * numbers are those of galerne.admin.v1.TraceStage.
  *
  * Rings: text threads and engines by their number as producers, then the listener's lanes.
  */

@@ -163,6 +163,16 @@ def test_wrong_n(daemon, n, words):
     assert bad_field(caught.value) == "n" and words in caught.value.details()
 
 
+def test_refused_by_the_text_room_gives_all_places_back(daemon):
+    stub = daemon.inference()
+    for _ in range(100):  # 1,600 places; there are 1,024
+        with pytest.raises(grpc.RpcError) as caught:
+            generate(stub, model="tiny", text="x" * 4000, n=16)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert bad_field(caught.value) == "prompt"
+    wait_until("no call is open", lambda: daemon.status().calls_open == 1)
+
+
 def test_places(fresh):
     """Each choice is a request to the daemon's limits."""
     small = fresh(models={"tiny": ROOT / "tests/golden/tiny-llama"},
