@@ -110,6 +110,42 @@ static void tenants_print(const Galerne__Admin__V1__StatusResponse *status)
     table_free(table);
 }
 
+static void left_cell(struct table *table, bool is_limited, uint64_t left)
+{
+    if (is_limited)
+        table_cell(table, left ? TONE_PLAIN : TONE_CARE, "%" PRIu64, left);
+    else
+        table_cell(table, TONE_PLAIN, "any");
+}
+
+static void quotas_print(const Galerne__Admin__V1__StatusResponse *status)
+{
+    static const struct table_column columns[] = {
+        {"TENANT", false},    {"QUOTA", false},     {"REQUESTS LEFT", true}, {"TOKENS LEFT", true},
+        {"MONTH LEFT", true}, {"MONTH USED", true}, {"REQUESTS HELD", true}, {"TOKENS HELD", true},
+        {"QUEUED", true},     {"REFUSED", true}};
+    if (!status->n_quotas)
+        return;
+    putchar('\n');
+    struct table *table = table_new(columns, array_count(columns));
+    for (size_t i = 0; i < status->n_quotas; i++) {
+        const Galerne__Admin__V1__QuotaStatus *q = status->quotas[i];
+        table_line(table);
+        table_cell(table, TONE_PLAIN, "%s", q->tenant);
+        table_cell(table, TONE_PLAIN, "%s", q->hard ? "hard" : "soft");
+        left_cell(table, q->_requests_left_case, q->requests_left);
+        left_cell(table, q->_tokens_left_case, q->tokens_left);
+        left_cell(table, q->_month_tokens_left_case, q->month_tokens_left);
+        table_cell(table, TONE_PLAIN, "%" PRIu64, q->month_tokens_used);
+        table_cell(table, TONE_PLAIN, "%" PRIu64, q->requests_held);
+        table_cell(table, TONE_PLAIN, "%" PRIu64, q->tokens_held);
+        table_cell(table, TONE_PLAIN, "%" PRIu64, q->queued_tokens);
+        table_cell(table, q->refused_total ? TONE_CARE : TONE_PLAIN, "%" PRIu64, q->refused_total);
+    }
+    table_print(table);
+    table_free(table);
+}
+
 static bool take(void *context, const ProtobufCMessage *message)
 {
     static const struct table_column columns[] = {
@@ -135,6 +171,7 @@ static bool take(void *context, const ProtobufCMessage *message)
     table_print(table);
     table_free(table);
     tenants_print(status);
+    quotas_print(status);
     for (size_t i = 0; i < status->n_models; i++) {
         char *why = output_escape(span_of(status->models[i]->state_text));
         if (why[0])

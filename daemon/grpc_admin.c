@@ -120,6 +120,55 @@ static void tenants_show(struct front *front, uint32_t model, struct tenant_rows
     ret_row->n_tenants = n;
 }
 
+/* The limits of all tenants, and what the answer's rows point to. */
+struct quota_rows {
+    Galerne__Admin__V1__QuotaStatus values[TENANCY_ROWS_MAX];
+    Galerne__Admin__V1__QuotaStatus *pointers[TENANCY_ROWS_MAX];
+};
+
+static void quota_show(const struct quota_row_stats *stats, const char *tenant,
+                       Galerne__Admin__V1__QuotaStatus *ret)
+{
+    galerne__admin__v1__quota_status__init(ret);
+    ret->tenant = (char *)(uintptr_t)tenant;
+    ret->hard = stats->is_hard;
+    if (stats->requests_room != UINT64_MAX) {
+        ret->_requests_left_case = GALERNE__ADMIN__V1__QUOTA_STATUS___REQUESTS_LEFT_REQUESTS_LEFT;
+        ret->requests_left = stats->requests_room;
+    }
+    if (stats->tokens_room != UINT64_MAX) {
+        ret->_tokens_left_case = GALERNE__ADMIN__V1__QUOTA_STATUS___TOKENS_LEFT_TOKENS_LEFT;
+        ret->tokens_left = stats->tokens_room;
+    }
+    if (stats->month_room != UINT64_MAX) {
+        ret->_month_tokens_left_case =
+            GALERNE__ADMIN__V1__QUOTA_STATUS___MONTH_TOKENS_LEFT_MONTH_TOKENS_LEFT;
+        ret->month_tokens_left = stats->month_room;
+    }
+    ret->requests_held = stats->concurrent;
+    ret->tokens_held = stats->held_tokens;
+    ret->queued_tokens = stats->queued_tokens;
+    ret->month_tokens_used = stats->month_used_tokens;
+    ret->refused_total = stats->refused_total;
+}
+
+static void quotas_show(struct front *front, struct quota_rows *quotas,
+                        Galerne__Admin__V1__StatusResponse *ret)
+{
+    const struct quota_time time = {.now_ns = clock_now_ns(), .wall_ns = clock_wall_ns()};
+    struct quota_row_stats stats;
+    if (front->quota)
+        quota_recall(front->quota, &time);
+    for (uint32_t i = 0; front->quota && quota_row_stats(front->quota, i, &time, &stats); i++) {
+        if (!stats.is_limited)
+            continue;
+        Galerne__Admin__V1__QuotaStatus *value = &quotas->values[ret->n_quotas];
+        quota_show(&stats, tenancy_name(front->tenancy, i), value);
+        quotas->pointers[ret->n_quotas++] = value;
+    }
+    ret->quotas = quotas->pointers;
+}
+
 static void model_show(const struct served_model *served, struct model_row *ret)
 {
     struct engine_status *status = &ret->status;
@@ -162,7 +211,8 @@ static void status_start(struct call *call)
     Galerne__Admin__V1__ModelStatus *models[CONFIG_MODELS_MAX];
     struct model_row *rows = call_alloc(call, front->n_models * sizeof *rows);
     struct tenant_rows *tenants = call_alloc(call, sizeof *tenants);
-    if (!rows || !tenants) {
+    struct quota_rows *quotas = call_alloc(call, sizeof *quotas);
+    if (!rows || !tenants || !quotas) {
         struct error error;
         error_set(&error, STATUS_EXHAUSTED, "no memory for the status");
         call_fail(call, &error);
@@ -173,6 +223,7 @@ static void status_start(struct call *call)
         tenants_show(front, i, tenants, &rows[i].row);
         models[i] = &rows[i].row;
     }
+    quotas_show(front, quotas, &output);
     output.version = (char *)(uintptr_t)GALERNE_VERSION;
     output.state = daemon_state_of(front_state(front));
     output.uptime_ms = (clock_now_ns() - front->started_ns) / NS_PER_MS;

@@ -348,7 +348,8 @@ static enum status refuse_for_ever(const struct quota_node *node, const struct c
 enum status tree_refuse(struct quota *quota, const struct claim *claim, const struct verdict *v,
                         struct error *error)
 {
-    const struct quota_node *node = &quota->nodes[v->row];
+    struct quota_node *node = &quota->nodes[v->row];
+    node->refused_total++;
     quota->totals.refused_total++;
     quota->totals.refused_for_ever_total += v->for_ever;
     enum status status;
@@ -444,6 +445,14 @@ void quota_stats(struct quota *quota, struct quota_stats *ret_stats)
     pthread_mutex_unlock(&quota->lock);
 }
 
+void quota_recall(struct quota *quota, const struct quota_time *time)
+{
+    tree_tick(quota, time->now_ns);
+    pthread_mutex_lock(&quota->lock);
+    tree_recall(quota);
+    pthread_mutex_unlock(&quota->lock);
+}
+
 bool quota_row_stats(struct quota *quota, uint32_t row, const struct quota_time *time,
                      struct quota_row_stats *ret_stats)
 {
@@ -452,15 +461,22 @@ bool quota_row_stats(struct quota *quota, uint32_t row, const struct quota_time 
     if (exists) {
         struct quota_node *node = &quota->nodes[row];
         const uint64_t *held = node->held.n;
+        uint32_t month = month_of(time->wall_ns).month;
         tree_tick(quota, time->now_ns);
         node_tick(quota, node);
         *ret_stats = (struct quota_row_stats){
+            .is_limited = limits_tokens(node) || node->requests.per_minute ||
+                          node->concurrent_max != UINT64_MAX ||
+                          node->queued_tokens_max != UINT64_MAX,
+            .is_hard = node->is_hard,
+            .refused_total = node->refused_total,
+            .month_room = month_room(node, month),
             .requests_room = gcra_room(&node->requests, held[KIND_REQUESTS]),
             .tokens_room = gcra_room(&node->tokens, held[tokens_kind(node)]),
             .concurrent = held[KIND_CONCURRENT],
             .queued_tokens = held[KIND_QUEUED],
             .held_tokens = held[tokens_kind(node)],
-            .month_used_tokens = month_used(&node->months, month_of(time->wall_ns).month)};
+            .month_used_tokens = month_used(&node->months, month)};
     }
     pthread_mutex_unlock(&quota->lock);
     return exists;

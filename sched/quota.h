@@ -151,8 +151,15 @@ struct quota_stats {
 };
 void quota_stats(struct quota *quota, struct quota_stats *ret_stats);
 
+/* All leases tell what was used and give back what is not promised: figures that follow are exact.
+ * Any thread, now and then. */
+void quota_recall(struct quota *quota, const struct quota_time *time);
+
 /* One row, with everything below it. Sums are as of what leases have told. */
 struct quota_row_stats {
+    bool is_limited, is_hard;            /* has a limit of any kind */
+    uint64_t refused_total;              /* for a limit of this row */
+    uint64_t month_room;                 /* as below */
     uint64_t requests_room, tokens_room; /* that fit now; UINT64_MAX: no limit */
     uint64_t concurrent, queued_tokens;  /* promised, or lent to leases */
     uint64_t held_tokens;                /* the same, as the row's mode counts them */

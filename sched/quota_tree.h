@@ -52,6 +52,7 @@ struct quota_node {
     uint64_t concurrent_max, queued_tokens_max, tokens_per_month, overdraft_tokens; /* UINT64_MAX */
     struct quota_vector held, own;
     struct month_uses months;
+    uint64_t refused_total;
 };
 
 /* The smallest of a path's soft rows that limit tokens; UINT64_MAX: there is none. */

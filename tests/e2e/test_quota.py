@@ -12,6 +12,7 @@ import pytest
 from galerne.v1 import inference_pb2 as pb
 
 from daemon import NARROW, TINY, Daemon, bad_field, build_dir, details, wait_until
+from test_galernectl import run as galernectl
 from test_tls import Tls
 
 ME = f"uid:{os.getuid()}"
@@ -258,6 +259,36 @@ def test_every_level_counts_and_neighbours_do_not(tls):
         assert generate(shop, ask(10, 100)).usage.output_tokens == 100
     # None of what was refused has cost anything.
     assert left(bob, ask(10, 80)) in (10, 11, 12, 13, 14, 15)
+
+
+def test_status_shows_what_is_left(fresh):
+    daemon = fresh(tenants="""
+  - {name: bank, tokens_per_month: 1000}
+  - {name: chat, parent: bank, clients: ["%s"], quota: hard, requests_per_minute: 1,
+     requests_burst: 3, tokens_per_minute: 2, tokens_burst: 300}
+  - {name: shop}
+""" % ME)
+    stub = daemon.inference()
+    generate(stub, ask(10, 40))
+    with still_worker(daemon):
+        call = stub.Generate(ask(10, 90), timeout=60)
+        wait_for(daemon, 1, 0)
+        refused(stub, ask(10, 200), "tokens_per_minute", "project:chat")
+        bank, chat = daemon.status().quotas  # the shop has no limit
+    list(call)
+    assert (bank.tenant, bank.hard, chat.tenant, chat.hard) == ("bank", False, "chat", True)
+    assert not bank.HasField("tokens_left") and not chat.HasField("month_tokens_left")
+    assert (chat.requests_left, chat.tokens_left) == (1, 150)
+    assert (chat.requests_held, chat.tokens_held, chat.queued_tokens) == (1, 100, 0)
+    assert (bank.month_tokens_used, chat.refused_total, bank.refused_total) == (50, 1, 0)
+    daemon.wait_idle()
+    bank, chat = daemon.status().quotas
+    assert (chat.tokens_left, chat.requests_held, chat.tokens_held) == (150, 0, 0)
+    assert (bank.month_tokens_left, bank.month_tokens_used) == (850, 150)
+    lines = galernectl(daemon, "status").stdout.splitlines()
+    at = next(i for i, line in enumerate(lines) if "MONTH LEFT" in line)
+    assert lines[at + 1].split()[:6] == ["bank", "soft", "any", "any", "850", "150"]
+    assert lines[at + 2].split() == ["chat", "hard", "1", "150", "any", "150", "0", "0", "0", "1"]
 
 
 def test_a_reload_changes_limits_all_or_nothing(fresh):
