@@ -485,6 +485,35 @@ static void a_shared_block_is_not_exchanged_for_a_reserved_one(void **state)
     fixture_close(&f);
 }
 
+/* Two prompts begin with the same blocks and fill the pool. The first one that leaves those behind
+ * gets nothing for them; in prefill as it is, it gets a place as one that decodes would. */
+static void in_prefill_without_a_place(void **state)
+{
+    struct fixture f;
+    struct sched_limits limits = limits_of(4);
+    limits.chunk_tokens_max = 1;
+    fixture_open(&f, &limits);
+    run_to_end(&f, send(&f, 1, 10, 1)); /* two blocks are cached */
+    sched_id ids[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        struct sched_submission s = fixture_submission(&f, 30, 4);
+        s.cache_domain = 1;
+        s.digests = chain;
+        s.n_digests = 2;
+        assert_int_equal(sched_submit(f.sched, &s, f.now_ns, &ids[i], &f.error), STATUS_OK);
+    }
+    step_whole(&f);
+    assert_int_equal(stats(&f).running, 2);
+    assert_int_equal(stats(&f).blocks_free + stats(&f).blocks_cached, 0);
+    bool was_short = false;
+    while (step_whole(&f))
+        was_short |= state_of(&f, ids[0]) == SEQ_RUNNING && held(&f, ids[0]) < DECODE_BLOCKS;
+    assert_true(was_short);
+    assert_int_equal(ended(&f, ids[0]).preempted_count, 0);
+    ended(&f, ids[1]);
+    fixture_close(&f);
+}
+
 static void a_limit_counts_what_is_held(void **state)
 {
     struct fixture f;
@@ -571,6 +600,7 @@ int main(void)
         cmocka_unit_test(choices_share_the_end_of_the_prompt),
         cmocka_unit_test(the_name_of_a_dead_block_is_ignored),
         cmocka_unit_test(a_shared_block_is_not_exchanged_for_a_reserved_one),
+        cmocka_unit_test(in_prefill_without_a_place),
         cmocka_unit_test(a_limit_counts_what_is_held),
         cmocka_unit_test(the_forecast_knows_the_window),
         cmocka_unit_test(a_forecast_of_one_that_stops_growing),
