@@ -9,7 +9,8 @@ static const struct option_choice log_levels[] = {{"error", LOG_LEVEL_ERROR},
                                                   {"debug", LOG_LEVEL_DEBUG},
                                                   {NULL, 0}};
 static const struct option_choice backends[] = {{"cpu", 0}, {"ref", 0}, {NULL, 0}};
-static const struct option_choice tiers[] = {{"scalar", 0}, {"avx2", 0}, {"avx512", 0}, {NULL, 0}};
+static const struct option_choice tiers[] = {
+    {"scalar", 0}, {"avx2", 0}, {"avx512", 0}, {"avx512-vnni", 0}, {NULL, 0}};
 static const struct option_choice workers[] = {
     {"process", CONFIG_WORKER_PROCESS}, {"inline", CONFIG_WORKER_INLINE}, {NULL, 0}};
 static const struct option_choice block_sizes[] = {{"16", 16}, {"32", 32}, {NULL, 0}};

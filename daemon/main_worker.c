@@ -55,7 +55,8 @@ static void usage(FILE *out)
             "  --path MODEL      directory with config.json and safetensors, or a .gguf file\n"
             "  --socket PATH     unix socket to listen on\n"
             "  --backend NAME    cpu (default) or ref\n"
-            "  --tier NAME       CPU tier: scalar, avx2, avx512; default: the best of this CPU\n"
+            "  --tier NAME       CPU tier: scalar, avx2, avx512, avx512-vnni;\n"
+            "                    default: the best of this CPU\n"
             "  --threads N       CPU threads; 0 (default): all that the process may use\n"
             "  --linger-ms N     exit after so long without a front; 0 (default): never\n"
             "  --version, --help\n");

@@ -37,6 +37,11 @@ uint32_t dtype_block_bytes(enum dtype dtype)
     return dtypes[dtype].block_bytes;
 }
 
+bool dtype_has_blocks(enum dtype dtype)
+{
+    return dtype_block_count(dtype) == Q_BLOCK;
+}
+
 static float float_of_bits(uint32_t bits)
 {
     float value;
@@ -124,4 +129,48 @@ void dtype_widen(enum dtype dtype, const void *source, size_t count, float *ret_
             break;
         }
     }
+}
+
+/* Of `count` words `step` bytes apart, the first one with all bits of `exponent` set. The inner
+ * loop has no way out, so that it becomes vectors. */
+static size_t words_find(const uint8_t *bytes, size_t count, size_t step, uint32_t exponent)
+{
+    enum { RUN = 1024 };
+    size_t word_bytes = exponent > UINT16_MAX ? 4 : 2;
+    for (size_t first = 0; first < count; first += RUN) {
+        size_t n = size_min(RUN, count - first);
+        const uint8_t *run = bytes + first * step;
+        bool found = false;
+        if (word_bytes == 4)
+            for (size_t i = 0; i < n; i++) {
+                uint32_t word;
+                memcpy(&word, run + i * 4, sizeof word);
+                found |= (word & exponent) == exponent;
+            }
+        else if (step == 2)
+            for (size_t i = 0; i < n; i++)
+                found |= (half_load(run + i * 2) & exponent) == exponent;
+        else
+            for (size_t i = 0; i < n; i++)
+                found |= (half_load(run + i * step) & exponent) == exponent;
+        for (size_t i = 0; found && i < n; i++) {
+            uint32_t word = 0;
+            memcpy(&word, run + i * step, word_bytes);
+            if ((word & exponent) == exponent)
+                return first + i;
+        }
+    }
+    return count;
+}
+
+size_t dtype_find_not_finite(enum dtype dtype, const void *source, size_t count)
+{
+    const uint8_t *bytes = source;
+    size_t step = dtype_block_bytes(dtype), n_blocks = count / dtype_block_count(dtype);
+    CHECK(count % dtype_block_count(dtype) == 0);
+    uint32_t exponent = dtype == DTYPE_F32 ? 0x7f800000 : dtype == DTYPE_BF16 ? 0x7f80 : 0x7c00;
+    size_t found = words_find(bytes, n_blocks, step, exponent);
+    if (dtype == DTYPE_Q4_1) /* the minimum follows the scale */
+        found = size_min(found, words_find(bytes + 2, n_blocks, step, exponent));
+    return found * dtype_block_count(dtype);
 }

@@ -40,6 +40,12 @@ const char *dtype_name(enum dtype dtype);
 /* Values in one block (1 or 32) and its bytes. */
 uint32_t dtype_block_count(enum dtype dtype);
 uint32_t dtype_block_bytes(enum dtype dtype);
+/* Rows of weights in blocks with a scale: what rows they meet are quantised for (see weight_part).
+ */
+bool dtype_has_blocks(enum dtype dtype);
+/* Index of the first value that is not finite, or whose block's scale or minimum is not; `count`
+ * when all are. */
+size_t dtype_find_not_finite(enum dtype dtype, const void *source, size_t count);
 /* Widens `count` values (a multiple of the block) at `source`, any alignment, to f32. Exact for
  * F32, F16, BF16; for Q types it is the value that the format defines, rounded once to f32. */
 void dtype_widen(enum dtype dtype, const void *source, size_t count, float *ret_values);
@@ -50,16 +56,28 @@ struct weight; /* a packed matrix or stack of matrices, opaque */
 
 struct device_options {
     uint32_t threads_count; /* CPU threads, >= 1; 0 = all that the process may use */
-    const char *tier;       /* "scalar", "avx2", "avx512" or NULL: what the environment variable
-                               GALERNE_CPU_TIER names, else the best that the machine has */
+    const char *tier; /* "scalar", "avx2", "avx512", "avx512-vnni" or NULL: what the environment
+                         variable GALERNE_CPU_TIER names, else the best that there is */
 };
 
 /*
  * One matrix or a stack of equal ones (experts): rows are outputs, columns are inputs, as in
  * y = W x. A matrix may be put together from parts one under the other (q, k, v; gate, up), each
- * where its file has it, of its own type and any alignment. A backend keeps a weight of which all
- * parts are BF16 as BF16, and everything else as F32.
+ * where its file has it, of its own type and any alignment. Each part keeps its type, in the
+ * backend's own order, and is never widened in memory. Only a part that has not the same type in
+ * all matrices of a stack is kept as F32, and a Q part of a source that says `exact`.
+ *
+ * Products with F32, F16 and BF16 take the input row as it is. Products with the Q types may take
+ * it quantised, 32 values at a time, as the widespread engines do; the CPU backend always does, in
+ * every tier and for every number of rows:
+ *     most = max |x_i|;  scale = f32(most / 127);  q_i = round(f32(x_i * f32(127 / most))), to even
+ * (most < 2^-100: all zero; a value that is not finite: scale is NaN, and so is the row's output).
+ * Then sum_i w_i x_i over a block is f32(d * scale) * I, I = sum_i q_w,i q_i in whole numbers,
+ * which no order changes; Q4_1 adds minimum * f32(scale * sum_i q_i). Blocks are added in f32 from
+ * k = 0 on. `ref` does not quantise: it is off from it by at most sum_blocks (most / 254) sum_i
+ * |w_i|, and the rounding of the f32 sums.
  */
+#define WEIGHT_PARTS_MAX 4
 struct weight_part {
     enum dtype dtype;
     uint32_t out_count; /* rows of this part */
@@ -68,10 +86,11 @@ struct weight_part {
 
 struct weight_source {
     uint32_t stack_count;            /* matrices; 1 for a plain one */
-    uint32_t n_parts;                /* parts of each matrix */
+    uint32_t n_parts;                /* parts of each matrix, at most WEIGHT_PARTS_MAX */
     uint32_t out_count;              /* rows of each matrix: the sum over its parts */
     uint32_t in_count;               /* columns; a multiple of each part's block */
     const struct weight_part *parts; /* host [stack_count][n_parts] */
+    bool exact;                      /* the input is never quantised (routers) */
 };
 
 /* out[r][o] = sum_i W[o][i] * in[r][i] (+ bias[o]) (+ residual[r][o]). out may equal residual. */
@@ -301,7 +320,7 @@ struct ops {
     enum status (*device_open)(const struct device_options *options, struct device **ret_device,
                                struct error *error);
     void (*device_close)(struct device *device);
-    /* e.g. "cpu avx512, 2 threads" (static for the life of the device). */
+    /* e.g. "cpu avx512-vnni, 2 threads" (static for the life of the device). */
     const char *(*device_text)(const struct device *device);
 
     /* 64-byte aligned, zeroed. NULL when memory is out. */

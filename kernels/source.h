@@ -10,8 +10,17 @@
 /* CHECKs what model/ has validated: counts, sums of parts, whole blocks. */
 void source_check(const struct weight_source *source);
 
-/* True when all parts of all matrices are BF16: such a weight stays BF16. */
-bool source_is_bf16(const struct weight_source *source);
+/* Neighbouring parts that are kept in one type: the same in each matrix of the stack. */
+struct segment {
+    enum dtype dtype; /* what they are kept as: their own type, or F32 */
+    uint32_t first_out, out_count;
+};
+/* Cuts the outputs into segments, by the rule of ops.h; how many there are. */
+uint32_t source_segments(const struct weight_source *source,
+                         struct segment ret_segments[WEIGHT_PARTS_MAX]);
+
+/* Bytes of all matrices as they are kept, row by row. */
+size_t source_bytes(const struct weight_source *source);
 
 /* The bytes of row `row` of matrix `matrix`, any alignment; its type goes to *ret_dtype. */
 const void *source_row(const struct weight_source *source, uint32_t matrix, uint32_t row,

@@ -112,40 +112,45 @@ static uint32_t matrix_dtypes(const struct binder *b)
     return b->file->is_gguf ? DTYPES_ALL : DTYPES_FLOAT;
 }
 
-/* An empty source of stack x parts, to be filled part by part. */
-static struct weight_part *parts_new(struct binder *b, struct matrix_binding *matrix,
-                                     uint32_t stack_count, uint32_t n_parts)
+/* An empty source of stack x parts, to be filled part by part; false when memory was or is out. */
+static bool parts_new(struct binder *b, struct matrix_binding *matrix, uint32_t stack_count,
+                      uint32_t n_parts)
 {
-    struct weight_part *parts = NULL;
     if (!b->status) {
-        parts = arena_alloc(&b->binding->arena, (size_t)stack_count * n_parts * sizeof *parts);
-        if (!parts)
+        size_t count = (size_t)stack_count * n_parts;
+        matrix->parts = arena_alloc(&b->binding->arena, count * sizeof *matrix->parts);
+        matrix->tensors = arena_alloc(&b->binding->arena, count * sizeof *matrix->tensors);
+        if (!matrix->parts || !matrix->tensors)
             b->status = error_set(b->error, STATUS_EXHAUSTED, "%s: out of memory", b->file->path);
     }
-    matrix->source =
-        (struct weight_source){.stack_count = stack_count, .n_parts = n_parts, .parts = parts};
-    return parts;
+    matrix->source = (struct weight_source){
+        .stack_count = stack_count, .n_parts = n_parts, .parts = matrix->parts};
+    return !b->status;
 }
 
-static void part_take(struct binder *b, const char *name, uint32_t out_count, uint32_t in_count,
-                      struct weight_part *part)
+/* Part `at` of a matrix, whose in_count is known. */
+static void part_take(struct binder *b, const char *name, uint32_t out_count,
+                      struct matrix_binding *matrix, uint32_t at)
 {
+    uint32_t in_count = matrix->source.in_count;
     const struct tensor *tensor =
         take(b, name,
              (struct tensor_want){
                  .dtypes = matrix_dtypes(b), .n_dims = 2, .dims = {out_count, in_count}});
-    if (tensor)
-        *part = (struct weight_part){
-            .dtype = tensor->dtype, .out_count = out_count, .data = tensor->data};
+    if (!tensor)
+        return;
+    matrix->tensors[at] = tensor;
+    matrix->parts[at] =
+        (struct weight_part){.dtype = tensor->dtype, .out_count = out_count, .data = tensor->data};
 }
 
 static void bind_matrix(struct binder *b, const char *name, uint32_t out_count, uint32_t in_count,
                         struct matrix_binding *matrix)
 {
-    struct weight_part *part = parts_new(b, matrix, 1, 1);
+    parts_new(b, matrix, 1, 1);
     matrix->source.out_count = out_count;
     matrix->source.in_count = in_count;
-    part_take(b, name, out_count, in_count, part);
+    part_take(b, name, out_count, matrix, 0);
 }
 
 static void bind_bias(struct binder *b, uint32_t layer, const char *suffix, uint32_t count,
@@ -200,12 +205,12 @@ static void bind_qkv(struct binder *b, uint32_t layer, struct matrix_binding *ma
     const struct arch *a = b->arch;
     const char *const suffixes[] = {b->names->q, b->names->k, b->names->v};
     const uint32_t heads[] = {a->n_heads, a->n_kv_heads, a->n_kv_heads};
-    struct weight_part *parts = parts_new(b, matrix, 1, 3);
+    parts_new(b, matrix, 1, 3);
     matrix->source.in_count = a->hidden;
     for (uint32_t p = 0; p < 3 && !b->status; p++) {
         char name[NAME_MAX_BYTES];
         layer_name(b, layer, suffixes[p], name);
-        part_take(b, name, heads[p] * a->head_dim, a->hidden, &parts[p]);
+        part_take(b, name, heads[p] * a->head_dim, matrix, p);
         matrix->source.out_count += heads[p] * a->head_dim;
         matrix->interleaved_heads[p] = b->file->is_gguf && p < 2 ? heads[p] : 0;
     }
@@ -215,40 +220,44 @@ static void bind_dense(struct binder *b, uint32_t layer, struct layer_binding *l
 {
     const struct arch *a = b->arch;
     char name[NAME_MAX_BYTES];
-    struct weight_part *parts = parts_new(b, &l->gate_up, 1, 2);
+    bool have = parts_new(b, &l->gate_up, 1, 2);
     l->gate_up.source.out_count = 2 * a->intermediate;
     l->gate_up.source.in_count = a->hidden;
-    if (b->status)
+    if (!have)
         return;
     layer_name(b, layer, b->names->gate, name);
-    part_take(b, name, a->intermediate, a->hidden, &parts[0]);
+    part_take(b, name, a->intermediate, &l->gate_up, 0);
     layer_name(b, layer, b->names->up, name);
-    part_take(b, name, a->intermediate, a->hidden, &parts[1]);
+    part_take(b, name, a->intermediate, &l->gate_up, 1);
     layer_name(b, layer, b->names->down, name);
     bind_matrix(b, name, a->hidden, a->intermediate, &l->down);
 }
 
-/* One matrix of every expert: parts[e * stride], e = 0.. */
-static void bind_experts(struct binder *b, uint32_t layer, const char *suffix,
-                         struct tensor_want shape, struct weight_part *parts, uint32_t stride)
+/* Part `part` of every expert's matrix. */
+static void bind_experts(struct binder *b, uint32_t layer, const char *suffix, uint32_t out_count,
+                         struct matrix_binding *matrix, uint32_t part)
 {
-    uint32_t n_experts = b->arch->n_experts;
-    uint32_t out_count = (uint32_t)shape.dims[1], in_count = (uint32_t)shape.dims[2];
+    uint32_t n_experts = b->arch->n_experts, n_parts = matrix->source.n_parts;
     char name[NAME_MAX_BYTES];
     if (!b->names->experts) {
+        struct tensor_want shape = {.dtypes = matrix_dtypes(b),
+                                    .n_dims = 3,
+                                    .dims = {n_experts, out_count, matrix->source.in_count}};
         layer_name(b, layer, suffix, name);
         const struct tensor *stack = take(b, name, shape);
-        for (uint32_t e = 0; stack && e < n_experts; e++)
-            parts[e * stride] =
+        for (uint32_t e = 0, at = part; stack && e < n_experts; e++, at += n_parts) {
+            matrix->tensors[at] = stack;
+            matrix->parts[at] =
                 (struct weight_part){.dtype = stack->dtype,
                                      .out_count = out_count,
                                      .data = stack->data + stack->size_bytes / n_experts * e};
+        }
         return;
     }
     for (uint32_t e = 0; e < n_experts && !b->status; e++) {
         snprintf(name, sizeof name, "%s%u%s%u%s", b->names->layer, layer, b->names->experts, e,
                  suffix);
-        part_take(b, name, out_count, in_count, &parts[e * stride]);
+        part_take(b, name, out_count, matrix, e * n_parts + part);
     }
 }
 
@@ -256,25 +265,18 @@ static void bind_mixture(struct binder *b, uint32_t layer, struct layer_binding 
 {
     const struct arch *a = b->arch;
     char name[NAME_MAX_BYTES];
-    struct tensor_want into = {.dtypes = matrix_dtypes(b),
-                               .n_dims = 3,
-                               .dims = {a->n_experts, a->intermediate, a->hidden}};
-    struct tensor_want back = {.dtypes = matrix_dtypes(b),
-                               .n_dims = 3,
-                               .dims = {a->n_experts, a->hidden, a->intermediate}};
     layer_name(b, layer, b->names->router, name);
     bind_matrix(b, name, a->n_experts, a->hidden, &l->router);
-    struct weight_part *gate_up = parts_new(b, &l->gate_up, a->n_experts, 2);
-    struct weight_part *down = parts_new(b, &l->down, a->n_experts, 1);
-    if (b->status)
+    l->router.source.exact = true; /* a choice is not left to the rounding of a row */
+    if (!parts_new(b, &l->gate_up, a->n_experts, 2) || !parts_new(b, &l->down, a->n_experts, 1))
         return;
     l->gate_up.source.out_count = 2 * a->intermediate;
     l->gate_up.source.in_count = a->hidden;
     l->down.source.out_count = a->hidden;
     l->down.source.in_count = a->intermediate;
-    bind_experts(b, layer, b->names->expert_gate, into, &gate_up[0], 2);
-    bind_experts(b, layer, b->names->expert_up, into, &gate_up[1], 2);
-    bind_experts(b, layer, b->names->expert_down, back, down, 1);
+    bind_experts(b, layer, b->names->expert_gate, a->intermediate, &l->gate_up, 0);
+    bind_experts(b, layer, b->names->expert_up, a->intermediate, &l->gate_up, 1);
+    bind_experts(b, layer, b->names->expert_down, a->hidden, &l->down, 0);
 }
 
 static void bind_layer(struct binder *b, uint32_t layer, struct layer_binding *l)
@@ -298,7 +300,7 @@ static void bind_layer(struct binder *b, uint32_t layer, struct layer_binding *l
 enum status binding_open(struct weights_file *file, struct binding *ret_binding,
                          struct error *error)
 {
-    struct binding binding = {.n_layers = file->arch.n_layers};
+    struct binding binding = {.path = file->path, .n_layers = file->arch.n_layers};
     struct binder b = {
         .file = file,
         .names = file->is_gguf ? &names_gguf : &names_huggingface,

@@ -18,6 +18,8 @@
 
 struct matrix_binding {
     struct weight_source source;
+    struct weight_part *parts;     /* [stack_count][n_parts]: what source.parts points to */
+    const struct tensor **tensors; /* the same: where each is from */
     uint32_t interleaved_heads[BINDING_PARTS_MAX]; /* [n_parts] heads of a part; 0: in order */
 };
 
@@ -39,6 +41,7 @@ struct layer_binding {
 };
 
 struct binding {
+    const char *path;            /* of the weight file, for errors; borrowed */
     struct matrix_binding embed; /* [vocab][hidden] */
     struct matrix_binding head;  /* [vocab][hidden]; zeroed when tied to the embedding */
     const struct tensor *final_norm;

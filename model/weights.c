@@ -1,10 +1,13 @@
 #include "model/weights.h"
 
+#include "kernels/source.h"
+
 #define PAGE_BYTES 4096
 
 /* What packing carries along; `status` is the first error, and later calls do nothing then. */
 struct packer {
     struct weights *weights;
+    const struct binding *binding;
     const struct model_progress *progress;
     uint64_t done_bytes, all_bytes;
     uint32_t percent; /* last one told */
@@ -14,12 +17,7 @@ struct packer {
 
 static uint64_t matrix_bytes(const struct matrix_binding *matrix)
 {
-    const struct weight_source *s = &matrix->source;
-    bool is_bf16 = s->stack_count > 0;
-    for (uint32_t p = 0; p < s->stack_count * s->n_parts; p++)
-        is_bf16 = is_bf16 && s->parts[p].dtype == DTYPE_BF16;
-    uint64_t bytes = (uint64_t)s->stack_count * s->out_count * s->in_count * (is_bf16 ? 2 : 4);
-    return round_up(bytes, PAGE_BYTES);
+    return matrix->source.stack_count ? round_up(source_bytes(&matrix->source), PAGE_BYTES) : 0;
 }
 
 static uint32_t bias_count(const struct bias_binding *bias)
@@ -77,11 +75,38 @@ static void *rows_ordered(const struct weight_part *part, uint32_t in_count, uin
     return ordered;
 }
 
+/* A NaN would come back from every step that meets it: it is told now, with the tensor's name. */
+static void finite_check(struct packer *p, const struct tensor *tensor)
+{
+    size_t count =
+        tensor->size_bytes / dtype_block_bytes(tensor->dtype) * dtype_block_count(tensor->dtype);
+    if (p->status)
+        return;
+    size_t at = dtype_find_not_finite(tensor->dtype, tensor->data, count);
+    if (at < count)
+        p->status =
+            error_set(p->error, STATUS_INVALID,
+                      "%s: tensor %.*s: value %zu is not a finite number: the file is "
+                      "damaged, or its maker was; get it again",
+                      p->binding->path, (int)tensor->name.size_bytes, tensor->name.data, at);
+}
+
+static void matrix_check(struct packer *p, const struct matrix_binding *matrix)
+{
+    const struct tensor *before = NULL; /* a stack may be one tensor */
+    for (uint32_t i = 0; i < matrix->source.stack_count * matrix->source.n_parts; i++) {
+        if (matrix->tensors[i] != before)
+            finite_check(p, matrix->tensors[i]);
+        before = matrix->tensors[i];
+    }
+}
+
 static void pack(struct packer *p, const struct matrix_binding *matrix, struct weight **ret_weight)
 {
     struct weight_source source = matrix->source;
     struct weight_part parts[BINDING_PARTS_MAX];
     void *ordered[BINDING_PARTS_MAX] = {0};
+    matrix_check(p, matrix);
     if (p->status || source.stack_count == 0)
         return;
     if (matrix->interleaved_heads[0]) {
@@ -124,6 +149,7 @@ static void upload(struct packer *p, const float *values, size_t count, float **
 static void load_norm(struct packer *p, const struct tensor *tensor, float **ret_norm)
 {
     size_t count = (size_t)tensor->dims[0];
+    finite_check(p, tensor);
     if (p->status)
         return;
     float *wide = malloc(count * sizeof *wide);
@@ -145,6 +171,7 @@ static void load_bias(struct packer *p, const struct bias_binding *bias,
     for (uint32_t i = 0; wide && i < bias->n_parts && !p->status; i++) {
         const struct tensor *tensor = bias->parts[i];
         uint32_t n_heads = matrix->interleaved_heads[i];
+        finite_check(p, tensor);
         struct weight_part part = {
             .dtype = tensor->dtype, .out_count = (uint32_t)tensor->dims[0], .data = tensor->data};
         void *ordered = n_heads ? rows_ordered(&part, 1, n_heads) : NULL;
@@ -193,6 +220,7 @@ enum status weights_open(const struct ops *ops, struct device *device,
     struct weights weights = {.ops = ops, .device = device, .n_layers = binding->n_layers};
     struct arch shape = {.hidden = (uint32_t)binding->final_norm->dims[0]};
     struct packer p = {.weights = &weights,
+                       .binding = binding,
                        .progress = progress,
                        .all_bytes = weights_plan_bytes(&shape, binding),
                        .error = error};

@@ -30,8 +30,9 @@ struct weights {
     uint32_t n_layers;
 };
 
-/* Packs everything. EXHAUSTED when memory is out, or what the backend says. `progress` may be NULL:
- * it hears 0..100, each value at most once, rising. */
+/* Packs everything. INVALID names a tensor with a value that is not finite; EXHAUSTED when memory
+ * is out, or what the backend says. `progress` may be NULL: it hears 0..100, each value at most
+ * once, rising. */
 enum status weights_open(const struct ops *ops, struct device *device,
                          const struct binding *binding, const struct model_progress *progress,
                          struct weights *ret_weights, struct error *error);
@@ -39,7 +40,7 @@ enum status weights_open(const struct ops *ops, struct device *device,
 /* A closed object (zeroed) may be closed again. */
 void weights_close(struct weights *weights);
 
-/* What packing will take, by the rule of ops.h (BF16 stays, the rest becomes F32), page-rounded. */
+/* What packing will take, by the rule of ops.h (parts keep their types), page-rounded. */
 uint64_t weights_plan_bytes(const struct arch *arch, const struct binding *binding);
 
 /* Bytes that one decode step of one row reads. */

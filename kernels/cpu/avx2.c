@@ -3,13 +3,16 @@
 /* __builtin_cpu_supports also asks the operating system whether it keeps the wide registers. */
 static bool avx2_supported(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
 }
 
 const struct tier tier_avx2 = {
     .name = "avx2",
     .supported = avx2_supported,
     .product = avx2_product,
+    .product_blocks = avx2_product_blocks,
+    .row_blocks = avx2_row_blocks,
     .attend = avx2_attend,
     .rmsnorm = avx2_rmsnorm,
     .rotate = avx2_rotate,

@@ -1,7 +1,5 @@
-#include <immintrin.h>
-
 #include "kernels/cpu/avx2.h"
-#include "kernels/cpu/avx2_math.h"
+#include "kernels/cpu/avx2_vectors.h"
 
 /*
  * One body for all shapes: R rows times U units, whose 2 R U sums stay in registers while k walks
@@ -30,44 +28,36 @@ struct pair {
     __m256 low, high;
 };
 
-AVX2_INLINE struct pair pair_load(bool bf16, const char *panel, size_t k, uint32_t unit)
+AVX2_INLINE struct pair pair_load(const enum dtype dtype, const char *panel, size_t k,
+                                  uint32_t unit)
 {
-    if (!bf16) {
+    if (dtype == DTYPE_F32) {
         const float *at = (const float *)panel + k * PANEL_OUTPUTS + unit * 2 * LANES;
         return (struct pair){_mm256_loadu_ps(at), _mm256_loadu_ps(at + LANES)};
     }
     const uint32_t *at = (const uint32_t *)panel + k * (PANEL_OUTPUTS / 2) + unit * LANES;
     __m256i both = _mm256_loadu_si256((const __m256i *)at);
+    if (dtype == DTYPE_F16)
+        return (struct pair){_mm256_cvtph_ps(_mm256_castsi256_si128(both)),
+                             _mm256_cvtph_ps(_mm256_extracti128_si256(both, 1))};
     __m256i high = _mm256_and_si256(both, _mm256_set1_epi32((int)0xffff0000u));
     return (struct pair){_mm256_castsi256_ps(_mm256_slli_epi32(both, 16)),
                          _mm256_castsi256_ps(high)};
 }
 
 /* First output in the panel of a unit's low or high vector. */
-AVX2_INLINE uint32_t unit_outputs(bool bf16, uint32_t unit, bool high)
+AVX2_INLINE uint32_t unit_outputs(const enum dtype dtype, uint32_t unit, bool high)
 {
-    return bf16 ? unit * LANES + (high ? PANEL_OUTPUTS / 2 : 0)
-                : unit * 2 * LANES + (high ? LANES : 0);
-}
-
-AVX2_INLINE void vector_store(const struct product *p, uint32_t row, uint32_t first, __m256 sum)
-{
-    if (first >= p->out_count)
-        return;
-    size_t n = p->out_count - first, at = (size_t)row * p->out_count + first;
-    if (p->bias)
-        sum = _mm256_add_ps(sum, lanes_load(p->bias + first, n));
-    if (p->residual)
-        sum = _mm256_add_ps(sum, lanes_load(p->residual + at, n));
-    lanes_store(p->out + at, n, sum);
+    return dtype == DTYPE_BF16 ? unit * LANES + (high ? PANEL_OUTPUTS / 2 : 0)
+                               : unit * 2 * LANES + (high ? LANES : 0);
 }
 
 /* `unit` is the first of U, counted through all panels. */
 AVX2_INLINE void body(const struct product *p, uint32_t unit, const struct rows *rows, const int R,
-                      const int U, const bool bf16)
+                      const int U, const enum dtype dtype)
 {
-    const size_t panel_bytes =
-        (size_t)p->in_count * PANEL_OUTPUTS * (bf16 ? sizeof(uint16_t) : sizeof(float));
+    const size_t panel_bytes = (size_t)p->in_count * PANEL_OUTPUTS *
+                               (dtype == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t));
     const char *panels = (const char *)p->panels + unit / PANEL_UNITS * panel_bytes;
     const uint32_t in_panel = U == 1 ? unit % PANEL_UNITS : 0;
     __m256 low[ROWS_AT_ONCE][UNITS_AT_ONCE], high[ROWS_AT_ONCE][UNITS_AT_ONCE]; /* [R][U] used */
@@ -82,7 +72,7 @@ AVX2_INLINE void body(const struct product *p, uint32_t unit, const struct rows 
                 _mm256_broadcast_ss(in + (size_t)r * rows->row_step);
         UNROLL for (int i = 0; i < U; i++)
         {
-            struct pair weights = pair_load(bf16, panels + i / PANEL_UNITS * panel_bytes, k,
+            struct pair weights = pair_load(dtype, panels + i / PANEL_UNITS * panel_bytes, k,
                                             in_panel + (uint32_t)i % PANEL_UNITS);
             UNROLL for (int r = 0; r < R; r++)
             {
@@ -97,49 +87,72 @@ AVX2_INLINE void body(const struct product *p, uint32_t unit, const struct rows 
     {
         uint32_t first = (unit + (uint32_t)i) / PANEL_UNITS * PANEL_OUTPUTS;
         uint32_t at = (unit + (uint32_t)i) % PANEL_UNITS, row = rows->first + (uint32_t)r;
-        vector_store(p, row, first + unit_outputs(bf16, at, false), low[r][i]);
-        vector_store(p, row, first + unit_outputs(bf16, at, true), high[r][i]);
+        vf_store(p, row, first + unit_outputs(dtype, at, false), low[r][i]);
+        vf_store(p, row, first + unit_outputs(dtype, at, true), high[r][i]);
     }
 }
 
 typedef void (*multiply)(const struct product *p, uint32_t unit, const struct rows *rows);
 
-#define BODY(type, is_bf16, R, U)                                                                  \
+#define BODY(type, dtype, R, U)                                                                    \
     static void type##_##R##x##U(const struct product *p, uint32_t unit, const struct rows *rows)  \
     {                                                                                              \
-        body(p, unit, rows, (R), (U), (is_bf16));                                                  \
+        body(p, unit, rows, (R), (U), (dtype));                                                    \
     }
-BODY(f32, false, 1, 4)
-BODY(f32, false, 1, 2)
-BODY(f32, false, 2, 2)
-BODY(f32, false, 3, 2)
-BODY(f32, false, 4, 1)
-BODY(f32, false, 5, 1)
-BODY(f32, false, 6, 1)
-BODY(bf16, true, 1, 4)
-BODY(bf16, true, 1, 2)
-BODY(bf16, true, 2, 2)
-BODY(bf16, true, 3, 1)
-BODY(bf16, true, 4, 1)
-BODY(bf16, true, 5, 1)
-BODY(bf16, true, 6, 1)
+BODY(f32, DTYPE_F32, 1, 4)
+BODY(f32, DTYPE_F32, 1, 2)
+BODY(f32, DTYPE_F32, 2, 2)
+BODY(f32, DTYPE_F32, 3, 2)
+BODY(f32, DTYPE_F32, 4, 1)
+BODY(f32, DTYPE_F32, 5, 1)
+BODY(f32, DTYPE_F32, 6, 1)
+BODY(f16, DTYPE_F16, 1, 4)
+BODY(f16, DTYPE_F16, 1, 2)
+BODY(f16, DTYPE_F16, 2, 2)
+BODY(f16, DTYPE_F16, 3, 1)
+BODY(f16, DTYPE_F16, 4, 1)
+BODY(f16, DTYPE_F16, 5, 1)
+BODY(f16, DTYPE_F16, 6, 1)
+BODY(bf16, DTYPE_BF16, 1, 4)
+BODY(bf16, DTYPE_BF16, 1, 2)
+BODY(bf16, DTYPE_BF16, 2, 2)
+BODY(bf16, DTYPE_BF16, 3, 1)
+BODY(bf16, DTYPE_BF16, 4, 1)
+BODY(bf16, DTYPE_BF16, 5, 1)
+BODY(bf16, DTYPE_BF16, 6, 1)
 
-/* By rows. Widening BF16 takes registers as well: three rows of a whole panel do not fit. */
+/* By rows; [0] is one row of two panels. Widening halves takes registers as well: three rows of a
+ * whole panel do not fit. */
 static const struct shape {
     multiply run;
     uint32_t n_units;
-} shapes_f32[ROWS_AT_ONCE + 1] = {
-    [1] = {f32_1x2, 2}, [2] = {f32_2x2, 2}, [3] = {f32_3x2, 2},
-    [4] = {f32_4x1, 1}, [5] = {f32_5x1, 1}, [6] = {f32_6x1, 1},
-};
-static const struct shape shapes_bf16[ROWS_AT_ONCE + 1] = {
-    [1] = {bf16_1x2, 2}, [2] = {bf16_2x2, 2}, [3] = {bf16_3x1, 1},
-    [4] = {bf16_4x1, 1}, [5] = {bf16_5x1, 1}, [6] = {bf16_6x1, 1},
+} shapes[][ROWS_AT_ONCE + 1] = {
+    [DTYPE_F32] = {{f32_1x4, 4},
+                   {f32_1x2, 2},
+                   {f32_2x2, 2},
+                   {f32_3x2, 2},
+                   {f32_4x1, 1},
+                   {f32_5x1, 1},
+                   {f32_6x1, 1}},
+    [DTYPE_F16] = {{f16_1x4, 4},
+                   {f16_1x2, 2},
+                   {f16_2x2, 2},
+                   {f16_3x1, 1},
+                   {f16_4x1, 1},
+                   {f16_5x1, 1},
+                   {f16_6x1, 1}},
+    [DTYPE_BF16] = {{bf16_1x4, 4},
+                    {bf16_1x2, 2},
+                    {bf16_2x2, 2},
+                    {bf16_3x1, 1},
+                    {bf16_4x1, 1},
+                    {bf16_5x1, 1},
+                    {bf16_6x1, 1}},
 };
 
 static void panel_multiply(const struct product *p, uint32_t panel, const struct rows *rows)
 {
-    const struct shape *shape = p->bf16 ? &shapes_bf16[rows->n] : &shapes_f32[rows->n];
+    const struct shape *shape = &shapes[p->dtype][rows->n];
     for (uint32_t unit = 0; unit < PANEL_UNITS; unit += shape->n_units)
         shape->run(p, panel * PANEL_UNITS + unit, rows);
 }
@@ -148,7 +161,7 @@ static void few_rows_multiply(const struct product *p, uint32_t panel, uint32_t 
 {
     struct rows rows = {.in = p->in, .row_step = p->in_count, .k_step = 1, .n = p->n_rows};
     for (; p->n_rows == 1 && end - panel >= 2; panel += 2)
-        (p->bf16 ? bf16_1x4 : f32_1x4)(p, panel * PANEL_UNITS, &rows);
+        shapes[p->dtype][0].run(p, panel * PANEL_UNITS, &rows);
     for (; panel < end; panel++)
         panel_multiply(p, panel, &rows);
 }
@@ -156,6 +169,7 @@ static void few_rows_multiply(const struct product *p, uint32_t panel, uint32_t 
 void avx2_product(const struct product *product, uint32_t first_panel, uint32_t n_panels)
 {
     const struct product *p = product;
+    CHECK(p->dtype < array_count(shapes));
     if (!p->tiles) {
         CHECK(p->n_rows < TILE_FROM_ROWS);
         few_rows_multiply(p, first_panel, first_panel + n_panels);

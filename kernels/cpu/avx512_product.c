@@ -1,7 +1,5 @@
-#include <immintrin.h>
-
 #include "kernels/cpu/avx512.h"
-#include "kernels/cpu/avx512_math.h"
+#include "kernels/cpu/avx512_vectors.h"
 
 /*
  * One body for all shapes: R rows times P panels, whose 2 R P sums stay in registers while k walks
@@ -23,38 +21,28 @@ struct pair {
     __m512 low, high;
 };
 
-AVX512_INLINE struct pair pair_load(const struct product *p, bool bf16, const void *panel, size_t k)
+AVX512_INLINE struct pair pair_load(const enum dtype dtype, const char *panel, size_t k)
 {
-    if (!bf16) {
+    if (dtype == DTYPE_F32) {
         const float *at = (const float *)panel + k * PANEL_OUTPUTS;
         return (struct pair){_mm512_loadu_ps(at), _mm512_loadu_ps(at + LANES)};
     }
     __m512i both = _mm512_loadu_si512((const uint32_t *)panel + k * LANES);
+    if (dtype == DTYPE_F16)
+        return (struct pair){_mm512_cvtph_ps(_mm512_castsi512_si256(both)),
+                             _mm512_cvtph_ps(_mm512_extracti64x4_epi64(both, 1))};
     __m512i high = _mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000u));
     return (struct pair){_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
                          _mm512_castsi512_ps(high)};
 }
 
-AVX512_INLINE void vector_store(const struct product *p, uint32_t row, uint32_t first, __m512 sum)
-{
-    if (first >= p->out_count)
-        return;
-    __mmask16 mask = lanes_mask(p->out_count - first);
-    size_t at = (size_t)row * p->out_count + first;
-    if (p->bias)
-        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, p->bias + first));
-    if (p->residual)
-        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, p->residual + at));
-    _mm512_mask_storeu_ps(p->out + at, mask, sum);
-}
-
 /* Value k of row r of the call is in[r * row_step + k * k_step]. */
 AVX512_INLINE void body(const struct product *p, struct place place, const float *in, bool tile,
-                        const int R, const int P, const bool bf16)
+                        const int R, const int P, const enum dtype dtype)
 {
     const size_t k_step = tile ? (size_t)R : 1, row_step = tile ? 1 : p->in_count;
-    const size_t panel_bytes =
-        (size_t)p->in_count * PANEL_OUTPUTS * (bf16 ? sizeof(uint16_t) : sizeof(float));
+    const size_t panel_bytes = (size_t)p->in_count * PANEL_OUTPUTS *
+                               (dtype == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t));
     const char *panels = (const char *)p->panels + place.panel * panel_bytes;
     __m512 low[TILE_ROWS_MAX][PANELS_MAX], high[TILE_ROWS_MAX][PANELS_MAX]; /* [R][P] used */
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int i = 0; i < P; i++) low[r][i] = high[r][i] =
@@ -62,7 +50,7 @@ AVX512_INLINE void body(const struct product *p, struct place place, const float
     for (size_t k = 0; k < p->in_count; k++) {
         struct pair weights[PANELS_MAX];
         UNROLL for (int i = 0; i < P; i++) weights[i] =
-            pair_load(p, bf16, panels + (size_t)i * panel_bytes, k);
+            pair_load(dtype, panels + (size_t)i * panel_bytes, k);
         UNROLL for (int r = 0; r < R; r++)
         {
             __m512 x = _mm512_set1_ps(in[(size_t)r * row_step + k * k_step]);
@@ -76,22 +64,22 @@ AVX512_INLINE void body(const struct product *p, struct place place, const float
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int i = 0; i < P; i++)
     {
         uint32_t first = (place.panel + (uint32_t)i) * PANEL_OUTPUTS;
-        vector_store(p, place.row + (uint32_t)r, first, low[r][i]);
-        vector_store(p, place.row + (uint32_t)r, first + LANES, high[r][i]);
+        vf_store(p, place.row + (uint32_t)r, first, low[r][i]);
+        vf_store(p, place.row + (uint32_t)r, first + LANES, high[r][i]);
     }
 }
 
 typedef void (*multiply)(const struct product *p, struct place place, const float *in);
 
-#define BODY(R, P)                                                                                 \
-    static void f32_##R##x##P(const struct product *p, struct place place, const float *in)        \
+#define BODY_OF(name, dtype, R, P)                                                                 \
+    static void name##_##R##x##P(const struct product *p, struct place place, const float *in)     \
     {                                                                                              \
-        body(p, place, in, (R) >= TILE_FROM_ROWS, (R), (P), false);                                \
-    }                                                                                              \
-    static void bf16_##R##x##P(const struct product *p, struct place place, const float *in)       \
-    {                                                                                              \
-        body(p, place, in, (R) >= TILE_FROM_ROWS, (R), (P), true);                                 \
+        body(p, place, in, (R) >= TILE_FROM_ROWS, (R), (P), (dtype));                              \
     }
+#define BODY(R, P)                                                                                 \
+    BODY_OF(f32, DTYPE_F32, R, P)                                                                  \
+    BODY_OF(f16, DTYPE_F16, R, P)                                                                  \
+    BODY_OF(bf16, DTYPE_BF16, R, P)
 BODY(1, 4)
 BODY(1, 2)
 BODY(1, 1)
@@ -112,27 +100,22 @@ BODY(11, 1)
 BODY(12, 1)
 
 /* [rows][0]: four panels at once, [1]: two, [2]: one. NULL where the registers do not suffice. */
-static const multiply bodies_f32[TILE_ROWS_MAX + 1][3] = {
-    [1] = {f32_1x4, f32_1x2, f32_1x1}, [2] = {NULL, f32_2x2, f32_2x1},
-    [3] = {NULL, f32_3x2, f32_3x1},    [4] = {NULL, f32_4x2, f32_4x1},
-    [5] = {NULL, f32_5x2, f32_5x1},    [6] = {NULL, NULL, f32_6x1},
-    [7] = {NULL, NULL, f32_7x1},       [8] = {NULL, NULL, f32_8x1},
-    [9] = {NULL, NULL, f32_9x1},       [10] = {NULL, NULL, f32_10x1},
-    [11] = {NULL, NULL, f32_11x1},     [12] = {NULL, NULL, f32_12x1},
-};
-static const multiply bodies_bf16[TILE_ROWS_MAX + 1][3] = {
-    [1] = {bf16_1x4, bf16_1x2, bf16_1x1}, [2] = {NULL, bf16_2x2, bf16_2x1},
-    [3] = {NULL, bf16_3x2, bf16_3x1},     [4] = {NULL, bf16_4x2, bf16_4x1},
-    [5] = {NULL, bf16_5x2, bf16_5x1},     [6] = {NULL, NULL, bf16_6x1},
-    [7] = {NULL, NULL, bf16_7x1},         [8] = {NULL, NULL, bf16_8x1},
-    [9] = {NULL, NULL, bf16_9x1},         [10] = {NULL, NULL, bf16_10x1},
-    [11] = {NULL, NULL, bf16_11x1},       [12] = {NULL, NULL, bf16_12x1},
-};
+#define BODIES(name)                                                                               \
+    {                                                                                              \
+        [1] = {name##_1x4, name##_1x2, name##_1x1}, [2] = {NULL, name##_2x2, name##_2x1},          \
+        [3] = {NULL, name##_3x2, name##_3x1}, [4] = {NULL, name##_4x2, name##_4x1},                \
+        [5] = {NULL, name##_5x2, name##_5x1}, [6] = {NULL, NULL, name##_6x1},                      \
+        [7] = {NULL, NULL, name##_7x1}, [8] = {NULL, NULL, name##_8x1},                            \
+        [9] = {NULL, NULL, name##_9x1}, [10] = {NULL, NULL, name##_10x1},                          \
+        [11] = {NULL, NULL, name##_11x1}, [12] = {NULL, NULL, name##_12x1},                        \
+    }
+static const multiply bodies[][TILE_ROWS_MAX + 1][3] = {
+    [DTYPE_F32] = BODIES(f32), [DTYPE_F16] = BODIES(f16), [DTYPE_BF16] = BODIES(bf16)};
 
 /* As many panels at a time as the rows leave registers for. */
 static void few_rows_multiply(const struct product *p, uint32_t panel, uint32_t end)
 {
-    const multiply *row = p->bf16 ? bodies_bf16[p->n_rows] : bodies_f32[p->n_rows];
+    const multiply *row = bodies[p->dtype][p->n_rows];
     while (panel < end) {
         uint32_t width_log2 = row[0] && end - panel >= 4 ? 2 : end - panel >= 2 ? 1 : 0;
         row[2 - width_log2](p, (struct place){.panel = panel}, p->in);
@@ -143,6 +126,7 @@ static void few_rows_multiply(const struct product *p, uint32_t panel, uint32_t 
 void avx512_product(const struct product *product, uint32_t first_panel, uint32_t n_panels)
 {
     const struct product *p = product;
+    CHECK(p->dtype < array_count(bodies));
     if (!p->tiles) {
         CHECK(p->n_rows < TILE_FROM_ROWS);
         few_rows_multiply(p, first_panel, first_panel + n_panels);
@@ -153,8 +137,7 @@ void avx512_product(const struct product *product, uint32_t first_panel, uint32_
         for (uint32_t tile = 0; tile < n_tiles; tile++) {
             uint32_t first = tile_first(p->n_rows, tile);
             uint32_t n = tile_first(p->n_rows, tile + 1) - first;
-            multiply run = p->bf16 ? bodies_bf16[n][2] : bodies_f32[n][2];
-            run(p, (struct place){.panel = panel, .row = first},
-                p->tiles + (size_t)first * p->in_count);
+            bodies[p->dtype][n][2](p, (struct place){.panel = panel, .row = first},
+                                   p->tiles + (size_t)first * p->in_count);
         }
 }

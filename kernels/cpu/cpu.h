@@ -21,16 +21,27 @@ struct device {
     uint32_t rows_max;       /* of reserve; 0 before */
     uint32_t in_max;         /* largest in_count of a weight */
     struct scratch tiles;    /* rows of a product regrouped in tiles */
+    struct scratch blocks;   /* rows of a product quantised */
     struct scratch moe;      /* of the op moe */
     struct scratch *threads; /* [threads_count]: of one item */
 };
 
+/* Outputs of a weight that are kept in one type, in panels of their own. */
+struct weight_segment {
+    enum dtype dtype;
+    uint32_t first_out, out_count;
+    uint32_t first_panel, panels_count; /* in a matrix */
+    size_t panel_bytes;
+    size_t offset_bytes; /* in a matrix */
+};
+
 struct weight {
-    enum dtype dtype; /* F32 or BF16 */
     uint32_t stack_count, out_count, in_count;
     uint32_t panels_count; /* of one matrix */
+    uint32_t n_segments;
+    struct weight_segment segments[WEIGHT_PARTS_MAX];
     size_t matrix_bytes;
-    void *data; /* [stack_count] matrices in panels, see tier.h */
+    void *data; /* [stack_count] matrices of segments in panels, see tier.h */
 };
 
 struct kv {
@@ -44,8 +55,8 @@ void *cpu_work(struct device *device, struct scratch *scratch, size_t size_bytes
 /* The same for every thread of the pool: false when memory is out. */
 bool cpu_threads_work(struct device *device, size_t size_bytes);
 
-/* Makes the tile scratch as large as rows_max and in_max ask for. */
-bool cpu_tiles_reserve(struct device *device);
+/* Makes the scratch of products as large as rows_max and in_max ask for. */
+bool cpu_products_reserve(struct device *device);
 
 /* Runs `item` over `n_rows` rows cut into runs that are worth a thread: `values_per_row` is the
  * work of a row in values touched. The item finds its rows with rows_first. */
@@ -61,25 +72,52 @@ static inline uint32_t rows_first(const struct rows_run *run, uint32_t item)
     return (uint32_t)((uint64_t)run->n_rows * item / run->n_items);
 }
 
-/* Products that run side by side: an op `linear` is one, a mixture has one per expert. */
+/* The rows that products read, in the forms that their weights want. */
+struct feed {
+    const float *in; /* [n_rows][in_count] */
+    uint32_t n_rows, in_count;
+    float *tiles;                   /* room to regroup them: [n_rows][in_count] */
+    struct row_block *blocks;       /* room to quantise them: [n_rows][in_count / 32], rounded up */
+    bool wants_tiles, wants_blocks; /* products_add sets these, */
+    uint32_t n_tile_items, n_block_items; /* and products_run how its items are counted */
+    uint32_t first_item;
+};
+
+/* Products that run side by side: an op `linear` is one for each segment of its weight, a mixture
+ * has as many for each expert. */
 struct product_part {
     struct product product;
-    float *tiles; /* room to regroup the rows: [n_rows][in_count]; may be NULL when they are few */
     uint32_t panels_count;
-    uint32_t first_tile,
-        first_item; /* of this part among all of the call: products_run sets them */
+    size_t panel_bytes;
+    uint32_t first_item; /* among all of the call: products_run sets it */
 };
-void products_run(struct device *device, struct product_part *parts, uint32_t n_parts);
 
-/* The product of `n_rows` rows with one matrix of a weight, without bias and residual. */
-struct product_part product_part_of(const struct weight *weight, uint32_t index, uint32_t n_rows,
-                                    const float *in, float *out);
+struct products {
+    struct device *device;
+    struct feed *feeds;         /* [n_feeds] */
+    struct product_part *parts; /* [n_parts] */
+    uint32_t n_feeds, n_parts, n_feed_items, n_items;
+};
+
+/* Adds the products of the last feed's rows with one matrix of a weight: its segments, at most
+ * WEIGHT_PARTS_MAX. out: [n_rows][out_count]; bias and residual may be NULL. */
+struct product_ends {
+    const float *bias, *residual;
+    float *out;
+};
+void products_add(struct products *products, const struct weight *weight, uint32_t index,
+                  const struct product_ends *ends);
+void products_run(struct products *products);
+
+/* One row of matrix 0, as f32: [in_count]. */
+void cpu_weight_row(const struct weight *weight, uint32_t row, float *ret_values);
 
 enum status cpu_weight_pack(struct device *device, const struct weight_source *source,
                             struct weight **ret_weight, struct error *error);
 void cpu_weight_free(struct device *device, struct weight *weight);
 size_t cpu_weight_bytes(const struct weight *weight);
-const void *cpu_weight_matrix(const struct weight *weight, uint32_t index);
+/* The panels of one segment of a matrix. */
+const void *cpu_weight_panels(const struct weight *weight, uint32_t index, uint32_t segment);
 
 size_t cpu_kv_block_bytes(const struct kv_shape *shape);
 enum status cpu_kv_open(struct device *device, const struct kv_shape *shape, struct kv **ret_kv,

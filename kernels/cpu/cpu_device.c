@@ -8,6 +8,7 @@ static void cpu_device_close(struct device *device)
         scratch_free(&device->threads[i]);
     memory_free(device->threads);
     scratch_free(&device->tiles);
+    scratch_free(&device->blocks);
     scratch_free(&device->moe);
     pool_close(device->pool);
     free(device);
@@ -89,12 +90,14 @@ bool cpu_threads_work(struct device *device, size_t size_bytes)
     return true;
 }
 
-bool cpu_tiles_reserve(struct device *device)
+bool cpu_products_reserve(struct device *device)
 {
-    if (device->rows_max < TILE_FROM_ROWS)
+    if (device->rows_max == 0)
         return true;
     size_t values = size_product(device->rows_max, device->in_max);
-    return scratch_need(&device->tiles, size_product(values, sizeof(float))) != NULL;
+    size_t blocks = size_product(device->rows_max, div_up_u32(device->in_max, BLOCK_VALUES));
+    return scratch_need(&device->tiles, size_product(values, sizeof(float))) &&
+           scratch_need(&device->blocks, size_product(blocks, sizeof(struct row_block)));
 }
 
 /* Less than this many values is not worth waking a thread for. */
@@ -119,7 +122,7 @@ static enum status cpu_reserve(struct device *device, const struct op_limits *li
     size_t item = size_max(cpu_attention_work_bytes(limits->context_tokens),
                            cpu_sample_work_bytes(limits->vocab));
     size_t moe = cpu_moe_work_bytes(limits);
-    bool have = cpu_tiles_reserve(device);
+    bool have = cpu_products_reserve(device);
     have = have && scratch_need(&device->moe, moe);
     for (uint32_t i = 0; have && i < pool_threads_count(device->pool); i++)
         have = scratch_need(&device->threads[i], item) != NULL;
@@ -140,7 +143,8 @@ static enum status cpu_sync(struct device *device, struct error *error)
 
 const struct ops ops_cpu = {
     .name = "cpu",
-    .summary = "threads and vector instructions of this CPU (tiers scalar, avx512)",
+    .summary =
+        "threads and vector instructions of this CPU (tiers scalar, avx2, avx512, avx512-vnni)",
     .device_open = cpu_device_open,
     .device_close = cpu_device_close,
     .device_text = cpu_device_text,

@@ -20,18 +20,21 @@ struct moe_run {
     float *shares;              /* [n_rows][top_k], by rank */
     uint32_t *places;           /* [n_rows][top_k]: where the routed row lies */
     uint32_t *ends;             /* [n_experts]: end of each expert's routed rows */
-    struct product_part *parts; /* [n_experts] */
+    struct feed *feeds;         /* [n_experts] */
+    struct product_part *parts; /* [n_experts * WEIGHT_PARTS_MAX] */
     /* Routed rows, sorted by expert: n_routed = n_rows * top_k of them. */
-    float *rows;    /* [n_routed][hidden]: inputs, then outputs of down */
-    float *gate_up; /* [n_routed][2 * intermediate] */
-    float *gated;   /* [n_routed][intermediate] */
-    float *tiles;   /* [n_routed][max(hidden, intermediate)] */
+    float *rows;              /* [n_routed][hidden]: inputs, then outputs of down */
+    float *gate_up;           /* [n_routed][2 * intermediate] */
+    float *gated;             /* [n_routed][intermediate] */
+    float *tiles;             /* [n_routed][max(hidden, intermediate)] */
+    struct row_block *blocks; /* [n_routed][max(hidden, intermediate) / 32, rounded up] */
 };
 
 /* Lays the arrays out in `memory` when it is not NULL; the bytes that they take. */
 static size_t moe_layout(struct moe_run *run, char *memory, const struct moe_args *args)
 {
     size_t n_rows = run->n_rows, n_routed = n_rows * args->top_k, at = 0;
+    uint32_t in_max = u32_max(args->hidden, args->intermediate);
     const struct {
         void **array;
         size_t count, size_bytes;
@@ -41,11 +44,15 @@ static size_t moe_layout(struct moe_run *run, char *memory, const struct moe_arg
         {(void **)&run->shares, n_routed, sizeof(float)},
         {(void **)&run->places, n_routed, sizeof(uint32_t)},
         {(void **)&run->ends, args->n_experts, sizeof(uint32_t)},
-        {(void **)&run->parts, args->n_experts, sizeof(struct product_part)},
+        {(void **)&run->feeds, args->n_experts, sizeof(struct feed)},
+        {(void **)&run->parts, (size_t)args->n_experts * WEIGHT_PARTS_MAX,
+         sizeof(struct product_part)},
         {(void **)&run->rows, n_routed * args->hidden, sizeof(float)},
         {(void **)&run->gate_up, n_routed * 2 * args->intermediate, sizeof(float)},
         {(void **)&run->gated, n_routed * args->intermediate, sizeof(float)},
-        {(void **)&run->tiles, n_routed * u32_max(args->hidden, args->intermediate), sizeof(float)},
+        {(void **)&run->tiles, n_routed * in_max, sizeof(float)},
+        {(void **)&run->blocks, n_routed * div_up_u32(in_max, BLOCK_VALUES),
+         sizeof(struct row_block)},
     };
     for (size_t i = 0; i < array_count(arrays); i++) {
         if (memory)
@@ -136,21 +143,44 @@ static void collect_item(void *context, uint32_t thread, uint32_t item)
                    args->hidden * sizeof(float));
 }
 
-/* One product for each expert that has rows. */
+/* The products of all experts that have rows. */
 static void experts_multiply(struct moe_run *run, const struct weight *weight, const float *in,
                              float *out)
 {
-    uint32_t n_parts = 0, first = 0;
+    struct products products = {.device = run->device, .feeds = run->feeds, .parts = run->parts};
+    uint32_t first = 0;
     for (uint32_t e = 0; e < run->args->n_experts; first = run->ends[e++]) {
         uint32_t n_rows = run->ends[e] - first;
         if (n_rows == 0)
             continue;
-        run->parts[n_parts] =
-            product_part_of(weight, e, n_rows, in + (size_t)first * weight->in_count,
-                            out + (size_t)first * weight->out_count);
-        run->parts[n_parts++].tiles = run->tiles + (size_t)first * weight->in_count;
+        size_t n_blocks = div_up_u32(weight->in_count, BLOCK_VALUES);
+        run->feeds[products.n_feeds++] = (struct feed){
+            .in = in + (size_t)first * weight->in_count,
+            .n_rows = n_rows,
+            .in_count = weight->in_count,
+            .tiles = run->tiles + (size_t)first * weight->in_count,
+            .blocks = run->blocks + first * n_blocks,
+        };
+        products_add(&products, weight, e,
+                     &(struct product_ends){.out = out + (size_t)first * weight->out_count});
     }
-    products_run(run->device, run->parts, n_parts);
+    products_run(&products);
+}
+
+static void router_multiply(struct moe_run *run)
+{
+    const struct moe_args *args = run->args;
+    struct products products = {
+        .device = run->device, .feeds = run->feeds, .n_feeds = 1, .parts = run->parts};
+    run->feeds[0] = (struct feed){
+        .in = args->in + (size_t)run->first_row * args->hidden,
+        .n_rows = run->n_rows,
+        .in_count = args->hidden,
+        .tiles = run->tiles,
+        .blocks = run->blocks,
+    };
+    products_add(&products, args->router, 0, &(struct product_ends){.out = run->logits});
+    products_run(&products);
 }
 
 #define MIX_VALUES 64
@@ -187,11 +217,7 @@ static void moe_run(struct moe_run *run)
     const struct moe_args *args = run->args;
     struct device *device = run->device;
     uint32_t n_routed = run->n_rows * args->top_k;
-    struct product_part router =
-        product_part_of(args->router, 0, run->n_rows,
-                        args->in + (size_t)run->first_row * args->hidden, run->logits);
-    router.tiles = run->tiles;
-    products_run(device, &router, 1);
+    router_multiply(run);
     rows_run(device, run, run->n_rows, 16ul * args->n_experts, route_item);
     rows_place(run);
     rows_run(device, run, run->n_rows, (size_t)args->top_k * args->hidden, collect_item);

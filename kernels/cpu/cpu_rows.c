@@ -10,33 +10,13 @@ void cpu_tokens_gather(struct device *device, const struct tokens_gather_args *a
                            : args->host_ids[r];
 }
 
-/* An output of a panel is a column of it: one value in each of in_count rows of 32. */
-static void row_widen(const struct weight *weight, uint32_t row, float *out)
-{
-    size_t first = (size_t)(row / PANEL_OUTPUTS) * weight->in_count;
-    uint32_t c = row % PANEL_OUTPUTS;
-    if (weight->dtype == DTYPE_F32) {
-        const float *panel = (const float *)weight->data + first * PANEL_OUTPUTS + c;
-        for (uint32_t k = 0; k < weight->in_count; k++)
-            out[k] = panel[(size_t)k * PANEL_OUTPUTS];
-        return;
-    }
-    const uint32_t *panel = (const uint32_t *)weight->data + first * (PANEL_OUTPUTS / 2);
-    panel += c % (PANEL_OUTPUTS / 2);
-    for (uint32_t k = 0; k < weight->in_count; k++) {
-        uint32_t pair = panel[(size_t)k * (PANEL_OUTPUTS / 2)];
-        uint32_t bits = c < PANEL_OUTPUTS / 2 ? pair << 16 : pair & 0xffff0000u;
-        memcpy(&out[k], &bits, sizeof bits);
-    }
-}
-
 static void embed_item(void *context, uint32_t thread, uint32_t item)
 {
     const struct rows_run *run = context;
     const struct embed_args *args = run->args;
     for (uint32_t r = rows_first(run, item); r < rows_first(run, item + 1); r++) {
         CHECK(args->ids[r] < args->weight->out_count);
-        row_widen(args->weight, args->ids[r], args->out + (size_t)r * args->weight->in_count);
+        cpu_weight_row(args->weight, args->ids[r], args->out + (size_t)r * args->weight->in_count);
     }
 }
 

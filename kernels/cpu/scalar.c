@@ -31,25 +31,42 @@ static void panel_bf16(const uint32_t *panel, const float *in, uint32_t in_count
         }
 }
 
+static void panel_f16(const uint16_t *panel, const float *in, uint32_t in_count, float *sums)
+{
+    for (uint32_t k = 0; k < in_count; k++, panel += PANEL_OUTPUTS) {
+        float weights[PANEL_OUTPUTS];
+        dtype_widen(DTYPE_F16, panel, PANEL_OUTPUTS, weights);
+        for (uint32_t c = 0; c < PANEL_OUTPUTS; c++)
+            sums[c] += weights[c] * in[k];
+    }
+}
+
+static void panel_store(const struct product *p, uint32_t panel, uint32_t row, const float *sums)
+{
+    uint32_t first = panel * PANEL_OUTPUTS;
+    uint32_t n = u32_min(PANEL_OUTPUTS, p->out_count - first);
+    size_t at = (size_t)row * p->out_stride + first;
+    for (uint32_t c = 0; c < n; c++) {
+        float sum = p->bias ? sums[c] + p->bias[first + c] : sums[c];
+        p->out[at + c] = p->residual ? sum + p->residual[at + c] : sum;
+    }
+}
+
 static void scalar_product(const struct product *p, uint32_t first_panel, uint32_t n_panels)
 {
-    size_t panel_values = (size_t)p->in_count * PANEL_OUTPUTS;
+    size_t panel_bytes = (size_t)p->in_count * PANEL_OUTPUTS * dtype_block_bytes(p->dtype);
     for (uint32_t panel = first_panel; panel < first_panel + n_panels; panel++) {
-        uint32_t first = panel * PANEL_OUTPUTS;
-        uint32_t n = u32_min(PANEL_OUTPUTS, p->out_count - first);
+        const void *weights = (const char *)p->panels + panel * panel_bytes;
         for (uint32_t r = 0; r < p->n_rows; r++) {
             const float *in = p->in + (size_t)r * p->in_count;
-            size_t at = (size_t)r * p->out_count + first;
             float sums[PANEL_OUTPUTS] = {0};
-            if (p->bf16)
-                panel_bf16((const uint32_t *)p->panels + panel * (panel_values / 2), in,
-                           p->in_count, sums);
+            if (p->dtype == DTYPE_BF16)
+                panel_bf16(weights, in, p->in_count, sums);
+            else if (p->dtype == DTYPE_F16)
+                panel_f16(weights, in, p->in_count, sums);
             else
-                panel_f32((const float *)p->panels + panel * panel_values, in, p->in_count, sums);
-            for (uint32_t c = 0; c < n; c++) {
-                float sum = p->bias ? sums[c] + p->bias[first + c] : sums[c];
-                p->out[at + c] = p->residual ? sum + p->residual[at + c] : sum;
-            }
+                panel_f32(weights, in, p->in_count, sums);
+            panel_store(p, panel, r, sums);
         }
     }
 }
@@ -180,6 +197,88 @@ static void scalar_logits_weigh(const float *logits, uint32_t n, float most,
     }
 }
 
+static void scalar_row_blocks(const float *in, uint32_t n_blocks, struct row_block *to,
+                              uint32_t stride)
+{
+    for (uint32_t b = 0; b < n_blocks; b++, in += BLOCK_VALUES, to += stride) {
+        uint32_t most = 0, bits;
+        int32_t sum = 0;
+        for (uint32_t i = 0; i < BLOCK_VALUES; i++) {
+            memcpy(&bits, &in[i], sizeof bits);
+            most = u32_max(most, bits & 0x7fffffffu);
+        }
+        float inverse = row_block_begin(to, most);
+        for (uint32_t i = 0; i < BLOCK_VALUES; i++) {
+            to->values[i] = inverse > 0 ? (int8_t)rintf(in[i] * inverse) : 0;
+            sum += to->values[i];
+        }
+        row_block_end(to, sum);
+    }
+}
+
+/* sums[c] = sum of 32 products of output c, for four inputs of all outputs at a time. */
+static void bytes_sum(const uint8_t *weights, const struct row_block *row, int32_t *sums)
+{
+    for (uint32_t c = 0; c < PANEL_OUTPUTS; c++)
+        sums[c] = row->sum_minus_128;
+    for (uint32_t i = 0; i < BLOCK_VALUES; i += 4)
+        for (uint32_t c = 0; c < PANEL_OUTPUTS; c++, weights += 4)
+            for (uint32_t k = 0; k < 4; k++)
+                sums[c] += weights[k] * row->values[i + k];
+}
+
+static void nibbles_sum(const uint8_t *weights, const struct row_block *row, int32_t start,
+                        int32_t *sums)
+{
+    for (uint32_t c = 0; c < PANEL_OUTPUTS; c++)
+        sums[c] = start;
+    for (uint32_t i = 0; i < BLOCK_VALUES / 2; i += 4)
+        for (uint32_t c = 0; c < PANEL_OUTPUTS; c++, weights += 4)
+            for (uint32_t k = 0; k < 4; k++)
+                sums[c] += (weights[k] & 15) * row->values[i + k] +
+                           (weights[k] >> 4) * row->values[BLOCK_VALUES / 2 + i + k];
+}
+
+/* Adds what one block of a panel gives one row. */
+static void block_add(enum dtype dtype, const uint8_t *block, const struct row_block *row,
+                      float *totals)
+{
+    float scales[PANEL_OUTPUTS], minima[PANEL_OUTPUTS];
+    int32_t sums[PANEL_OUTPUTS];
+    const uint8_t *weights = block + PANEL_OUTPUTS * sizeof(uint16_t);
+    dtype_widen(DTYPE_F16, block, PANEL_OUTPUTS, scales);
+    if (dtype == DTYPE_Q4_1) {
+        dtype_widen(DTYPE_F16, weights, PANEL_OUTPUTS, minima);
+        weights += PANEL_OUTPUTS * sizeof(uint16_t);
+    }
+    if (dtype == DTYPE_Q8_0)
+        bytes_sum(weights, row, sums);
+    else
+        nibbles_sum(weights, row, dtype == DTYPE_Q4_0 ? row->sum_minus_8 : 0, sums);
+    for (uint32_t c = 0; c < PANEL_OUTPUTS; c++) {
+        totals[c] += (float)sums[c] * (scales[c] * row->scale);
+        if (dtype == DTYPE_Q4_1)
+            totals[c] += minima[c] * row->scaled_sum;
+    }
+}
+
+static void scalar_product_blocks(const struct product *p, uint32_t first_panel, uint32_t n_panels)
+{
+    uint32_t n_blocks = p->in_count / BLOCK_VALUES;
+    size_t block_bytes = (size_t)PANEL_OUTPUTS * dtype_block_bytes(p->dtype);
+    for (uint32_t panel = first_panel; panel < first_panel + n_panels; panel++)
+        for (uint32_t r = 0; r < p->n_rows; r++) {
+            const uint8_t *block = (const uint8_t *)p->panels + panel * n_blocks * block_bytes;
+            uint32_t first = r / BLOCK_TILE_ROWS * BLOCK_TILE_ROWS;
+            uint32_t n = u32_min(BLOCK_TILE_ROWS, p->n_rows - first);
+            const struct row_block *row = p->blocks + (size_t)first * n_blocks + (r - first);
+            float totals[PANEL_OUTPUTS] = {0};
+            for (uint32_t b = 0; b < n_blocks; b++, block += block_bytes, row += n)
+                block_add(p->dtype, block, row, totals);
+            panel_store(p, panel, r, totals);
+        }
+}
+
 static bool scalar_supported(void)
 {
     return true;
@@ -189,6 +288,8 @@ const struct tier tier_scalar = {
     .name = "scalar",
     .supported = scalar_supported,
     .product = scalar_product,
+    .product_blocks = scalar_product_blocks,
+    .row_blocks = scalar_row_blocks,
     .attend = scalar_attend,
     .rmsnorm = scalar_rmsnorm,
     .rotate = scalar_rotate,

@@ -13,9 +13,19 @@
  *
  * Layout of weights. Columns of a panel are outputs: W is cut into panels of 32 outputs, and a
  * panel is walked along the inputs, so that a vector holds different outputs and is never summed
- * across: F32   [panels][in_count][32] float BF16  [panels][in_count][16] uint32_t: output c in the
- * low half, c + 16 in the high half, so that one shift and one mask widen 32 values exactly Outputs
- * past out_count are zero.
+ * across. A panel has the bytes that its 32 rows have in the file:
+ *
+ *     F32   [in_count][32] float
+ *     F16   [in_count][32] uint16_t
+ *     BF16  [in_count][16] uint32_t: output c in the low half, c + 16 in the high half, so that one
+ *           shift and one mask widen 32 values exactly
+ *     Q8_0  [in_count / 32]{uint16_t scales[32], uint8_t [8][32][4]}: of each output four inputs
+ *           side by side, as q + 128
+ *     Q4_0  [in_count / 32]{uint16_t scales[32], uint8_t [4][32][4]}: a byte has input i in its low
+ *           nibble and i + 16 in its high one, as the file has them
+ *     Q4_1  [in_count / 32]{uint16_t scales[32], uint16_t minima[32], uint8_t [4][32][4]}
+ *
+ * Scales and minima are F16. Outputs past out_count have zeros.
  */
 #pragma once
 
@@ -40,16 +50,61 @@ static inline uint32_t tile_first(uint32_t n_rows, uint32_t tile)
     return (uint32_t)((uint64_t)n_rows * tile / tiles_count(n_rows));
 }
 
+/*
+ * 32 values of a row, quantised by the rule of ops.h for weights in blocks. The products of such
+ * weights take unsigned bytes of weights, so what their offset (128 or 8) times the values adds up
+ * to stands here, to be taken off.
+ *
+ * The rows of a call lie in tiles of BLOCK_TILE_ROWS, the last one smaller: [in_count / 32][rows of
+ * the tile], one tile after the other.
+ */
+#define BLOCK_VALUES 32
+#define BLOCK_TILE_ROWS 6
+struct row_block {
+    int8_t values[BLOCK_VALUES];
+    float scale;
+    float scaled_sum;      /* f32(scale * sum of values) */
+    int32_t sum_minus_128; /* -128 * sum of values */
+    int32_t sum_minus_8;   /* -8 * sum of values */
+};
+
+/* Sets the scale by `most_bits`, the largest |x| of the block as the bits of a float; returns what
+ * its values are multiplied by: 0 when they are all to be 0. */
+static inline float row_block_begin(struct row_block *block, uint32_t most_bits)
+{
+    float most;
+    memcpy(&most, &most_bits, sizeof most);
+    bool finite = most_bits < 0x7f800000u;
+    block->scale = finite ? 0 : __builtin_nanf("");
+    if (!finite || most < 0x1p-100f)
+        return 0;
+    block->scale = most / 127;
+    return 127 / most;
+}
+
+/* `sum` of the values; of no meaning when the scale is NaN. */
+static inline void row_block_end(struct row_block *block, int32_t sum)
+{
+    if (__builtin_isnan(block->scale))
+        sum = 0;
+    block->scaled_sum = block->scale * (float)sum;
+    block->sum_minus_128 = -128 * sum;
+    block->sum_minus_8 = -8 * sum;
+}
+
 /* out = W in (+ bias) (+ residual), for all rows and some panels. */
 struct product {
-    const void *panels; /* of one matrix, see above */
-    bool bf16;
+    const void *panels; /* of one segment of a matrix, see above */
+    enum dtype dtype;
     uint32_t in_count, out_count, n_rows;
-    const float *in;       /* [n_rows][in_count] */
-    const float *tiles;    /* the same in tiles, one after the other; NULL below TILE_FROM_ROWS */
-    const float *bias;     /* [out_count] or NULL */
-    const float *residual; /* [n_rows][out_count] or NULL */
-    float *out;            /* [n_rows][out_count] */
+    uint32_t out_stride;            /* values between the rows of out and residual */
+    const float *in;                /* [n_rows][in_count] */
+    const float *tiles;             /* the same in tiles, one after the other; NULL below
+                                       TILE_FROM_ROWS */
+    const struct row_block *blocks; /* the same quantised; only for weights in blocks */
+    const float *bias;              /* [out_count] or NULL */
+    const float *residual;          /* [n_rows][out_stride] or NULL */
+    float *out;                     /* [n_rows][out_stride] */
 };
 
 /* Attention of one row and the query heads that share one KV head. */
@@ -77,8 +132,12 @@ struct tier {
     const char *name;
     bool (*supported)(void); /* by this CPU and its operating system */
 
-    /* Panels first_panel .. first_panel + n_panels - 1. */
+    /* Panels first_panel .. first_panel + n_panels - 1 of F32, F16 or BF16. */
     void (*product)(const struct product *product, uint32_t first_panel, uint32_t n_panels);
+    /* The same for weights in blocks. */
+    void (*product_blocks)(const struct product *product, uint32_t first_panel, uint32_t n_panels);
+    /* Quantises one row: block b goes to to[b * stride]. */
+    void (*row_blocks)(const float *in, uint32_t n_blocks, struct row_block *to, uint32_t stride);
     void (*attend)(const struct attend *attend);
     /* One row: out = in / sqrt(mean(in^2) + eps) * weight. */
     void (*rmsnorm)(const float *in, const float *weight, float eps, uint32_t n, float *out);
@@ -104,6 +163,7 @@ extern const struct tier tier_scalar;
 #if defined(__x86_64__)
 extern const struct tier tier_avx2;
 extern const struct tier tier_avx512;
+extern const struct tier tier_avx512_vnni; /* avx512 with integer products; gives the same bits */
 #endif
 
 /* The tier of that name; NULL means what GALERNE_CPU_TIER names, and that unset or empty the best.

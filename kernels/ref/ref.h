@@ -8,7 +8,7 @@
 #pragma once
 
 #include "kernels/memory.h"
-#include "kernels/ops.h"
+#include "kernels/source.h"
 
 struct device {
     struct scratch work; /* of the op that runs now */
@@ -16,10 +16,12 @@ struct device {
 };
 
 struct weight {
-    enum dtype dtype; /* F32 or BF16 */
     uint32_t stack_count, out_count, in_count;
-    void *data;     /* [stack_count][out_count][in_count] float, or uint16_t when BF16 */
-    float *widened; /* [in_count]: where ref_weight_row puts a BF16 row */
+    uint32_t n_segments;
+    struct segment segments[WEIGHT_PARTS_MAX];
+    size_t matrix_bytes;
+    char *data;     /* [stack_count] matrices of rows as files have them, segment by segment */
+    float *widened; /* [in_count]: where ref_weight_row puts a row */
 };
 
 struct kv {

@@ -1,39 +1,56 @@
 #include "kernels/ref/ref.h"
-#include "kernels/source.h"
 
-/* Row-major as the formula reads; BF16 stays two bytes, so that a large model fits here as well. */
+/* Rows lie as the formula reads, in the types of their segments, so that a large model fits here as
+ * well. A row is widened whenever it is looked at: what a block format says is computed here. */
+
+static size_t row_bytes_of(const struct weight *weight, enum dtype dtype)
+{
+    return size_product(weight->in_count / dtype_block_count(dtype), dtype_block_bytes(dtype));
+}
+
+static void rows_copy(const struct weight_source *source, struct weight *weight, uint32_t matrix)
+{
+    char *to = weight->data + matrix * weight->matrix_bytes;
+    for (uint32_t i = 0; i < weight->n_segments; i++) {
+        const struct segment *segment = &weight->segments[i];
+        size_t row_bytes = row_bytes_of(weight, segment->dtype);
+        for (uint32_t o = 0; o < segment->out_count; o++, to += row_bytes) {
+            enum dtype dtype;
+            const void *row = source_row(source, matrix, segment->first_out + o, &dtype);
+            if (dtype != segment->dtype) {
+                dtype_widen(dtype, row, weight->in_count, weight->widened);
+                row = weight->widened;
+            }
+            memcpy(to, row, row_bytes);
+        }
+    }
+}
 
 enum status ref_weight_pack(struct device *device, const struct weight_source *source,
                             struct weight **ret_weight, struct error *error)
 {
     source_check(source);
-    bool bf16 = source_is_bf16(source);
-    size_t row_bytes = size_product(source->in_count, bf16 ? sizeof(uint16_t) : sizeof(float));
-    size_t rows_count = size_product(source->stack_count, source->out_count);
-    size_t data_bytes = size_product(rows_count, row_bytes);
+    struct weight made = {.stack_count = source->stack_count,
+                          .out_count = source->out_count,
+                          .in_count = source->in_count};
+    made.n_segments = source_segments(source, made.segments);
+    for (uint32_t i = 0; i < made.n_segments; i++)
+        made.matrix_bytes +=
+            size_product(row_bytes_of(&made, made.segments[i].dtype), made.segments[i].out_count);
+    size_t data_bytes = size_product(made.matrix_bytes, made.stack_count);
     struct weight *weight = calloc(1, sizeof *weight);
     if (weight) {
+        *weight = made;
         weight->data = memory_alloc(data_bytes);
-        weight->widened = memory_alloc(size_product(source->in_count, sizeof(float)));
+        weight->widened = memory_alloc(size_product(made.in_count, sizeof(float)));
     }
     if (!weight || !weight->data || !weight->widened) {
         ref_weight_free(device, weight);
         return error_set(error, STATUS_EXHAUSTED, "backend ref: no memory for %zu bytes of weights",
                          data_bytes);
     }
-    weight->dtype = bf16 ? DTYPE_BF16 : DTYPE_F32;
-    weight->stack_count = source->stack_count;
-    weight->out_count = source->out_count;
-    weight->in_count = source->in_count;
-    char *row_data = weight->data;
-    for (uint32_t matrix = 0; matrix < source->stack_count; matrix++)
-        for (uint32_t row = 0; row < source->out_count; row++, row_data += row_bytes) {
-            enum dtype dtype;
-            if (bf16)
-                memcpy(row_data, source_row(source, matrix, row, &dtype), row_bytes);
-            else
-                source_row_widen(source, matrix, row, (float *)row_data);
-        }
+    for (uint32_t matrix = 0; matrix < weight->stack_count; matrix++)
+        rows_copy(source, weight, matrix);
     *ret_weight = weight;
     return STATUS_OK;
 }
@@ -49,18 +66,18 @@ void ref_weight_free(struct device *device, struct weight *weight)
 
 size_t ref_weight_bytes(const struct weight *weight)
 {
-    return (size_t)weight->stack_count * weight->out_count * weight->in_count *
-           dtype_block_bytes(weight->dtype);
+    return weight->matrix_bytes * weight->stack_count;
 }
 
 const float *ref_weight_row(const struct weight *weight, uint32_t index, uint32_t row)
 {
     CHECK(index < weight->stack_count && row < weight->out_count);
-    size_t first = ((size_t)index * weight->out_count + row) * weight->in_count;
-    if (weight->dtype == DTYPE_F32)
-        return (const float *)weight->data + first;
-    dtype_widen(DTYPE_BF16, (const uint16_t *)weight->data + first, weight->in_count,
-                weight->widened);
+    const char *at = weight->data + index * weight->matrix_bytes;
+    const struct segment *segment = weight->segments;
+    for (; row - segment->first_out >= segment->out_count; segment++)
+        at += segment->out_count * row_bytes_of(weight, segment->dtype);
+    at += (row - segment->first_out) * row_bytes_of(weight, segment->dtype);
+    dtype_widen(segment->dtype, at, weight->in_count, weight->widened);
     return weight->widened;
 }
 

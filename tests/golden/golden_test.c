@@ -200,6 +200,8 @@ int main(int argc, char **argv)
         .backend = {.ops = &ops_cpu, .tier = "avx2", .threads_count = 2}};
     static struct under_test avx512 = {
         .backend = {.ops = &ops_cpu, .tier = "avx512", .threads_count = 2}};
+    static struct under_test avx512_vnni = {
+        .backend = {.ops = &ops_cpu, .tier = "avx512-vnni", .threads_count = 2}};
     if (argc < 2 || argc > 3) {
         fprintf(stderr, "usage: golden_test FOLDER [MODEL]\n");
         return 2;
@@ -215,6 +217,7 @@ int main(int argc, char **argv)
         .name = #t ": generate_in_chunks", .test_func = generate_in_chunks,                        \
         .teardown_func = under_test_close, .initial_state = &t                                     \
     }
-    const struct CMUnitTest tests[] = {TIER(ref), TIER(scalar), TIER(avx2), TIER(avx512)};
+    const struct CMUnitTest tests[] = {TIER(ref), TIER(scalar), TIER(avx2), TIER(avx512),
+                                       TIER(avx512_vnni)};
     return cmocka_run_group_tests(tests, golden_read, NULL);
 }

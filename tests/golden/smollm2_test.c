@@ -1,12 +1,15 @@
 /*
  * smollm2: a model that others trained, from its GGUF file, against `transformers` on that file.
  *
- * All prompts of smollm2/golden.json run side by side, each fed with the reference's own tokens, so
- * that one near tie does not spoil the rest. At every step our eight logits of its eight best
- * tokens must agree to 5e-3, and our best token must be its best wherever its two best differ by
- * more than that.
+ * Prompts of smollm2/golden.json are fed with the reference's own tokens, so that one near tie does
+ * not spoil the rest; at every step our eight logits of its eight best tokens are compared, and our
+ * best token with its best. `ref` computes with the weights of the file in double and is held to
+ * 5e-3, on one short prompt, since it is slow. The CPU backend multiplies the same weights with
+ * rows quantised to 8 bits (ops.h), as the widespread engines do; that moves the logits by 0.23 on
+ * average (root of the mean square, seen), one by 1.3 at most, and 19 of 902 best tokens, none by
+ * more than 0.28. It is held to 0.3, 2, 30 and 0.75, over all prompts side by side.
  *
- *     smollm2_test FOLDER [TIER]     the GGUF file is named by GALERNE_SMOLLM2
+ *     smollm2_test FOLDER [ref|TIER]     the GGUF file is named by GALERNE_SMOLLM2
  */
 #include <math.h>
 #include <setjmp.h>
@@ -20,7 +23,14 @@
 #include "base/json_read.h"
 #include "tests/golden/drive.h"
 
-#define TOLERANCE 5e-3f
+/* How far a logit may be off, and where two logits are no near tie. */
+static const struct bounds {
+    float logit, clear;
+    double root_mean_square;
+    uint32_t changed_count; /* best tokens that near ties may change */
+} bounds_ref = {5e-3f, 5e-3f, 1e-3, 0}, bounds_quantised = {2, 0.75f, 0.3, 30};
+
+#define REF_PROMPT 7 /* a short one */
 #define PROMPTS_COUNT 20
 #define STEPS_MAX 64
 #define BEST_COUNT 8
@@ -44,8 +54,10 @@ static struct {
     const char *folder, *file, *tier;
     struct prompt prompts[PROMPTS_COUNT];
     struct drive drive;
+    struct bounds bounds;
     float worst;
-    uint32_t steps_count, close_count;
+    double squares;
+    uint32_t steps_count, changed_count;
 } golden;
 
 static const struct step_limits limits = {
@@ -119,18 +131,31 @@ static void step_compare(const struct prompt *p, uint32_t step, uint32_t row, ui
     const float *ours = drive_logits(&golden.drive, row);
     for (uint32_t i = 0; i < BEST_COUNT; i++) {
         float difference = fabsf(ours[theirs->best_id[i]] - theirs->best_logit[i]);
-        if (!(difference <= TOLERANCE))
+        if (!(difference <= golden.bounds.logit))
             fail_msg("%s, step %u, token %u: logit %.6f, expected %.6f", p->name, step,
                      theirs->best_id[i], (double)ours[theirs->best_id[i]],
                      (double)theirs->best_logit[i]);
         golden.worst = fmaxf(golden.worst, difference);
+        golden.squares += (double)difference * (double)difference;
     }
     golden.steps_count++;
-    if (theirs->best_logit[0] - theirs->best_logit[1] <= TOLERANCE)
-        golden.close_count++;
-    else if (our_best != theirs->best_id[0])
+    if (our_best == theirs->best_id[0])
+        return;
+    golden.changed_count++;
+    if (theirs->best_logit[0] - theirs->best_logit[1] > golden.bounds.clear)
         fail_msg("%s, step %u: our best token is %u, expected %u", p->name, step, our_best,
                  theirs->best_id[0]);
+}
+
+static void steps_judge(void)
+{
+    double mean = sqrt(golden.squares / golden.steps_count / BEST_COUNT);
+    print_message(
+        "%s: %u steps, differences %.2e on average, %.2e at most, %u best tokens changed\n",
+        model_device_text(golden.drive.model), golden.steps_count, mean, (double)golden.worst,
+        golden.changed_count);
+    assert_true(mean <= golden.bounds.root_mean_square);
+    assert_true(golden.changed_count <= golden.bounds.changed_count);
 }
 
 /* Prompts one by one in chunks, the last position seen; then all of them, token by token. */
@@ -167,11 +192,27 @@ static void follows_the_reference(void **state)
     for (uint32_t i = 0; i < PROMPTS_COUNT; i++)
         drive_slot_close(d, i);
     drive_run(d);
-    print_message("%s: %u steps, %u of them near ties, worst difference %.2e, %.1f tokens/s in "
-                  "batches of %d\n",
-                  model_device_text(d->model), golden.steps_count, golden.close_count,
-                  (double)golden.worst,
+    print_message("%s: %.1f tokens/s in batches of %d\n", model_device_text(d->model),
                   (double)decoded * 1e9 / (double)(d->run_ns - decode_start_ns), PROMPTS_COUNT);
+    steps_judge();
+}
+
+/* One prompt and its answer in one step. */
+static void ref_follows_closely(void **state)
+{
+    struct drive *d = &golden.drive;
+    const struct prompt *p = &golden.prompts[REF_PROMPT];
+    drive_slot_open(d, 0, p->tokens, p->n_prompt + p->n_steps - 1, NULL);
+    drive_row(d, 0, p->n_prompt - 1, STEP_HISTORY, false);
+    for (uint32_t step = 0; step < p->n_steps; step++)
+        drive_row(d, 0, 1, STEP_HISTORY, true);
+    const struct step_result *result = drive_run(d);
+    assert_int_equal(result->n_rows, p->n_steps);
+    for (uint32_t step = 0; step < p->n_steps; step++)
+        step_compare(p, step, step, result->rows[step].sample.id);
+    drive_slot_close(d, 0);
+    drive_run(d);
+    steps_judge();
 }
 
 /* Free-running greedy decoding of one sequence: as fast as it goes, and the reference's words. */
@@ -184,7 +225,8 @@ static void decodes_alone(void **state)
     assert_int_equal(drive_run(d)->rows[0].sample.id, p->steps[0].id);
     uint64_t start_ns = d->run_ns;
     uint32_t n = 1;
-    for (; n < p->n_steps && p->steps[n].best_logit[0] - p->steps[n].best_logit[1] > TOLERANCE;
+    for (; n < p->n_steps &&
+           p->steps[n].best_logit[0] - p->steps[n].best_logit[1] > golden.bounds.clear;
          n++) {
         drive_row(d, 0, 1, STEP_LAST_SAMPLED, true);
         assert_int_equal(drive_run(d)->rows[0].sample.id, p->steps[n].id);
@@ -200,8 +242,12 @@ static void decodes_alone(void **state)
 /* True when the model is open; otherwise *ret_code is how the program ends. */
 static bool model_open_here(int *ret_code)
 {
-    struct drive_backend backend = {.ops = &ops_cpu, .tier = golden.tier, .threads_count = 2};
+    bool ref = golden.tier && strcmp(golden.tier, "ref") == 0;
+    struct drive_backend backend = {.ops = ref ? &ops_ref : &ops_cpu,
+                                    .tier = ref ? NULL : golden.tier,
+                                    .threads_count = ref ? 1 : 2};
     struct error error = {0};
+    golden.bounds = ref ? bounds_ref : bounds_quantised;
     golden.file = getenv("GALERNE_SMOLLM2");
     if (!golden.file || !*golden.file) {
         printf("skipped: GALERNE_SMOLLM2 does not name the GGUF file (packaging/fetch-model "
@@ -229,8 +275,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(follows_the_reference),
         cmocka_unit_test(decodes_alone),
     };
+    const struct CMUnitTest tests_ref[] = {cmocka_unit_test(ref_follows_closely)};
     if (argc < 2 || argc > 3) {
-        fprintf(stderr, "usage: smollm2_test FOLDER [TIER]\n");
+        fprintf(stderr, "usage: smollm2_test FOLDER [ref|TIER]\n");
         return 2;
     }
     golden.folder = argv[1];
@@ -238,7 +285,10 @@ int main(int argc, char **argv)
     int code = 1;
     if (!model_open_here(&code))
         return code;
-    code = cmocka_run_group_tests(tests, golden_read, NULL);
+    if (golden.tier && strcmp(golden.tier, "ref") == 0)
+        code = cmocka_run_group_tests(tests_ref, golden_read, NULL);
+    else
+        code = cmocka_run_group_tests(tests, golden_read, NULL);
     drive_close(&golden.drive);
     return code;
 }

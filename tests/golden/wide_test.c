@@ -217,10 +217,12 @@ int main(int argc, char **argv)
     static struct drive_backend ref = {.ops = &ops_ref, .threads_count = 1};
     static struct drive_backend scalar = {.ops = &ops_cpu, .tier = "scalar", .threads_count = 2};
     static struct drive_backend avx512 = {.ops = &ops_cpu, .tier = "avx512", .threads_count = 2};
+    static struct drive_backend vnni = {.ops = &ops_cpu, .tier = "avx512-vnni", .threads_count = 2};
     const struct CMUnitTest tests[] = {
         {.name = "ref", .test_func = test_tier, .initial_state = &ref},
         {.name = "scalar", .test_func = test_tier, .initial_state = &scalar},
         {.name = "avx512", .test_func = test_tier, .initial_state = &avx512},
+        {.name = "avx512-vnni", .test_func = test_tier, .initial_state = &vnni},
     };
     json_error_t cause;
     if (argc != 2) {

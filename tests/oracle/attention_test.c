@@ -115,14 +115,6 @@ static void scene_run(const struct scene *s, struct rig *rig, float *ret_qkv, fl
     rig_get(rig, out, ret_out, out_bytes);
 }
 
-static void close_to(const char *what, size_t index, float got, float expected, double bound)
-{
-    double difference = fabs((double)got - (double)expected);
-    if (!(difference <= bound))
-        fail_msg("%s[%zu]: %.9g, reference %.9g, off by %.3g, bound %.3g", what, index, (double)got,
-                 (double)expected, difference, bound);
-}
-
 static void scene_check(void **state, struct dice *dice, const struct shape *shape)
 {
     struct scene s = scene_make(dice, shape);

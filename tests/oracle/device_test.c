@@ -142,7 +142,7 @@ static void pool_idles(void **state)
 
 /* ---- no allocation after reserve ---- */
 
-enum { R = 37, H = 48, I = 72, E = 4, V = 600, HEADS = 4, KV_HEADS = 2, D = 24, CONTEXT = 64 };
+enum { R = 37, H = 64, I = 72, E = 4, V = 600, HEADS = 4, KV_HEADS = 2, D = 24, CONTEXT = 64 };
 enum { QKV = (HEADS + 2 * KV_HEADS) * D };
 
 struct net {
@@ -160,7 +160,7 @@ static struct weight *experts_pack(struct rig *rig, uint32_t out_count, uint32_t
     for (uint32_t e = 0; e < E; e++)
         parts[e] =
             (struct weight_part){DTYPE_F32, out_count, values + (size_t)e * out_count * in_count};
-    struct weight_source source = {E, 1, out_count, in_count, parts};
+    struct weight_source source = {E, 1, out_count, in_count, parts, false};
     return rig_weight_source(rig, &source);
 }
 
@@ -178,7 +178,7 @@ static struct net net_make(struct rig *rig)
     struct net net = {
         .qkv = rig_weight(rig, DTYPE_F32, QKV, H, values),
         .router = rig_weight(rig, DTYPE_F32, E, H, values),
-        .head = rig_weight(rig, DTYPE_F32, V, H, values),
+        .head = rig_weight(rig, DTYPE_Q8_0, V, H, values), /* bytes are bytes */
         .gate_up = experts_pack(rig, 2 * I, H, values),
         .down = experts_pack(rig, H, I, values),
         .kv = rig_kv(rig, &shape),
@@ -326,7 +326,7 @@ static enum status all_open(const struct ops *ops, struct error *error)
 {
     static const float values[32 * 64];
     const struct weight_part part = {DTYPE_F32, 32, values};
-    const struct weight_source source = {1, 1, 32, 64, &part};
+    const struct weight_source source = {1, 1, 32, 64, &part, false};
     const struct kv_shape shape = {1, 1, 8, 16, 2, 2, 2};
     struct device_options options = {.threads_count = ops == &ops_ref ? 1 : 3};
     struct device *device = NULL;

@@ -159,6 +159,40 @@ static void philox_known_answers(void **state)
     assert_true(sample_uniform(0, 0) == (double)(0x6627e8d5e169c58du >> 11) / 0x1p53);
 }
 
+/* Each place that can be at fault, in a long row and at its ends. */
+static void finds_what_is_not_finite(void **state)
+{
+    enum { BLOCKS = 2500 };
+    static uint8_t bytes[BLOCKS * 36];
+    for (int type = 0; type < DTYPE_COUNT; type++) {
+        enum dtype dtype = (enum dtype)type;
+        size_t block_bytes = dtype_block_bytes(dtype), count = BLOCKS * dtype_block_count(dtype);
+        /* Below what is not finite by one bit of the exponent; the quants are anything. */
+        memset(bytes, 0xff, sizeof bytes);
+        for (size_t b = 0; b < BLOCKS; b++) {
+            uint8_t *top = bytes + b * block_bytes + (dtype == DTYPE_F32 ? 3 : 1);
+            *top = 0xfb; /* of F16 */
+            if (dtype == DTYPE_F32 || dtype == DTYPE_BF16)
+                top[0] = b % 2 ? 0x7f : 0xff, top[-1] = 0x7f;
+            if (dtype == DTYPE_Q4_1)
+                top[2] = 0x7b;
+        }
+        assert_int_equal(dtype_find_not_finite(dtype, bytes, count), count);
+        assert_int_equal(dtype_find_not_finite(dtype, bytes, 0), 0);
+        static const size_t places[] = {0, 1, 1023, 1024, 2000, BLOCKS - 1};
+        for (size_t i = array_count(places); i-- > 0;) { /* the last place first */
+            uint8_t *top = bytes + places[i] * block_bytes + (dtype == DTYPE_F32 ? 3 : 1);
+            if (dtype == DTYPE_Q4_1 && i % 2)
+                top += 2;
+            top[0] = i % 2 ? 0xff : 0x7f;
+            if (dtype == DTYPE_F32 || dtype == DTYPE_BF16)
+                top[-1] = 0x80; /* infinity, or NaN by the bytes below */
+            assert_int_equal(dtype_find_not_finite(dtype, bytes, count),
+                             places[i] * dtype_block_count(dtype));
+        }
+    }
+}
+
 static void uniform_is_uniform(void **state)
 {
     enum { CELLS = 64, DRAWS = 64 * 4000 };
@@ -180,11 +214,17 @@ static void uniform_is_uniform(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names_and_blocks),     cmocka_unit_test(widen_f16),
-        cmocka_unit_test(widen_f16_all),        cmocka_unit_test(widen_bf16),
-        cmocka_unit_test(widen_q8_0),           cmocka_unit_test(widen_q4_0),
-        cmocka_unit_test(widen_q4_1),           cmocka_unit_test(widen_f32),
-        cmocka_unit_test(philox_known_answers), cmocka_unit_test(uniform_is_uniform),
+        cmocka_unit_test(names_and_blocks),
+        cmocka_unit_test(widen_f16),
+        cmocka_unit_test(widen_f16_all),
+        cmocka_unit_test(widen_bf16),
+        cmocka_unit_test(widen_q8_0),
+        cmocka_unit_test(widen_q4_0),
+        cmocka_unit_test(finds_what_is_not_finite),
+        cmocka_unit_test(widen_q4_1),
+        cmocka_unit_test(widen_f32),
+        cmocka_unit_test(philox_known_answers),
+        cmocka_unit_test(uniform_is_uniform),
     };
     return cmocka_run_group_tests_name("dtype", tests, NULL, NULL);
 }

@@ -91,24 +91,20 @@ static void linear_check(void **state, enum dtype dtype, uint32_t out_count, uin
 {
     struct dice dice = {71 + out_count};
     size_t n_weights = (size_t)out_count * in_count;
-    float *weight = dice_floats(&dice, n_weights, 1);
-    uint16_t *halves = malloc(n_weights * sizeof *halves);
-    for (size_t i = 0; i < n_weights; i++)
-        halves[i] = bf16_of(weight[i]);
+    void *weight = dice_weights(&dice, dtype, n_weights, 1);
     float *in = dice_floats(&dice, (size_t)ROWS * in_count, 1);
     float *residual = dice_floats(&dice, (size_t)ROWS * out_count, 1);
     float *bias = dice_floats(&dice, out_count, 1);
     struct linear_data data = {.dtype = dtype,
                                .out_count = out_count,
                                .in_count = in_count,
-                               .weight = dtype == DTYPE_F32 ? (void *)weight : halves,
+                               .weight = weight,
                                .in = in,
                                .residual = residual,
                                .bias = bias};
     struct subject subject = {.out_values = out_count, .run = linear_run, .data = &data};
     subject_check(state, &subject);
     free(weight);
-    free(halves);
     free(in);
     free(residual);
     free(bias);
@@ -120,6 +116,10 @@ static void linear_exact(void **state)
     linear_check(state, DTYPE_BF16, 200, 77);
     linear_check(state, DTYPE_F32, 31, 300);
     linear_check(state, DTYPE_BF16, 420, 64);
+    linear_check(state, DTYPE_F16, 200, 77);
+    linear_check(state, DTYPE_Q8_0, 200, 96);
+    linear_check(state, DTYPE_Q4_0, 31, 320);
+    linear_check(state, DTYPE_Q4_1, 420, 64);
 }
 
 /* ---- rmsnorm, silu_mul ---- */
@@ -175,17 +175,21 @@ static void rows_exact(void **state)
 
 struct moe_data {
     uint32_t hidden, intermediate, n_experts, top_k;
-    const float *in, *residual, *router, *gate_up, *down;
+    const float *in, *residual, *router;
+    enum dtype gate_up_dtype, down_dtype;
+    const void *gate_up, *down;
 };
 
-static struct weight *stack_pack(struct rig *rig, const float *data, uint32_t n, uint32_t out_count,
-                                 uint32_t in_count)
+static struct weight *stack_pack(struct rig *rig, enum dtype dtype, const void *data,
+                                 uint32_t out_count, uint32_t in_count)
 {
-    struct weight_part parts[8];
+    enum { n = 8 };
+    struct weight_part parts[n];
+    size_t matrix_bytes =
+        (size_t)out_count * in_count / dtype_block_count(dtype) * dtype_block_bytes(dtype);
     for (uint32_t i = 0; i < n; i++)
-        parts[i] = (struct weight_part){.dtype = DTYPE_F32,
-                                        .out_count = out_count,
-                                        .data = data + (size_t)i * out_count * in_count};
+        parts[i] = (struct weight_part){
+            .dtype = dtype, .out_count = out_count, .data = (const char *)data + i * matrix_bytes};
     struct weight_source source = {.stack_count = n,
                                    .n_parts = 1,
                                    .out_count = out_count,
@@ -208,8 +212,8 @@ static void moe_run(const struct subject *subject, struct rig *rig, const uint32
         .top_k = d->top_k,
         .normalise = true,
         .router = rig_weight(rig, DTYPE_F32, d->n_experts, d->hidden, d->router),
-        .gate_up = stack_pack(rig, d->gate_up, d->n_experts, 2 * d->intermediate, d->hidden),
-        .down = stack_pack(rig, d->down, d->n_experts, d->hidden, d->intermediate),
+        .gate_up = stack_pack(rig, d->gate_up_dtype, d->gate_up, 2 * d->intermediate, d->hidden),
+        .down = stack_pack(rig, d->down_dtype, d->down, d->hidden, d->intermediate),
         .in = rows_put(rig, d->in, d->hidden, rows, n),
         .residual = rows_put(rig, d->residual, d->hidden, rows, n),
         .out = buffer};
@@ -221,22 +225,40 @@ static void moe_run(const struct subject *subject, struct rig *rig, const uint32
         rig->ops->weight_free(rig->device, rig->weights[--rig->n_weights]);
 }
 
-static void moe_exact(void **state)
+static void moe_check(void **state, uint32_t hidden, uint32_t intermediate, enum dtype gate_up,
+                      enum dtype down)
 {
     struct dice dice = {73};
-    enum { H = 48, I = 40, E = 8 };
-    float *in = dice_floats(&dice, ROWS * H, 1), *residual = dice_floats(&dice, ROWS * H, 1);
-    float *router = dice_floats(&dice, E * H, 0.5f);
-    float *gate_up = dice_floats(&dice, 2 * E * I * H, 0.3f);
-    float *down = dice_floats(&dice, E * H * I, 0.3f);
-    struct moe_data data = {H, I, E, 2, in, residual, router, gate_up, down};
-    struct subject subject = {.out_values = H, .run = moe_run, .data = &data};
+    enum { E = 8 };
+    size_t n = (size_t)E * intermediate * hidden;
+    float *in = dice_floats(&dice, (size_t)ROWS * hidden, 1);
+    float *residual = dice_floats(&dice, (size_t)ROWS * hidden, 1);
+    float *router = dice_floats(&dice, (size_t)E * hidden, 0.5f);
+    struct moe_data data = {.hidden = hidden,
+                            .intermediate = intermediate,
+                            .n_experts = E,
+                            .top_k = 2,
+                            .in = in,
+                            .residual = residual,
+                            .router = router,
+                            .gate_up_dtype = gate_up,
+                            .down_dtype = down,
+                            .gate_up = dice_weights(&dice, gate_up, 2 * n, 0.3f),
+                            .down = dice_weights(&dice, down, n, 0.3f)};
+    struct subject subject = {.out_values = hidden, .run = moe_run, .data = &data};
     subject_check(state, &subject);
     free(in);
     free(residual);
     free(router);
-    free(gate_up);
-    free(down);
+    free((void *)(uintptr_t)data.gate_up);
+    free((void *)(uintptr_t)data.down);
+}
+
+static void moe_exact(void **state)
+{
+    moe_check(state, 48, 40, DTYPE_F32, DTYPE_F32);
+    moe_check(state, 64, 32, DTYPE_Q4_0, DTYPE_Q8_0);
+    moe_check(state, 64, 40, DTYPE_Q4_1, DTYPE_F16);
 }
 
 /* ---- rope_kv and attention ---- */

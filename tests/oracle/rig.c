@@ -119,8 +119,10 @@ void rig_kv_poison(struct rig *rig, struct kv *kv, const struct kv_shape *shape)
     free(inv_freq);
 }
 
-static struct config configs[] = {{"scalar", 1}, {"scalar", 2}, {"avx2", 1},   {"avx2", 2},
-                                  {"avx2", 3},   {"avx512", 1}, {"avx512", 2}, {"avx512", 3}};
+static struct config configs[] = {{"scalar", 1},      {"scalar", 2},     {"avx2", 1},
+                                  {"avx2", 2},        {"avx2", 3},       {"avx512", 1},
+                                  {"avx512", 2},      {"avx512", 3},     {"avx512-vnni", 1},
+                                  {"avx512-vnni", 2}, {"avx512-vnni", 3}};
 
 struct rig rig_cpu(void **state)
 {
@@ -219,4 +221,42 @@ uint16_t bf16_of(float value)
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return (uint16_t)(bits >> 16);
+}
+
+void close_to(const char *what, size_t index, float got, float expected, double bound)
+{
+    double difference = fabs((double)got - (double)expected);
+    if (!(difference <= bound)) /* NaN fails too */
+        fail_msg("%s[%zu]: %.9g, reference %.9g, off by %.3g, bound %.3g", what, index, (double)got,
+                 (double)expected, difference, bound);
+}
+
+void *dice_weights(struct dice *dice, enum dtype dtype, size_t count, float scale)
+{
+    size_t bytes = count / dtype_block_count(dtype) * dtype_block_bytes(dtype);
+    uint8_t *data = malloc(bytes + 1);
+    assert_non_null(data);
+    for (size_t i = 0; i < bytes; i++)
+        data[i] = (uint8_t)dice_below(dice, 256);
+    if (dtype == DTYPE_F32 || dtype == DTYPE_BF16) {
+        for (size_t i = 0; i < count; i++) {
+            float value = dice_float(dice) * scale;
+            uint16_t half = bf16_of(value);
+            if (dtype == DTYPE_F32)
+                memcpy(data + 4 * i, &value, 4);
+            else
+                memcpy(data + 2 * i, &half, 2);
+        }
+        return data;
+    }
+    /* F16, and scales and minima of blocks: an exponent, whatever fraction and sign. */
+    int most = dtype == DTYPE_Q8_0 ? 128 : dtype == DTYPE_F16 ? 1 : 16;
+    uint8_t exponent = (uint8_t)((14 + ilogbf(scale / (float)most)) << 2);
+    uint8_t minimum = (uint8_t)((13 + ilogbf(scale)) << 2);
+    for (size_t at = 0; at < bytes; at += dtype_block_bytes(dtype)) {
+        data[at + 1] = (uint8_t)((data[at + 1] & 0x83) | exponent);
+        if (dtype == DTYPE_Q4_1)
+            data[at + 3] = (uint8_t)((data[at + 3] & 0x83) | minimum);
+    }
+    return data;
 }

@@ -74,3 +74,8 @@ float *dice_floats(struct dice *dice, size_t n, float scale);
 void dice_shuffle(struct dice *dice, uint32_t *items, uint32_t n);
 
 uint16_t bf16_of(float value); /* truncated */
+/* malloc'ed values of any type, below `scale` in size: F16, scales and minima of any sign. */
+void *dice_weights(struct dice *dice, enum dtype dtype, size_t count, float scale);
+
+/* Fails the test when the two are further apart than `bound`, or either is NaN. */
+void close_to(const char *what, size_t index, float got, float expected, double bound);

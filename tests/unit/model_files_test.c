@@ -369,6 +369,45 @@ static void refuses_wrong_limits(void **state)
     assert_null(model);
 }
 
+/* A number that is none is told with the tensor's name, whatever the role and the container. */
+static void refuses_numbers_that_are_none(void **state)
+{
+    static const struct {
+        const char *tensor, *in_gguf;
+        uint32_t at;
+        float value;
+    } table[] = {
+        {"model.embed_tokens.weight", "token_embd.weight", 17, __builtin_nanf("")},
+        {"lm_head.weight", "output.weight", CP_VOCAB * CP_HIDDEN - 1, __builtin_inff()},
+        {"model.norm.weight", "output_norm.weight", 3, -__builtin_inff()},
+        {"model.layers.1.self_attn.v_proj.weight", "blk.1.attn_v.weight", 0, __builtin_nanf("")},
+        {"model.layers.0.block_sparse_moe.gate.weight", "blk.0.ffn_gate_inp.weight", 5,
+         __builtin_inff()},
+        {"model.layers.1.block_sparse_moe.experts.2.w3.weight", "blk.1.ffn_up_exps.weight", 8,
+         __builtin_nanf("")},
+        {"model.layers.0.input_layernorm.weight", "blk.0.attn_norm.weight", 15, __builtin_nanf("")},
+    };
+    for (size_t i = 0; i < array_count(table); i++) {
+        struct checkpoint *cp = checkpoint_new(true);
+        struct gguf_build build = {0};
+        cp_find(cp, table[i].tensor)->values[table[i].at] = table[i].value;
+        checkpoint_write(cp, directory);
+        checkpoint_build_gguf(cp, &build);
+        gguf_write(&build);
+        for (int gguf = 0; gguf < 2; gguf++) {
+            struct model *model = NULL;
+            struct error error = {0};
+            const char *path = gguf ? gguf_path : directory;
+            assert_int_equal(model_open(path, &options, NULL, &model, &error), STATUS_INVALID);
+            assert_null(model);
+            assert_non_null(strstr(error.text, gguf ? table[i].in_gguf : table[i].tensor));
+            assert_non_null(strstr(error.text, "not a finite number"));
+            assert_non_null(strstr(error.text, directory));
+        }
+        checkpoint_free(cp);
+    }
+}
+
 static void progress_note(void *context, uint32_t percent)
 {
     uint32_t *last = context;
@@ -443,6 +482,7 @@ int main(void)
         FILES_TEST(refuses_unsupported_gguf_types),
         FILES_TEST(refuses_wrong_paths),
         FILES_TEST(refuses_wrong_limits),
+        FILES_TEST(refuses_numbers_that_are_none),
         FILES_TEST(refuses_bad_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

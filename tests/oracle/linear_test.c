@@ -1,0 +1,406 @@
+/*
+ * Products of the CPU backend: against `ref` for weights that are multiplied as they are, within
+ *     8 u (sum |w x| + |bias| + |residual|),  u = 2^-24,
+ * and for weights in blocks, whose rows are quantised, twice: within the same of the sum over the
+ * row as the rule of ops.h quantises it, computed here in double; and against `ref`, which does not
+ * quantise, within that and sum over blocks (most / 254) sum |w|. The size |w| of a Q4_1 weight is
+ * |d q| + |minimum|, which are added apart.
+ */
+#include "tests/oracle/rig.h"
+
+#include <math.h>
+
+struct linear_case {
+    uint32_t out_count, in_count, n_rows, n_stack, n_parts;
+    enum dtype dtypes[2];
+    bool bias, residual;
+    bool wild, extreme; /* see linear_check */
+};
+
+static void linear_run(struct rig *rig, const struct linear_case *c,
+                       const struct weight_source *source, const float *const host[3], float *out)
+{
+    size_t in_bytes = sizeof(float) * c->n_rows * c->in_count;
+    size_t out_bytes = sizeof(float) * c->n_rows * c->out_count;
+    struct weight *weight = rig_weight_source(rig, source);
+    float *in = rig_put(rig, host[0], in_bytes);
+    float *bias = c->bias ? rig_put(rig, host[1], c->out_count * sizeof(float)) : NULL;
+    float *residual = c->residual ? rig_put(rig, host[2], out_bytes) : NULL;
+    for (uint32_t i = 0; i < c->n_stack; i++) {
+        float *device_out = rig_poison(rig, out_bytes);
+        if (i == 0 && c->residual) {
+            rig->ops->buffer_write(rig->device, device_out, host[2], out_bytes);
+            residual = device_out; /* out may equal residual */
+        } else if (c->residual) {
+            residual = rig_put(rig, host[2], out_bytes);
+        }
+        struct linear_args args = {.weight = weight,
+                                   .stack_index = i,
+                                   .n_rows = c->n_rows,
+                                   .in = in,
+                                   .bias = bias,
+                                   .residual = residual,
+                                   .out = device_out};
+        rig->ops->linear(rig->device, &args);
+        rig_get(rig, device_out, out + (size_t)i * c->n_rows * c->out_count, out_bytes);
+    }
+}
+
+/* One output's weights, widened. */
+struct output {
+    enum dtype dtype;
+    float *weights; /* [in_count] */
+    double *sizes;  /* [in_count]: what their roundings are measured by */
+};
+
+static struct output output_read(const struct linear_case *c, const struct weight_source *source,
+                                 uint32_t matrix, uint32_t out)
+{
+    const struct weight_part *part = &source->parts[matrix * c->n_parts];
+    while (out >= part->out_count)
+        out -= part++->out_count;
+    struct output output = {.dtype = part->dtype,
+                            .weights = malloc(c->in_count * sizeof(float)),
+                            .sizes = malloc(c->in_count * sizeof(double))};
+    uint32_t block_bytes = dtype_block_bytes(part->dtype);
+    uint32_t block_count = dtype_block_count(part->dtype);
+    const char *row =
+        (const char *)part->data + (size_t)out * (c->in_count / block_count) * block_bytes;
+    dtype_widen(part->dtype, row, c->in_count, output.weights);
+    for (uint32_t k = 0; k < c->in_count; k++) {
+        float minimum = 0;
+        if (part->dtype == DTYPE_Q4_1)
+            dtype_widen(DTYPE_F16, row + (size_t)(k / block_count) * block_bytes + 2, 1, &minimum);
+        output.sizes[k] = fabs((double)output.weights[k]) + 2 * fabs((double)minimum);
+    }
+    return output;
+}
+
+/* What the rule of ops.h makes of a block of a row. */
+static double block_quantise(const float *in, double values[32])
+{
+    float most = 0;
+    for (int i = 0; i < 32; i++)
+        most = fmaxf(most, fabsf(in[i]));
+    float scale = most / 127, inverse = 127 / most;
+    for (int i = 0; i < 32; i++)
+        values[i] = most < 0x1p-100f ? 0 : (double)scale * (double)rintf(in[i] * inverse);
+    return (double)most;
+}
+
+struct wanted {
+    double quantised; /* the sum over the quantised row */
+    double size;      /* of what was added up */
+    double slack;     /* what quantising may have changed */
+};
+
+static struct wanted output_expect(const struct linear_case *c, const struct output *output,
+                                   const float *in, double ends, double ends_size)
+{
+    struct wanted wanted = {.quantised = ends, .size = ends_size};
+    for (uint32_t k = 0; k < c->in_count; k++)
+        wanted.size += output->sizes[k] * fabs((double)in[k]);
+    for (uint32_t b = 0; dtype_has_blocks(output->dtype) && b < c->in_count / 32; b++) {
+        double values[32], weights = 0;
+        double most = block_quantise(in + 32 * b, values);
+        for (uint32_t i = 0; i < 32; i++) {
+            wanted.quantised += (double)output->weights[32 * b + i] * values[i];
+            weights += output->sizes[32 * b + i];
+        }
+        wanted.slack += most / 254 * (1 + 0x1p-16) * weights + 0x1p-100 * weights;
+    }
+    return wanted;
+}
+
+struct results {
+    const float *got, *expected; /* [n_rows][out_count] of one matrix */
+};
+
+static void output_check(const struct linear_case *c, const struct output *output,
+                         const float *const host[3], size_t at, const struct results *results)
+{
+    uint32_t r = (uint32_t)(at / c->out_count), o = (uint32_t)(at % c->out_count);
+    double bias = c->bias ? (double)host[1][o] : 0;
+    double residual = c->residual ? (double)host[2][at] : 0;
+    struct wanted wanted = output_expect(c, output, host[0] + (size_t)r * c->in_count,
+                                         bias + residual, fabs(bias) + fabs(residual));
+    double bound = 8 * UNIT * wanted.size;
+    if (dtype_has_blocks(output->dtype))
+        close_to("linear, as quantised", at, results->got[at], (float)wanted.quantised, bound);
+    close_to("linear", at, results->got[at], results->expected[at], bound + wanted.slack);
+}
+
+/* All quants are the largest, or all the smallest, by row. */
+static void weights_extreme(const struct weight_part *part, uint32_t in_count)
+{
+    uint32_t block_bytes = dtype_block_bytes(part->dtype);
+    uint32_t head = part->dtype == DTYPE_Q4_1 ? 4 : 2;
+    uint32_t quant_bytes = block_bytes - head, n_blocks = in_count / 32;
+    uint8_t largest = part->dtype == DTYPE_Q8_0 ? 0x7f : 0xff;
+    uint8_t smallest = part->dtype == DTYPE_Q8_0 ? 0x80 : 0;
+    uint8_t *at = (uint8_t *)(uintptr_t)part->data;
+    for (uint32_t i = 0; i < part->out_count * n_blocks; i++, at += block_bytes)
+        memset(at + head, i / n_blocks % 2 ? largest : smallest, quant_bytes);
+}
+
+static void linear_check(void **state, struct dice *dice, const struct linear_case *c)
+{
+    struct weight_part parts[6];
+    for (uint32_t i = 0; i < c->n_stack * c->n_parts; i++) {
+        uint32_t half = c->out_count / 2;
+        parts[i].dtype = c->dtypes[i % c->n_parts];
+        parts[i].out_count = c->n_parts == 1 ? c->out_count : i % 2 ? c->out_count - half : half;
+        parts[i].data =
+            dice_weights(dice, parts[i].dtype, (size_t)parts[i].out_count * c->in_count, 1);
+        if (c->extreme)
+            weights_extreme(&parts[i], c->in_count);
+    }
+    struct weight_source source = {.stack_count = c->n_stack,
+                                   .n_parts = c->n_parts,
+                                   .out_count = c->out_count,
+                                   .in_count = c->in_count,
+                                   .parts = parts};
+    size_t n_out = (size_t)c->n_rows * c->out_count;
+    float *host[3] = {dice_floats(dice, (size_t)c->n_rows * c->in_count, 1),
+                      dice_floats(dice, c->out_count, 1), dice_floats(dice, n_out, 1)};
+    /* Blocks of very different sizes, some of nothing. */
+    for (uint32_t i = 0; c->wild && i < c->n_rows * c->in_count; i++)
+        host[0][i] *= i / 32 % 5 == 0 ? 1e3f : i / 32 % 5 == 1 ? 0 : i / 32 % 5 == 2 ? 1e-33f : 1;
+    /* The largest products that there are: every value is an end of the range, or its opposite. */
+    for (uint32_t i = 0; c->extreme && i < c->n_rows * c->in_count; i++)
+        host[0][i] = i / 32 % 3 == 0 || host[0][i] > 0 ? 1 : -1;
+    const float *const inputs[3] = {host[0], host[1], host[2]};
+    float *got = malloc(c->n_stack * n_out * sizeof *got);
+    float *expected = malloc(c->n_stack * n_out * sizeof *expected);
+    struct rig cpu = rig_cpu(state), ref = rig_open("ref", NULL, 1);
+    linear_run(&cpu, c, &source, inputs, got);
+    linear_run(&ref, c, &source, inputs, expected);
+    for (uint32_t m = 0; m < c->n_stack; m++)
+        for (uint32_t o = 0; o < c->out_count; o++) {
+            struct output output = output_read(c, &source, m, o);
+            struct results results = {got + m * n_out, expected + m * n_out};
+            for (size_t at = o; at < n_out; at += c->out_count)
+                output_check(c, &output, inputs, at, &results);
+            free(output.weights);
+            free(output.sizes);
+        }
+    rig_close(&cpu);
+    rig_close(&ref);
+    for (uint32_t i = 0; i < c->n_stack * c->n_parts; i++)
+        free((void *)(uintptr_t)parts[i].data);
+    for (int i = 0; i < 3; i++)
+        free(host[i]);
+    free(got);
+    free(expected);
+}
+
+static void linear_odd_shapes(void **state)
+{
+    struct dice dice = {1};
+    static const uint32_t outs[] = {1, 31, 32, 33, 70, 130}, ins[] = {1, 7, 24, 33, 96};
+    for (size_t o = 0; o < array_count(outs); o++)
+        for (size_t i = 0; i < array_count(ins); i++) {
+            struct linear_case c = {.out_count = outs[o],
+                                    .in_count = ins[i],
+                                    .n_rows = dice_between(&dice, 1, 14),
+                                    .n_stack = 1,
+                                    .n_parts = 1,
+                                    .bias = dice_below(&dice, 2),
+                                    .residual = dice_below(&dice, 2)};
+            c.dtypes[0] = dice_below(&dice, 2) ? DTYPE_F32 : DTYPE_BF16;
+            linear_check(state, &dice, &c);
+        }
+}
+
+static const enum dtype dtypes_all[] = {DTYPE_F32,  DTYPE_BF16, DTYPE_F16,
+                                        DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_Q4_1};
+
+static void linear_all_row_counts(void **state)
+{
+    struct dice dice = {2};
+    for (uint32_t n_rows = 1; n_rows <= 40; n_rows++)
+        for (size_t t = 0; t < array_count(dtypes_all); t++) {
+            struct linear_case c = {
+                .out_count = 150, .in_count = 96, .n_rows = n_rows, .n_stack = 1, .n_parts = 1};
+            c.dtypes[0] = dtypes_all[t];
+            c.residual = c.bias = (n_rows + t) % 2;
+            linear_check(state, &dice, &c);
+        }
+}
+
+static void linear_blocks_wild(void **state)
+{
+    struct dice dice = {9};
+    for (size_t t = 3; t < array_count(dtypes_all); t++)
+        for (uint32_t n_rows = 1; n_rows <= 8; n_rows++) {
+            struct linear_case c = {.out_count = 77,
+                                    .in_count = 32 * dice_between(&dice, 1, 20),
+                                    .n_rows = n_rows,
+                                    .n_stack = 1,
+                                    .n_parts = 1,
+                                    .dtypes = {dtypes_all[t]},
+                                    .wild = true};
+            linear_check(state, &dice, &c);
+            c.wild = false;
+            c.extreme = true;
+            linear_check(state, &dice, &c);
+        }
+}
+
+/* Every type as one part, under another, and in a stack. */
+static void linear_types_parts_stacks(void **state)
+{
+    struct dice dice = {3};
+    for (int first = 0; first < DTYPE_COUNT; first++)
+        for (int second = 0; second < DTYPE_COUNT; second++) {
+            struct linear_case c = {.out_count = 50,
+                                    .in_count = 64,
+                                    .n_rows = dice_between(&dice, 1, 9),
+                                    .n_stack = dice_between(&dice, 1, 3),
+                                    .n_parts = 2,
+                                    .dtypes = {(enum dtype)first, (enum dtype)second},
+                                    .residual = true};
+            linear_check(state, &dice, &c);
+        }
+}
+
+static void linear_large(void **state)
+{
+    struct dice dice = {4};
+    struct linear_case c = {.out_count = 500, .in_count = 1536, .n_stack = 1, .n_parts = 1};
+    for (size_t t = 0; t < array_count(dtypes_all); t++) {
+        c.dtypes[0] = dtypes_all[t];
+        c.n_rows = 1;
+        linear_check(state, &dice, &c);
+        c.n_rows = 9;
+        linear_check(state, &dice, &c);
+    }
+}
+
+/* A row with a NaN or an infinity has NaN in all its outputs, and its neighbours do not notice. */
+static void linear_blocks_not_finite(void **state)
+{
+    enum { ROWS = 8, OUT = 40, IN = 96 };
+    struct dice dice = {10};
+    for (size_t t = 3; t < array_count(dtypes_all); t++) {
+        struct rig rig = rig_cpu(state);
+        void *data = dice_weights(&dice, dtypes_all[t], OUT * IN, 1);
+        float *in = dice_floats(&dice, ROWS * IN, 1), outs[2][ROWS * OUT];
+        struct weight *weight = rig_weight(&rig, dtypes_all[t], OUT, IN, data);
+        for (int bad = 0; bad < 2; bad++) {
+            if (bad) {
+                in[2 * IN + 40] = NAN;
+                in[5 * IN + 95] = -INFINITY;
+            }
+            float *out = rig_poison(&rig, sizeof outs[0]);
+            rig.ops->linear(rig.device,
+                            &(struct linear_args){.weight = weight,
+                                                  .n_rows = ROWS,
+                                                  .in = rig_put(&rig, in, ROWS * IN * sizeof *in),
+                                                  .out = out});
+            rig_get(&rig, out, outs[bad], sizeof outs[0]);
+        }
+        for (uint32_t i = 0; i < ROWS * OUT; i++) {
+            assert_true(isfinite(outs[0][i]));
+            if (i / OUT == 2 || i / OUT == 5)
+                assert_true(isnan(outs[1][i]));
+            else
+                assert_true(outs[0][i] == outs[1][i]);
+        }
+        rig_close(&rig);
+        free(data);
+        free(in);
+    }
+}
+
+/* Each part keeps its type; what is `exact`, or of several types in a stack, is F32. Sizes are
+ * those of the file where the outputs fill whole panels. */
+static void weight_size(void **state)
+{
+    struct dice dice = {5};
+    struct rig rig = rig_cpu(state);
+    struct weight_part parts[4];
+    size_t bytes = 0;
+    for (size_t t = 0; t < array_count(dtypes_all); t++) {
+        enum dtype dtype = dtypes_all[t];
+        void *data = dice_weights(&dice, dtype, 64 * 96, 1);
+        struct weight *weight = rig_weight(&rig, dtype, 64, 96, data);
+        size_t file = 64 * 96 / dtype_block_count(dtype) * dtype_block_bytes(dtype);
+        assert_int_equal(rig.ops->weight_bytes(weight), file);
+        if (t >= 2) {
+            parts[t - 2] = (struct weight_part){.dtype = dtype, .out_count = 64, .data = data};
+            bytes += file;
+        } else {
+            free(data);
+        }
+    }
+    struct weight_source source = {
+        .stack_count = 1, .n_parts = 4, .out_count = 256, .in_count = 96, .parts = parts};
+    assert_int_equal(rig.ops->weight_bytes(rig_weight_source(&rig, &source)), bytes);
+    source.exact = true; /* F16 stays */
+    assert_int_equal(rig.ops->weight_bytes(rig_weight_source(&rig, &source)),
+                     64 * 96 * 2 + 3 * 64 * 96 * 4);
+    source = (struct weight_source){
+        .stack_count = 2, .n_parts = 2, .out_count = 128, .in_count = 96, .parts = parts};
+    assert_int_equal(rig.ops->weight_bytes(rig_weight_source(&rig, &source)), 4 * 64 * 96 * 4);
+    rig_close(&rig);
+    for (int i = 0; i < 4; i++)
+        free((void *)(uintptr_t)parts[i].data);
+}
+
+/* What a product of that tier gives, for every type: [type][row][output]. */
+enum { PAIR_ROWS = 17, PAIR_OUT = 100, PAIR_IN = 320 };
+static void tier_run(const char *tier, float *out)
+{
+    struct dice dice = {11};
+    struct rig rig = rig_open("cpu", tier, 2);
+    for (size_t t = 0; t < array_count(dtypes_all); t++, out += PAIR_ROWS * PAIR_OUT) {
+        void *data = dice_weights(&dice, dtypes_all[t], PAIR_OUT * PAIR_IN, 1);
+        float *in = dice_floats(&dice, PAIR_ROWS * PAIR_IN, 1);
+        size_t out_bytes = PAIR_ROWS * PAIR_OUT * sizeof(float);
+        struct linear_args args = {.weight =
+                                       rig_weight(&rig, dtypes_all[t], PAIR_OUT, PAIR_IN, data),
+                                   .n_rows = PAIR_ROWS,
+                                   .in = rig_put(&rig, in, PAIR_ROWS * PAIR_IN * sizeof *in),
+                                   .out = rig_poison(&rig, out_bytes)};
+        rig.ops->linear(rig.device, &args);
+        rig_get(&rig, args.out, out, out_bytes);
+        free(data);
+        free(in);
+    }
+    rig_close(&rig);
+}
+
+/* Integer instructions change nothing. */
+static void tiers_of_a_width_agree(void **state)
+{
+    static float plain[array_count(dtypes_all) * PAIR_ROWS * PAIR_OUT];
+    static float vnni[array_count(plain)];
+    struct device_options options = {.threads_count = 1, .tier = "avx512-vnni"};
+    struct device *device;
+    struct error error = {0};
+    if (ops_cpu.device_open(&options, &device, &error) != STATUS_OK) {
+        print_message("skipped: %s\n", error.text);
+        skip();
+    }
+    ops_cpu.device_close(device);
+    tier_run("avx512", plain);
+    tier_run("avx512-vnni", vnni);
+    assert_memory_equal(plain, vnni, sizeof plain);
+}
+
+int main(void)
+{
+    static const struct rig_test tests[] = {
+        {"linear: odd shapes", linear_odd_shapes},
+        {"linear: 1 to 40 rows", linear_all_row_counts},
+        {"linear: types, parts, stacks", linear_types_parts_stacks},
+        {"linear: large", linear_large},
+        {"linear: blocks of all sizes, and the largest products", linear_blocks_wild},
+        {"linear: blocks that are not finite", linear_blocks_not_finite},
+        {"weight_bytes", weight_size},
+    };
+    const struct CMUnitTest pairs[] = {cmocka_unit_test(tiers_of_a_width_agree)};
+    int failed = rig_main("linear", tests, array_count(tests));
+    return failed + cmocka_run_group_tests(pairs, NULL, NULL);
+}
