@@ -1,5 +1,6 @@
 #include "kernels/cpu/avx2.h"
 #include "kernels/cpu/avx2_vectors.h"
+#include "kernels/cpu/unroll.h"
 
 /*
  * One body for all shapes: R rows times U units, whose 2 R U sums stay in registers while k walks
@@ -11,7 +12,6 @@
  *
  * R and U are constants in every copy of the body: the loops over them vanish.
  */
-#define UNROLL _Pragma("GCC unroll 16")
 #define ROWS_AT_ONCE 6
 #define UNITS_AT_ONCE 4
 #define PANEL_UNITS 2
@@ -53,8 +53,8 @@ AVX2_INLINE uint32_t unit_outputs(const enum dtype dtype, uint32_t unit, bool hi
 }
 
 /* `unit` is the first of U, counted through all panels. */
-AVX2_INLINE void body(const struct product *p, uint32_t unit, const struct rows *rows, const int R,
-                      const int U, const enum dtype dtype)
+SHAPE_BODY void body(const struct product *p, uint32_t unit, const struct rows *rows, const int R,
+                     const int U, const enum dtype dtype)
 {
     const size_t panel_bytes = (size_t)p->in_count * PANEL_OUTPUTS *
                                (dtype == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t));

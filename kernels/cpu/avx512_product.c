@@ -1,5 +1,6 @@
 #include "kernels/cpu/avx512.h"
 #include "kernels/cpu/avx512_vectors.h"
+#include "kernels/cpu/unroll.h"
 
 /*
  * One body for all shapes: R rows times P panels, whose 2 R P sums stay in registers while k walks
@@ -9,7 +10,6 @@
  *
  * R and P are constants in every copy of the body: the loops over them vanish.
  */
-#define UNROLL _Pragma("GCC unroll 16")
 #define PANELS_MAX 4
 
 struct place {
@@ -37,8 +37,8 @@ AVX512_INLINE struct pair pair_load(const enum dtype dtype, const char *panel, s
 }
 
 /* Value k of row r of the call is in[r * row_step + k * k_step]. */
-AVX512_INLINE void body(const struct product *p, struct place place, const float *in, bool tile,
-                        const int R, const int P, const enum dtype dtype)
+SHAPE_BODY void body(const struct product *p, struct place place, const float *in, bool tile,
+                     const int R, const int P, const enum dtype dtype)
 {
     const size_t k_step = tile ? (size_t)R : 1, row_step = tile ? 1 : p->in_count;
     const size_t panel_bytes = (size_t)p->in_count * PANEL_OUTPUTS *

@@ -23,8 +23,8 @@
 #pragma once
 
 #include "kernels/cpu/tier.h"
+#include "kernels/cpu/unroll.h"
 
-#define UNROLL _Pragma("GCC unroll 16")
 #define BLOCKS_INLINE static inline __attribute__((always_inline))
 #define GROUP_BYTES (PANEL_OUTPUTS * 4) /* four inputs of all outputs of a panel */
 #define PANEL_VECTORS (PANEL_OUTPUTS / LANES)
@@ -49,9 +49,9 @@ BLOCKS_INLINE size_t blocks_bytes(const enum dtype dtype)
 }
 
 /* The whole-number sums of one block. */
-BLOCKS_INLINE void blocks_dot(const uint8_t *weights, const struct row_block *rows,
-                              vector_i sums[BLOCK_TILE_ROWS][PANEL_VECTORS], const int R,
-                              const int V, const enum dtype dtype)
+SHAPE_BODY void blocks_dot(const uint8_t *weights, const struct row_block *rows,
+                           vector_i sums[BLOCK_TILE_ROWS][PANEL_VECTORS], const int R, const int V,
+                           const enum dtype dtype)
 {
     UNROLL for (int r = 0; r < R; r++)
     {
@@ -90,8 +90,8 @@ BLOCKS_INLINE void blocks_dot(const uint8_t *weights, const struct row_block *ro
     }
 }
 
-BLOCKS_INLINE void blocks_body(const struct product *p, const struct blocks_place *place,
-                               const int R, const int V, const enum dtype dtype)
+SHAPE_BODY void blocks_body(const struct product *p, const struct blocks_place *place, const int R,
+                            const int V, const enum dtype dtype)
 {
     const uint32_t n_blocks = p->in_count / BLOCK_VALUES;
     const struct row_block *rows = place->rows;
