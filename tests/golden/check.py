@@ -136,7 +136,7 @@ def main() -> int:
     arguments.add_argument("--model", type=Path, help="folder of the weights")
     arguments.add_argument("folder", nargs="*", type=Path)
     given = arguments.parse_args()
-    folders = given.folder or sorted(HERE.glob("tiny-*"))
+    folders = given.folder or sorted(f.parent for f in HERE.glob("tiny-*/config.json"))
     return 0 if all([check(f, Network(given.model or f)) for f in folders]) else 1
 
 

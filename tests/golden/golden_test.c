@@ -5,6 +5,11 @@
  * logits of every position). On every backend and tier that this CPU has, the logits must agree to
  * 1e-3 however the prompt is cut, and the greedy continuation must be the same.
  *
+ * Where the weights are quantised, the CPU backend rounds activations to 8 bits: its logits must
+ * then agree to 1.5 and by 0.15 on average (root of the mean square; seen: 0.95 and 0.13), and a
+ * continuation is fed with the reference's tokens, of which ours may differ where the reference's
+ * two best are closer than 1.5. `ref` stays with 1e-3.
+ *
  *     golden_test FOLDER [MODEL]     the checkpoint is MODEL where it is not in FOLDER
  */
 #include <math.h>
@@ -20,6 +25,8 @@
 #include "tests/golden/drive.h"
 
 #define TOLERANCE 1e-3f
+#define TOLERANCE_ROUNDED 1.5f
+#define MEAN_ROUNDED 0.15
 #define TOKENS_MAX 512
 
 static struct {
@@ -36,7 +43,10 @@ struct under_test {
     const char *name;
     struct drive drive;
     bool is_open;
-    float worst; /* largest difference seen */
+    float tolerance;
+    float worst;    /* largest difference seen */
+    double squares; /* of the differences */
+    uint64_t compared_count;
 };
 
 static const struct step_limits limits = {
@@ -99,6 +109,8 @@ static struct under_test *open_or_skip(void **state)
         if (status)
             fail_msg("%s", error.text);
         t->is_open = true;
+        bool rounded = dtype_has_blocks(model_info(t->drive.model)->weights_dtype);
+        t->tolerance = rounded && t->backend.ops == &ops_cpu ? TOLERANCE_ROUNDED : TOLERANCE;
         assert_int_equal(model_info(t->drive.model)->arch.vocab, golden.vocab);
     }
     return t;
@@ -108,8 +120,11 @@ static int under_test_close(void **state)
 {
     struct under_test *t = *state;
     if (t->is_open) {
-        print_message("%s, %s: largest difference %.2e\n", golden.folder,
-                      model_device_text(t->drive.model), (double)t->worst);
+        double mean = sqrt(t->squares / (double)u64_max(t->compared_count, 1));
+        print_message("%s, %s: largest difference %.2e, %.2e on average\n", golden.folder,
+                      model_device_text(t->drive.model), (double)t->worst, mean);
+        if (!(mean <= MEAN_ROUNDED))
+            fail_msg("the differences are too large on average");
         drive_close(&t->drive);
         t->is_open = false;
     }
@@ -124,11 +139,24 @@ static void logits_compare(struct under_test *t, uint32_t row, uint32_t position
         (const float *)(const void *)golden.logits.data + (size_t)position * golden.vocab;
     for (uint32_t i = 0; i < golden.vocab; i++) {
         float difference = fabsf(ours[i] - theirs[i]);
-        if (!(difference <= TOLERANCE))
+        if (!(difference <= t->tolerance))
             fail_msg("position %u, token %u: logit %.6f, expected %.6f", position, i,
                      (double)ours[i], (double)theirs[i]);
         t->worst = fmaxf(t->worst, difference);
+        t->squares += (double)difference * (double)difference;
     }
+    t->compared_count += golden.vocab;
+}
+
+/* Whether the greedy choice at `position` is further from the next best than rounding reaches. */
+static bool choice_is_clear(const struct under_test *t, uint32_t position)
+{
+    const float *row =
+        (const float *)(const void *)golden.logits.data + (size_t)position * golden.vocab;
+    uint32_t close = 0;
+    for (uint32_t i = 0; i < golden.vocab; i++)
+        close += row[i] >= row[golden.tokens[position + 1]] - t->tolerance;
+    return close == 1;
 }
 
 /* The whole sequence as one row, of which the last position is seen. */
@@ -160,7 +188,10 @@ static void prefill_every_position(void **state)
 /* The prompt in chunks, then one token at a time over the pages, fed with what we sampled. */
 static void generate(struct under_test *t, uint32_t chunk_tokens, enum step_source source)
 {
-    drive_slot_open(&t->drive, 2, golden.tokens, golden.n_prompt, NULL);
+    bool rounded = t->tolerance > TOLERANCE;
+    if (rounded)
+        source = STEP_HISTORY;
+    drive_slot_open(&t->drive, 2, golden.tokens, rounded ? golden.n_tokens : golden.n_prompt, NULL);
     for (uint32_t done = 0; done < golden.n_prompt;) {
         uint32_t n = u32_min(chunk_tokens, golden.n_prompt - done);
         done += n;
@@ -173,7 +204,8 @@ static void generate(struct under_test *t, uint32_t chunk_tokens, enum step_sour
         assert_int_equal(result->n_rows, 1);
         assert_int_equal(result->rows[0].position, i);
         logits_compare(t, 0, i - 1);
-        if (result->rows[0].sample.id != golden.tokens[i])
+        if (result->rows[0].sample.id != golden.tokens[i] &&
+            (!rounded || choice_is_clear(t, i - 1)))
             fail_msg("token %u: %u, expected %u", i, result->rows[0].sample.id, golden.tokens[i]);
         drive_row(&t->drive, 2, 1, source, true);
     }
