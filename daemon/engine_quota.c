@@ -31,9 +31,12 @@ enum status engine_quota_reserve(struct engine *engine, struct request *request,
     *ret_account = ENGINE_NO_ACCOUNT;
     if (!engine->lease)
         return STATUS_OK;
-    if (engine->free_account == engine->lives_count)
-        return error_set(&request->error, STATUS_EXHAUSTED,
-                         "model %s has as many requests as it can", engine->options.model->name);
+    if (engine->free_account == engine->lives_count) {
+        error_set(&request->error, STATUS_EXHAUSTED, "model %s has as many requests as it can",
+                  engine->options.model->name);
+        request->error.retry_ns = NS_PER_S;
+        return STATUS_EXHAUSTED;
+    }
     struct account *account = &engine->accounts[engine->free_account];
     const struct quota_time time = {.now_ns = now_ns, .wall_ns = clock_wall_ns()};
     const struct quota_ask ask = {.tenant = request->tenant,

@@ -55,7 +55,7 @@
 #define QUOTA_LEVELS_MAX 3               /* as TENANT_LEVELS_MAX */
 #define QUOTA_NAME_MAX_BYTES 64          /* of a row's name; longer ones are cut */
 #define QUOTA_VALUE_MAX 1000000000000ull /* of every limit below */
-#define QUOTA_BACK_NS 10000000ull
+#define QUOTA_BACK_NS 1000000000ull
 #define LEASE_BATCH 16 /* requests that one draw is for, at most */
 #define LEASE_IDLE_NS 1000000000ull
 

@@ -299,7 +299,8 @@ static void quota_measure(const char *name, uint64_t concurrent_max)
     for (size_t i = 0; i < CALLS; i++) {
         struct reservation *r = &held[i % HELD];
         struct quota_ask ask = {.tenant = ROWS - TENANTS + random_next() % 64,
-                                .choices = 1, .prompt_tokens = 1 + random_next() % 500,
+                                .choices = 1,
+                                .prompt_tokens = 1 + random_next() % 500,
                                 .output_tokens_max = 1 + random_next() % 500};
         uint64_t start_ns = clock_now_ns();
         if (r->state == RESERVATION_HELD) {
@@ -322,6 +323,41 @@ static void quota_measure(const char *name, uint64_t concurrent_max)
         quota_settle(lease, &held[i], 0, 0, time.now_ns);
     memset(held, 0, sizeof held);
     quota_lease_close(lease, &time);
+    quota_close(quota);
+}
+
+/* A refusal asks all 16 leases back first, each time; every one of them has requests that run. */
+static void refusal_measure(void)
+{
+    enum { CALLS = 20000, LEASES = 16 };
+    static uint64_t times_ns[CALLS];
+    static struct reservation held[LEASES], none;
+    const struct quota_row rows[3] = {
+        {.parent = QUOTA_TOP}, {.parent = 0}, {.parent = 1, .concurrent_max = LEASES}};
+    const struct quota_table table = {.n_rows = 3, .rows = rows};
+    struct quota *quota = NULL;
+    struct quota_lease *leases[LEASES];
+    struct quota_time time = {.now_ns = 1, .wall_ns = 1793491200ull * NS_PER_S};
+    const struct quota_ask ask = {
+        .tenant = 2, .prompt_tokens = 100, .output_tokens_max = 100, .choices = 1};
+    struct error error;
+    CHECK(quota_open(3, LEASES, &quota, &error) == STATUS_OK);
+    CHECK(quota_set(quota, &table, &time, &error) == STATUS_OK);
+    for (uint32_t i = 0; i < LEASES; i++) {
+        CHECK(quota_lease_open(quota, &leases[i], &error) == STATUS_OK);
+        CHECK(quota_reserve(leases[i], &ask, &time, &held[i], &error) == STATUS_OK);
+    }
+    for (size_t i = 0; i < CALLS; i++) {
+        struct quota_lease *lease = leases[i % LEASES];
+        uint64_t start_ns = clock_now_ns();
+        CHECK(quota_reserve(lease, &ask, &time, &none, &error) == STATUS_EXHAUSTED);
+        times_ns[i] = since_ns(start_ns);
+    }
+    report("quota_refuse", times_ns, CALLS);
+    for (uint32_t i = 0; i < LEASES; i++) {
+        quota_settle(leases[i], &held[i], 0, 0, time.now_ns);
+        quota_lease_close(leases[i], &time);
+    }
     quota_close(quota);
 }
 
@@ -378,5 +414,6 @@ int main(void)
     lookup_measure();
     quota_measure("quota", 1000000);
     quota_measure("quota_near", 80);
+    refusal_measure();
     return 0;
 }
