@@ -259,6 +259,11 @@ static void soft_debts_are_bounded(void **state)
         settle(&b, b.lease, &b.r, 11);
     }
     uint64_t taken = 30 * 11;
+    for (int i = 0; i < 5; i++) { /* those that had no output teach nothing */
+        ACCEPTED(&b, b.lease, 1, 200);
+        assert_in_range(b.r.estimate_tokens, 11, 14);
+        settle(&b, b.lease, &b.r, 0);
+    }
     for (int turns = 0; turns < 100; turns++) {
         n = 0;
         while (n < array_count(all) && ask(&b, b.lease, 1, 200) == STATUS_OK) {
