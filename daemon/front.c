@@ -151,6 +151,24 @@ static enum status quotas_follow(struct front *front, struct error *error)
     return quota_set(front->quota, &table, &time, error);
 }
 
+/* A limit that a model's longest request can never pass is legal, and worth a word. */
+static void quotas_warn(const struct front *front)
+{
+    struct quota_row rows[TENANCY_ROWS_MAX];
+    uint32_t n_rows = tenancy_quotas(front->tenancy, rows), m;
+    for (uint32_t i = 0; i < n_rows; i++) {
+        uint64_t most = quota_row_most(&rows[i]);
+        for (m = 0; m < front->n_models && front->models[m].context_tokens <= most; m++)
+            continue;
+        if (m < front->n_models)
+            log_warning(
+                "tenant %s (line %u): its quota never admits a request of more than %" PRIu64
+                " tokens; those of model %s may have %u",
+                rows[i].name, rows[i].line, most, front->models[m].config->name,
+                front->models[m].context_tokens);
+    }
+}
+
 enum status front_open(const struct config *config, struct front *ret_front, struct error *error)
 {
     struct front *front = ret_front; /* threads keep its address; a failure leaves it closed */
@@ -186,7 +204,9 @@ enum status front_open(const struct config *config, struct front *ret_front, str
         status = request_pool_open(config->requests_max, &front->requests, error);
     if (status == STATUS_OK)
         status = text_pool_open(front, &front->text_pool, error);
-    if (status != STATUS_OK)
+    if (status == STATUS_OK)
+        quotas_warn(front);
+    else
         front_close(front);
     return status;
 }
@@ -259,6 +279,8 @@ enum status front_reload(struct front *front, struct error *error)
     if (status == STATUS_OK)
         log_info("%s was read again: %u tenants are in force; other keys are read at start only",
                  config->file, config->n_tenants);
+    if (status == STATUS_OK)
+        quotas_warn(front);
     free(config);
     return status;
 }

@@ -89,6 +89,10 @@ struct quota_time {
  * column. Pure. */
 enum status quota_check(const struct quota_table *table, struct error *error);
 
+/* The most tokens, prompt and output together, that this row can ever admit of one request;
+ * UINT64_MAX: any number. Pure. */
+uint64_t quota_row_most(const struct quota_row *row);
+
 /* Room for so many rows and leases, now; begins with one row without limits. */
 enum status quota_open(uint32_t rows_max, uint32_t leases_max, struct quota **ret_quota,
                        struct error *error);

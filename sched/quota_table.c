@@ -125,6 +125,16 @@ static uint64_t overdraft_of(const struct quota_row *row)
     return row->tokens_per_minute ? tokens_burst_of(row) : row->tokens_per_month / 100;
 }
 
+uint64_t quota_row_most(const struct quota_row *row)
+{
+    uint64_t most = cap_of(row->tokens_per_month);
+    if (row->tokens_per_minute && tokens_burst_of(row) < most)
+        most = tokens_burst_of(row);
+    if (most == UINT64_MAX || row->mode == QUOTA_HARD)
+        return most;
+    return most + overdraft_of(row);
+}
+
 static void node_set(struct quota_node *node, const struct quota_row *row, uint64_t now_ns)
 {
     uint64_t requests_burst = row->requests_burst ? row->requests_burst : row->requests_per_minute;

@@ -86,6 +86,9 @@ def test_hard_tokens_on_two_models_together(fresh):
 
 def test_above_the_burst_is_for_ever(fresh):
     daemon = fresh(tenants=tenant("quota: hard, tokens_per_minute: 100, queued_tokens_max: 40"))
+    daemon.log_has("tenant chat (line ")
+    daemon.log_has("never admits a request of more than 100 tokens; those of model tiny may "
+                   "have 512")
     stub = daemon.inference()
     for request, field, text in [
             (ask(20, 81), "max_tokens", "the prompt of 20 tokens and 1 x 81 of output are more "

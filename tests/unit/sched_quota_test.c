@@ -578,6 +578,17 @@ static void bad_tables_are_refused_with_line_and_reason(void **state)
     BAD("tokens_per_minute", "at most 1000000000000", .tokens_per_minute = UINT64_MAX,
         .parent = QUOTA_TOP);
     BAD("parent", "circle", .parent = 0);
+    struct quota_row most = {.parent = QUOTA_TOP, .requests_per_minute = 1};
+    assert_true(quota_row_most(&most) == UINT64_MAX);
+    most.tokens_per_minute = 70;
+    assert_int_equal(quota_row_most(&most), 140); /* soft: and as much again in debt */
+    most.overdraft_tokens = 5;
+    most.tokens_burst = 30;
+    assert_int_equal(quota_row_most(&most), 35);
+    most.mode = QUOTA_HARD;
+    assert_int_equal(quota_row_most(&most), 30);
+    most.tokens_per_month = 20;
+    assert_int_equal(quota_row_most(&most), 20);
     BAD("parent", "no such row", .parent = 1);
     struct quota_row rows[ROWS + 1] = {{.parent = QUOTA_TOP}};
     for (int i = 1; i <= ROWS; i++)
