@@ -88,6 +88,8 @@ static int run(const struct common *common, const struct words *words)
         if (!answer.ends_line)
             putchar('\n');
         fflush(stdout);
+        if (answer.finish == GALERNE__V1__FINISH_REASON__FINISH_REASON_QUOTA)
+            fputs("galernectl: the quota allows no more output: the answer is not whole\n", stderr);
         if (asking.stats)
             answer_stats(&answer);
     }

@@ -93,8 +93,13 @@ static int failure_tell(const struct common *common, const struct client_failure
     if (field[0])
         fprintf(stderr, "  request: %s\n", field);
     free(field);
-    if (failure->retry_ns)
+    if (failure->retry_ns >= 60 * NS_PER_S) {
+        char wait[32];
+        duration_text(failure->retry_ns / NS_PER_MS, wait, sizeof wait);
+        fprintf(stderr, "  try again in %s\n", wait);
+    } else if (failure->retry_ns) {
         fprintf(stderr, "  try again in %.1f s\n", (double)failure->retry_ns / 1e9);
+    }
     if (next)
         fprintf(stderr, "  next: %s\n", next);
     return code;

@@ -12,6 +12,7 @@
 #include "proto/error_details.pb-c.h"
 #include "proto/status.pb-c.h"
 
+#define RETRY_MAX_S (100 * 86400) /* a monthly quota may say so many weeks */
 #define SLICE_MS 20 /* how often a waiting call looks whether it is interrupted */
 
 struct client {
@@ -227,7 +228,7 @@ static void detail_read(const Google__Protobuf__Any *any, struct client_failure 
     } else if ((m = detail_unpack(any, &google__rpc__retry_info__descriptor))) {
         const Google__Rpc__RetryInfo *retry = (const Google__Rpc__RetryInfo *)m;
         const Google__Protobuf__Duration *delay = retry->retry_delay;
-        if (delay && delay->seconds >= 0 && delay->seconds < 86400 && delay->nanos >= 0)
+        if (delay && delay->seconds >= 0 && delay->seconds < RETRY_MAX_S && delay->nanos >= 0)
             failure->retry_ns = (uint64_t)delay->seconds * NS_PER_S + (uint64_t)delay->nanos;
     } else if ((m = detail_unpack(any, &google__rpc__error_info__descriptor))) {
         const Google__Rpc__ErrorInfo *info = (const Google__Rpc__ErrorInfo *)m;

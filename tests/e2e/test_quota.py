@@ -3,6 +3,7 @@ import calendar
 import contextlib
 import datetime
 import os
+import re
 import signal
 import subprocess
 import time
@@ -182,6 +183,18 @@ def test_a_month_ends_in_the_middle_of_an_answer(fresh):
     seconds = (month_start + datetime.timedelta(days=days) - now).total_seconds()
     assert abs(delay - seconds) < 30
     daemon.log_has("finish quota")
+
+
+def test_galernectl_says_so(fresh):
+    daemon = fresh(tenants=tenant("quota: hard, tokens_per_month: 100"))
+    asked = ["generate", "--model", "tiny", "--max-tokens", "300", "--ignore-eos", "hello"]
+    done = galernectl(daemon, *asked)
+    assert done.returncode == 0
+    assert done.stderr == "galernectl: the quota allows no more output: the answer is not whole\n"
+    done = galernectl(daemon, *asked)
+    assert done.returncode != 0
+    assert "tokens_per_month of organisation chat is 100" in done.stderr
+    assert re.search(r"try again in \d+ (d \d+ h|h \d+ min|min \d+ s)\n", done.stderr)
 
 
 def test_choices_share_a_prompt_and_a_promise(fresh):
