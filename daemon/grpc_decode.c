@@ -258,7 +258,7 @@ static enum status choices_decode(const struct front *front,
     if (input->n > places)
         return error_field(error, "n",
                            "is %" PRIu32 ": the daemon has places for %" PRIu32
-                           " requests of this model, and each choice needs one",
+                           " requests of this model, and each choice needs one: lower n",
                            input->n, places);
     request->n_choices = input->n;
     return STATUS_OK;
