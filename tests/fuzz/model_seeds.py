@@ -209,7 +209,7 @@ def step(
     number, closes=(), opens=(), copies=(), rows=(), tokens=(), blocks=(), entries=()
 ) -> bytes:
     """opens: slot, n_tokens, tokens_first, n_blocks, blocks_first, sampling (, cached_tokens,
-    output_tokens, entries_first). entries: id, value.
+    output_tokens, entries_first, behind_blocks). entries: id, value.
 
     Arrays are as long as given.
     """
@@ -227,7 +227,7 @@ def step(
         offsets.append(head_size + len(body))
         body += part + bytes(-len(part) % 8)
     counts = [len(each) for each in (closes, opens, copies, rows, tokens, blocks, entries)]
-    head = struct.pack("<IIQQQ14I", 2, head_size + len(body), number, 1, 0, *counts, *offsets)
+    head = struct.pack("<IIQQQ14I", 3, head_size + len(body), number, 1, 0, *counts, *offsets)
     return head + body
 
 
@@ -273,9 +273,19 @@ def steps() -> dict[str, bytes]:
         entries=[(7, -3.0), (2, 1.5), (8, 100.0), (3, 0.0)],
     )
     penalties += step(2, rows=[row(1, 9, 1, LAST, 1), row(0, 2, 1, LAST, 1)])
+    # Position 30 reads 19 and on: block 0 need not be there.
+    behind = step(
+        1,
+        opens=[(1, 40, 0, 2, 0, sampling(), 30, 0, 0, 1)],
+        tokens=range(40),
+        blocks=[5, 2],
+        rows=[row(1, 30, 10, samples=1)],
+    )
+    behind += step(2, rows=[row(1, 40, 1, LAST, 1)]) + step(3, rows=[row(1, 41, 1, LAST, 1)])
     close = step(4, closes=[0, 2])
     return {
         "penalties": penalties,
+        "behind": behind,
         "start": start,
         "two": start + more,
         "four": start + more + swap + close,

@@ -31,6 +31,7 @@ static void model_make(void)
     struct error error = {.text = ""};
     char directory[] = "/tmp/galerne_fuzz_XXXXXX", path[64];
     struct checkpoint *cp = checkpoint_new(true);
+    cp->config_more = "\"sliding_window\":12,";
     CHECK(mkdtemp(directory));
     checkpoint_write(cp, directory);
     checkpoint_free(cp);
