@@ -11,11 +11,12 @@ PROMPT = [3 + 7 * i % 300 for i in range(300)]
 
 def served(blocks: int) -> Daemon:
     """Blocks of 16 and chunks of 16: a sequence holds 4 blocks at most."""
-    return Daemon(models=MISTRAL, model_settings={"kv_blocks_count": blocks, "chunk_tokens_max": 16})
+    return Daemon(models=MISTRAL,
+                  model_settings={"kv_blocks_count": blocks, "chunk_tokens_max": 16})
 
 
 def generate(daemon) -> tuple:
-    """The text of a stream that fills the context, and the most blocks seen in use."""
+    """The text of a stream that fills the context, and the blocks in use in its midst."""
     text, most, last = "", 0, None
     for message in daemon.inference().Generate(pb.GenerateRequest(
             model="tiny", token_ids=pb.TokenIds(ids=PROMPT), ignore_eos=True,
@@ -23,7 +24,7 @@ def generate(daemon) -> tuple:
         text += "".join(choice.text for choice in message.choices)
         last = message
         if most == 0:
-            most = max(most, daemon.model_status().kv_blocks_used)
+            most = daemon.model_status().kv_blocks_used
     assert last.choices[0].finish_reason == pb.FINISH_REASON_LENGTH
     assert (last.usage.prompt_tokens, last.usage.output_tokens) == (300, 212)
     return text, most
