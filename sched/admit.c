@@ -3,8 +3,8 @@
  *
  * Room is counted in blocks that can be taken: free ones and cached ones. Out of it stay those that
  * other tenants have reserved, and those that all who run then will take at the worst moment to
- * come, as the policy foresees their outputs (forecast.h). A tenant gets what it has reserved
- * whatever others will take: they cannot take that.
+ * come, as the policy foresees their outputs (forecast.h), unless the policy dares. A tenant gets
+ * what it has reserved whatever others will take: they cannot take that.
  */
 #include "sched/books.h"
 
@@ -217,6 +217,15 @@ static uint32_t headroom_of(const struct sched *sched, const struct seq *seq)
     return sched->policy->headroom ? sched->policy->headroom(sched->policy_state, seq) : 0;
 }
 
+static uint32_t forecast_demand(const struct sched *sched, const struct draft *draft,
+                                const struct seq *seq, const struct need *need)
+{
+    const struct sched_policy *policy = sched->policy;
+    if (policy->dares && policy->dares(sched->policy_state, seq))
+        return 0;
+    return forecast_peak(&draft->forecast, &need->later);
+}
+
 /* Running ones that may be preempted for a waiting one, and the blocks they hold. */
 static uint32_t candidates_paused(struct sched *sched, bool idle, uint32_t *ret_blocks)
 {
@@ -335,7 +344,7 @@ bool seq_admit(struct sched *sched, struct draft *draft, struct seq *seq, uint32
     *ret_why = REFUSED_BLOCKS;
     uint32_t stays = tenants_kept_blocks(&sched->tenants, seq->tenant);
     if (!tenants_has_reserved(&sched->tenants, seq->tenant, n_blocks))
-        stays += headroom_of(sched, seq) + forecast_peak(&draft->forecast, &need.later);
+        stays += headroom_of(sched, seq) + forecast_demand(sched, draft, seq, &need);
     if (blocks_takeable(&sched->blocks) < need.cost_blocks + stays)
         need_drop_copy(sched, seq, &need);
     if (blocks_takeable(&sched->blocks) < need.cost_blocks + stays) {

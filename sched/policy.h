@@ -62,6 +62,9 @@ struct sched_policy {
     uint32_t (*foresee)(void *state, const struct seq *seq);
     /* Blocks that must stay takeable besides when it is admitted. Or NULL: none. */
     uint32_t (*headroom)(void *state, const struct seq *seq);
+    /* Whether it may be admitted although what the forecast demands does not stay: somebody will be
+     * preempted if it comes true. Or NULL: nobody may. */
+    bool (*dares)(void *state, const struct seq *seq);
 
     void (*begin)(void *state);
     /* Who gets the next tokens, and at most how many at once: a running one that has known tokens

@@ -19,14 +19,15 @@
 
 /* What the policy knows of a sequence. */
 struct mark {
-    uint32_t owed_tokens; /* to be computed again, since it was preempted for fairness */
-    uint32_t next_chunk;  /* in the list of its leaf */
+    uint32_t owed_tokens;     /* to be computed again, since it was preempted for fairness */
+    uint32_t promised_tokens; /* of output, while it runs: what it is expected to put out */
+    uint32_t next_chunk;      /* in the list of its leaf */
 };
 
 /* Where a decoding one stands, from the top of the tree down. */
 struct standing {
     struct seq *seq;
-    uint64_t v[TENANT_LEVELS_MAX];
+    uint64_t at_v[TENANT_LEVELS_MAX];
     uint32_t rows[TENANT_LEVELS_MAX]; /* SHARES_NOBODY below its leaf */
     uint32_t at;                      /* in order of admission */
 };
@@ -71,8 +72,8 @@ static struct sched_fairness costs_of(const struct sched_limits *limits)
         .prompt_cost = or_default(f->prompt_cost, 1),
         .output_cost = or_default(f->output_cost, 2),
         .quantum_tokens = or_default(f->quantum_tokens, 256),
-        .lead_cost = or_none(f->lead_cost, 2 * limits->step_tokens_max),
-        .credit_cost = or_none(f->credit_cost, 8 * limits->step_tokens_max),
+        .lead_cost = or_none(f->lead_cost, limits->step_tokens_max),
+        .credit_cost = or_none(f->credit_cost, 6 * limits->step_tokens_max),
         .reclaim_cost = or_none(f->reclaim_cost, 4 * limits->step_tokens_max),
         .reclaim_price = or_none(f->reclaim_price, 16),
         .recompute_permille = or_none(f->recompute_permille, 25),
@@ -169,9 +170,29 @@ static void fair_charge(void *state, struct seq *seq, uint32_t prefill_tokens,
                         uint32_t output_tokens)
 {
     struct fair *fair = state;
+    struct mark *mark = &fair->marks[seq->id];
     uint64_t cost = (uint64_t)prefill_tokens * fair->costs.prompt_cost +
                     (uint64_t)output_tokens * fair->costs.output_cost;
-    shares_charge(&fair->shares, seq->tenant, cost);
+    uint32_t kept_tokens = u32_min(output_tokens, mark->promised_tokens);
+    mark->promised_tokens -= kept_tokens;
+    shares_charge(&fair->shares, seq->tenant, cost, kept_tokens);
+}
+
+/* It begins to run. */
+static void promise_make(struct fair *fair, const struct seq *seq)
+{
+    uint32_t predicted = output_predicted(fair, seq);
+    uint32_t left = predicted > seq->sampled_tokens ? predicted - seq->sampled_tokens : 0;
+    CHECK(fair->marks[seq->id].promised_tokens == 0);
+    fair->marks[seq->id].promised_tokens = left;
+    shares_promise(&fair->shares, seq->tenant, left);
+}
+
+/* It runs no more: what it was expected to put out is nobody's. */
+static void promise_drop(struct fair *fair, const struct seq *seq)
+{
+    shares_promise(&fair->shares, seq->tenant, -(int64_t)fair->marks[seq->id].promised_tokens);
+    fair->marks[seq->id].promised_tokens = 0;
 }
 
 /* ---- lines ---- */
@@ -214,7 +235,9 @@ static uint64_t due_of(const struct fair *fair, const struct seq *seq, enum arri
 static void fair_enqueue(void *state, struct seq *seq, enum arrival arrival)
 {
     struct fair *fair = state;
-    if (arrival != ARRIVES_PREEMPTED)
+    if (arrival == ARRIVES_PREEMPTED)
+        promise_drop(fair, seq);
+    else
         rows_lift(fair, seq->tenant);
     if (arrival == ARRIVES_NEW) {
         fair->marks[seq->id] = (struct mark){.next_chunk = LINE_NOBODY};
@@ -244,6 +267,7 @@ static void fair_dequeue(void *state, struct seq *seq)
 static void fair_ended(void *state, struct seq *seq)
 {
     struct fair *fair = state;
+    promise_drop(fair, seq);
     shares_live(&fair->shares, seq->tenant, -1u);
     if (seq->sampled_tokens == 0)
         return;
@@ -359,8 +383,9 @@ static uint32_t child_choose(struct fair *fair, uint32_t parent, bool *only_chun
     uint32_t first = shares_first(&fair->shares, parent);
     if (first == SHARES_NOBODY)
         return SHARES_NOBODY;
-    if (!*only_chunks && !fair->closed && fair->shares.rows[first].v < share->limit_v) {
-        shares_pass(&fair->shares, parent, fair->shares.rows[first].v);
+    const struct share *behind = &fair->shares.rows[first];
+    if (!*only_chunks && !fair->closed && share_stands(behind) < share->limit_v) {
+        shares_pass(&fair->shares, parent, behind->v);
         return first;
     }
     *only_chunks = true;
@@ -419,6 +444,7 @@ static void fair_granted(void *state, struct seq *seq, uint32_t n_tokens)
             chunk_remove_first(fair, seq->tenant);
         return;
     }
+    promise_make(fair, seq);
     if (more)
         chunk_append(fair, seq);
 }
@@ -429,7 +455,8 @@ static void path_limit(struct fair *fair, uint32_t leaf)
     struct share *rows = fair->shares.rows;
     for (uint32_t row = leaf; row != fair->shares.root; row = rows[row].parent) {
         struct share *parent = &rows[rows[row].parent];
-        uint64_t limit = rows[row].v + fair->costs.lead_cost * SHARES_ONE / rows[row].weight;
+        uint64_t lead = fair->costs.lead_cost * SHARES_ONE / rows[row].weight;
+        uint64_t limit = share_stands(&rows[row]) + lead;
         parent->limit_v = limit < parent->limit_v ? limit : parent->limit_v;
     }
 }
@@ -500,8 +527,8 @@ static bool stands_before(const struct standing *a, const struct standing *b)
     for (uint32_t level = 0; level < TENANT_LEVELS_MAX; level++) {
         if (a->rows[level] == b->rows[level])
             continue;
-        return a->v[level] != b->v[level] ? a->v[level] < b->v[level]
-                                          : a->rows[level] < b->rows[level];
+        return a->at_v[level] != b->at_v[level] ? a->at_v[level] < b->at_v[level]
+                                                : a->rows[level] < b->rows[level];
     }
     return a->at < b->at;
 }
@@ -533,7 +560,7 @@ static void fair_order(void *state, struct seq **decoding, uint32_t n)
         for (; row != shares->root; row = shares->rows[row].parent) {
             uint32_t level = fair->sched->tenants.rows[row].level;
             s[i].rows[level] = row;
-            s[i].v[level] = shares->rows[row].v;
+            s[i].at_v[level] = share_stands(&shares->rows[row]);
         }
     }
     for (uint32_t i = n / 2; i-- > 0;)
@@ -555,6 +582,16 @@ static uint64_t recompute_credit(const struct fair *fair)
     uint64_t may = sched->processed_tokens_total * fair->costs.recompute_permille / 1000;
     uint64_t did = sched->recomputed_tokens_total + fair->owed_tokens;
     return may > did ? may - did : 0;
+}
+
+/* Who has little of the pool does not wait for room that others will probably take: should they
+ * take it, one who is ahead is preempted, as long as fairness may cost that. */
+static bool fair_dares(void *state, const struct seq *seq)
+{
+    const struct fair *fair = state;
+    const struct sched *sched = fair->sched;
+    return recompute_credit(fair) >= sched->limits.step_tokens_max &&
+           !shares_has_more(&fair->shares, seq->tenant, sched->limits.blocks_count / 2);
 }
 
 /* Far enough ahead of `leaf`, and within what fairness may cost; for the entitled, anybody else. */
@@ -638,6 +675,7 @@ const struct sched_policy policy_fair = {
     .charge = fair_charge,
     .foresee = fair_foresee,
     .headroom = fair_headroom,
+    .dares = fair_dares,
     .begin = fair_begin,
     .next = fair_next,
     .granted = fair_granted,

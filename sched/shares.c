@@ -78,7 +78,7 @@ static void sums_recount(struct shares *shares)
         rows[i].weights = rows[i].live_weights = 0;
         bool is_inner = i == shares->root || (i < count && shares->tenants->rows[i].has_children);
         if (is_inner || rows[i].is_inner)
-            rows[i].n_live = 0;
+            rows[i].promised_tokens = rows[i].n_live = 0;
         rows[i].is_inner = is_inner;
     }
     for (uint32_t i = 0; i < count; i++) {
@@ -89,6 +89,7 @@ static void sums_recount(struct shares *shares)
         for (uint32_t at = i; at != SHARES_NOBODY; at = rows[at].parent) {
             rows[at].n_line += n_line;
             rows[at].n_live += at == i ? 0 : rows[i].n_live;
+            rows[at].promised_tokens += at == i ? 0 : rows[i].promised_tokens;
         }
     }
     for (uint32_t i = 0; i < count; i++)
@@ -224,7 +225,7 @@ void shares_set_unit(struct shares *shares, uint32_t unit_cost)
     units_compute(shares);
 }
 
-void shares_charge(struct shares *shares, uint32_t leaf, uint64_t cost)
+void shares_charge(struct shares *shares, uint32_t leaf, uint64_t cost, uint32_t kept_tokens)
 {
     bool unit = cost == shares->unit_cost;
     for (uint32_t row = leaf; row != shares->root; row = shares->rows[row].parent) {
@@ -236,6 +237,7 @@ void shares_charge(struct shares *shares, uint32_t leaf, uint64_t cost)
             share->remainder -= share->weight;
             share->v++;
         }
+        share->promised_tokens -= kept_tokens;
         if (share->place > 0)
             heap_sink(shares, &shares->rows[share->parent], share->place - 1, row);
     }
@@ -245,6 +247,22 @@ void shares_pass(struct shares *shares, uint32_t parent, uint64_t v)
 {
     struct share *share = &shares->rows[parent];
     share->now_v = u64_max(share->now_v, v);
+}
+
+void shares_promise(struct shares *shares, uint32_t leaf, int64_t n_tokens)
+{
+    for (uint32_t row = leaf; n_tokens != 0 && row != shares->root;
+         row = shares->rows[row].parent) {
+        struct share *share = &shares->rows[row];
+        share->promised_tokens += (uint64_t)n_tokens;
+        if (share->place == 0)
+            continue;
+        struct share *parent = &shares->rows[share->parent];
+        if (n_tokens > 0)
+            heap_sink(shares, parent, share->place - 1, row);
+        else
+            heap_rise(shares, parent, share->place - 1, row);
+    }
 }
 
 /* Its siblings may have moved on since one of them was chosen. */
@@ -324,8 +342,12 @@ void shares_check(const struct shares *shares)
     for (uint32_t i = 0; i < shares->tenants->count; i++) {
         const struct share *share = &shares->rows[i];
         uint32_t n_line = share->lines[0].count + share->lines[1].count;
-        for (uint32_t c = 0; c < shares->tenants->count; c++)
+        uint64_t promised = share->is_inner ? 0 : share->promised_tokens;
+        for (uint32_t c = 0; c < shares->tenants->count; c++) {
             n_line += shares->rows[c].parent == i ? shares->rows[c].n_line : 0;
+            promised += shares->rows[c].parent == i ? shares->rows[c].promised_tokens : 0;
+        }
+        CHECK(share->promised_tokens == promised && (share->n_live > 0 || promised == 0));
         CHECK(share->n_line == n_line && share->remainder < share->weight);
         CHECK(share->n_live >= share->n_line);
         CHECK((share->place > 0) == ((share->n_line > 0 || share->n_chunks > 0) && !share->is_out));

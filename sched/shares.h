@@ -6,6 +6,11 @@
  * then among the projects of the one chosen, then among its keys. Virtual time is a 64-bit integer,
  * 2^16 a unit of cost at weight 1, and divisions keep their remainder, so no share drifts.
  *
+ * Who stands behind goes by more than was given: half of the output that the running ones of a row
+ * are expected to put out counts as given when they are admitted. Without it, whoever is behind by
+ * a little is admitted again and again until what it has begun puts it far ahead, and then the
+ * others in turn.
+ *
  * Where the children of a row stand is `now_v`: the virtual time of the one chosen last, which
  * never goes back. A row that wanted nothing for a while has a claim to a bounded part of that
  * time: when it comes to want something again, it is lifted to `now_v` less a credit.
@@ -34,10 +39,11 @@ struct outputs {
 };
 
 struct share {
-    uint64_t v;       /* virtual time */
-    uint64_t now_v;   /* where its children stand */
-    uint64_t limit_v; /* of a step: no child at or over it is admitted */
-    uint32_t parent;  /* the root's index at the top; SHARES_NOBODY for the root */
+    uint64_t v;               /* virtual time */
+    uint64_t promised_tokens; /* of output, that running ones are expected to put out */
+    uint64_t now_v;           /* where its children stand */
+    uint64_t limit_v;         /* of a step: no child that stands at or over it is admitted */
+    uint32_t parent;          /* the root's index at the top; SHARES_NOBODY for the root */
     uint32_t weight;
     uint32_t remainder;      /* of the last division by weight */
     uint32_t unit_remainder; /* of unit_cost */
@@ -76,8 +82,11 @@ void shares_rebuild(struct shares *shares);
 /* The cost that is charged most often; set once, it costs no division. */
 void shares_set_unit(struct shares *shares, uint32_t unit_cost);
 
-/* Cost charged to a leaf and all above it. */
-void shares_charge(struct shares *shares, uint32_t leaf, uint64_t cost);
+/* Cost charged to a leaf and all above it; so many promised tokens were among it. */
+void shares_charge(struct shares *shares, uint32_t leaf, uint64_t cost, uint32_t kept_tokens);
+
+/* So many more promised tokens of a leaf, or fewer (as a negative number). */
+void shares_promise(struct shares *shares, uint32_t leaf, int64_t n_tokens);
 
 /* The children of `parent` stand at `v`, at least. */
 void shares_pass(struct shares *shares, uint32_t parent, uint64_t v);
@@ -88,8 +97,8 @@ void shares_lift(struct shares *shares, uint32_t row, uint64_t credit_cost);
 /* One that is not over more, or less (n is 1 or -1), of a leaf. */
 void shares_live(struct shares *shares, uint32_t leaf, uint32_t n);
 
-/* Whether a leaf, or a row above it, has more than its part of the pool: by weight among those who
- * have somebody and one more who may come. */
+/* Whether a leaf, or a row above it, has more than its part of so many blocks: by weight among
+ * those who have somebody and one more who may come. */
 bool shares_has_more(const struct shares *shares, uint32_t leaf, uint32_t blocks_count);
 
 /* In its parent's heap or not, by what there is to give. */
@@ -107,11 +116,17 @@ static inline uint32_t shares_first(const struct shares *shares, uint32_t row)
     return share->heap_count ? shares->heap[share->heap_first] : SHARES_NOBODY;
 }
 
+/* Virtual time with half of what is promised. */
+static inline uint64_t share_stands(const struct share *share)
+{
+    return share->v + share->promised_tokens * share->unit_v / 2;
+}
+
 /* Whether row a stands behind its sibling b. */
 static inline bool shares_behind(const struct shares *shares, uint32_t a, uint32_t b)
 {
-    uint64_t va = shares->rows[a].v, vb = shares->rows[b].v;
-    return va != vb ? va < vb : a < b;
+    uint64_t at_a = share_stands(&shares->rows[a]), at_b = share_stands(&shares->rows[b]);
+    return at_a != at_b ? at_a < at_b : a < b;
 }
 
 /* Where two leaves part: *ret_a and *ret_b become siblings, those on or above a and b. False when a

@@ -2,12 +2,13 @@
  * bench_sim: the fair policy beside first come, first served, VTC, and VTC that reserves
  * max_tokens, on the same simulated days (tests/sim/serve_*.h).
  *
- *     bench_sim [--seeds FIRST LAST] [--flights N] [--machine N] [--series FILE]
+ *     bench_sim [--seeds FIRST LAST] [--flights N] [--machine N] [--series FILE] [--fair NAME=N
+ * ...]
  *
  * Prints the comparison, then `measure` lines for the claims. Seeds 101 to 106 are those of the
  * claims, and the default; whoever tunes uses others. --series writes what the figures are drawn
  * from, tab-separated. Costs of steps are those of `24 GB card, 7B dense` unless --machine says
- * another row of serve_presets.
+ * another row of serve_presets; --fair sets a field of sched_fairness.
  *
  * A tail is that of all tenants but the heavy one, of each seed, averaged over the seeds. A worst
  * gap is the worst over the seeds.
@@ -42,6 +43,7 @@ static struct {
     uint32_t flights;
     enum serve_machine machine;
     FILE *series;
+    struct sched_fairness fairness;
     double steps, spent_s;
 } options = {.seed_first = 101, .seed_last = 106, .flights = 1, .machine = CARD_24GB};
 
@@ -50,6 +52,7 @@ static void run_one(const struct serve_scenario *scenario, enum contender who, u
 {
     struct serve_setting setting = {.preset = &serve_presets[options.machine],
                                     .policy = policies[who],
+                                    .fairness = options.fairness,
                                     .n_habits = scenario->n_habits,
                                     .habits = scenario->habits,
                                     .seed = seed,
@@ -251,6 +254,28 @@ static void hostile_play(double capacity)
     }
 }
 
+/* NAME=N; 0 is none. */
+static bool fairness_read(const char *word)
+{
+    struct sched_fairness *f = &options.fairness;
+    const struct {
+        const char *name;
+        uint32_t *value;
+    } fields[] = {{"quantum=", &f->quantum_tokens},    {"lead=", &f->lead_cost},
+                  {"credit=", &f->credit_cost},        {"reclaim=", &f->reclaim_cost},
+                  {"price=", &f->reclaim_price},       {"recompute=", &f->recompute_permille},
+                  {"headroom=", &f->headroom_permille}};
+    for (size_t i = 0; i < array_count(fields); i++) {
+        size_t length = strlen(fields[i].name);
+        if (strncmp(word, fields[i].name, length) != 0)
+            continue;
+        uint32_t value = (uint32_t)strtoul(word + length, NULL, 10);
+        *fields[i].value = value ? value : SCHED_NONE;
+        return true;
+    }
+    return false;
+}
+
 static void options_read(int n, char **words)
 {
     for (int i = 1; i < n; i++) {
@@ -264,10 +289,12 @@ static void options_read(int n, char **words)
             options.machine = (enum serve_machine)strtoul(words[++i], NULL, 10);
         } else if (!strcmp(words[i], "--series") && more) {
             options.series = fopen(words[++i], "w");
+        } else if (!strcmp(words[i], "--fair") && more && fairness_read(words[i + 1])) {
+            i++;
         } else {
             fprintf(stderr,
                     "bench_sim: unknown word %s; --seeds FIRST LAST, --flights N, --machine "
-                    "N, --series FILE\n",
+                    "N, --series FILE, --fair NAME=N\n",
                     words[i]);
             exit(64);
         }

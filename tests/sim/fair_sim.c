@@ -52,12 +52,12 @@ struct tenant_world {
     double service;       /* given, in cost */
     double resident;      /* cost that its running ones may still take and took, now .. */
     double resident_high; /* .. and the most it ever was */
-    double advance_high;  /* the most that may have been charged ahead */
+    double promised_high; /* the most that was counted ahead of what running ones put out */
     double others_at;     /* service of all others when its line began; < 0: nobody is in line */
 };
 
 struct request_world {
-    uint32_t tenant, prompt, stop_after;
+    uint32_t tenant, prompt, stop_after, asks;
     bool running;
 };
 
@@ -216,8 +216,8 @@ static void tenant_send(uint32_t index)
     struct error error;
     if (sched_submit(world.sched, &s, world.now_ns, &id, &error) != STATUS_OK)
         return;
-    world.requests[id] =
-        (struct request_world){.tenant = index, .prompt = prompt, .stop_after = stop};
+    world.requests[id] = (struct request_world){
+        .tenant = index, .prompt = prompt, .stop_after = stop, .asks = s.output_tokens_max};
     line_change(t, 1);
 }
 
@@ -234,6 +234,18 @@ static void tenants_act(void)
 }
 
 /* ---- what is promised ---- */
+
+/* The most that counts as given, by weight, before it is: half of the output that is expected. */
+static double promised_max(uint32_t parent)
+{
+    double most = 0;
+    for (uint32_t i = 0; i < world.n_tenants; i++) {
+        const struct tenant_world *t = &world.tenants[i];
+        if (t->parent == parent && t->promised_high / t->habit.weight > most)
+            most = t->promised_high / t->habit.weight;
+    }
+    return most;
+}
 
 /* How far ahead of one that lags a sibling may come to be, by weight, with all that its running
  * ones may still take. */
@@ -258,7 +270,7 @@ static void gaps_check(void)
             const struct tenant_world *a = &world.tenants[f], *b = &world.tenants[g];
             if (a->parent != b->parent)
                 continue;
-            double bound = 2 * ahead_max(a->parent) + 1;
+            double bound = 2 * (ahead_max(a->parent) + promised_max(a->parent)) + 1;
             double d = a->service / a->habit.weight - b->service / b->habit.weight;
             if (a->n_line == 0 || b->n_line == 0) {
                 world.pair_counts[f][g] = false;
@@ -280,26 +292,37 @@ static void delay_check(uint32_t index)
 {
     struct tenant_world *t = &world.tenants[index];
     double bound = 1, taken = service_of_all() - t->service - t->others_at;
+    double each = ahead_max(TENANT_TOP) + 2 * promised_max(TENANT_TOP) + world.lag_cost;
     for (uint32_t i = 0; i < world.n_tenants; i++)
         if (i != index && world.tenants[i].parent == TENANT_TOP)
-            bound += world.tenants[i].habit.weight * (ahead_max(TENANT_TOP) + world.lag_cost) +
-                     world.tenants[i].resident_high;
+            bound += world.tenants[i].habit.weight * each + world.tenants[i].resident_high;
     MUST(taken <= bound);
     totals.delay_part = taken / bound > totals.delay_part ? taken / bound : totals.delay_part;
+}
+
+/* What is expected of a request is at most what was seen, of anybody. */
+static double promise_most(const struct request_world *request)
+{
+    uint32_t seen = 128;
+    for (uint32_t i = 0; i < world.n_tenants; i++)
+        seen = u32_max(seen, world.tenants[i].habit.output_max);
+    return world.output_cost * u32_min(request->asks, seen) / 2;
 }
 
 static void residents_note(void)
 {
     for (uint32_t i = 0; i < world.n_tenants; i++) {
         struct tenant_world *t = &world.tenants[i];
-        double resident = 0;
+        double resident = 0, promised = 0;
         for (uint32_t r = 0; r < world.sched->n_running; r++) {
             const struct seq *seq = world.sched->running[r];
             if (seq->tenant != i && world.tenants[seq->tenant].parent != i)
                 continue;
             const struct request_world *request = &world.requests[seq->id];
             resident += request->prompt + world.output_cost * request->stop_after;
+            promised += promise_most(request);
         }
+        t->promised_high = promised > t->promised_high ? promised : t->promised_high;
         t->resident_high = resident > t->resident_high ? resident : t->resident_high;
     }
 }

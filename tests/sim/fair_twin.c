@@ -10,6 +10,7 @@ struct twin_seq {
     bool lives, waits, has_chunk;
     uint64_t due_ns;
     uint32_t bypassed, owed;
+    uint32_t promised; /* output tokens that it is expected to put out, while it runs */
 };
 
 struct twin_row {
@@ -107,11 +108,11 @@ static void twin_init(void *state, const struct sched *sched)
     if (t->output_cost < t->prompt_cost)
         t->output_cost = t->prompt_cost;
     t->quantum = f->quantum_tokens ? f->quantum_tokens : 256;
-    t->lead = given(f->lead_cost, 2 * sched->limits.step_tokens_max);
+    t->lead = given(f->lead_cost, sched->limits.step_tokens_max);
     t->reclaim = given(f->reclaim_cost, 4 * sched->limits.step_tokens_max);
     t->price = given(f->reclaim_price, 16);
     t->permille = given(f->recompute_permille, 25);
-    t->credit = given(f->credit_cost, 8 * sched->limits.step_tokens_max);
+    t->credit = given(f->credit_cost, 6 * sched->limits.step_tokens_max);
     t->headroom = given(f->headroom_permille, 50);
     t->offered = t->blocked = NOBODY;
     t->rows = (struct twin_row *)(t + 1);
@@ -191,30 +192,55 @@ static bool lives_below(const struct twin *t, uint32_t row)
 
 /* A row's part of the pool, level by level from the top: among those who are there, and one more as
  * heavy as it, if there are such. */
-static uint32_t fair_blocks(const struct twin *t, uint32_t row)
+static uint32_t fair_blocks(const struct twin *t, uint32_t row, uint32_t pool)
 {
     if (row == t->root)
-        return t->sched->limits.blocks_count;
+        return pool;
     uint64_t here = 0, idle = 0, own = t->sched->tenants.rows[row].weight;
     for (uint32_t i = 0; i < t->sched->tenants.count; i++)
         if (row_parent(t, i) == row_parent(t, row))
             *(lives_below(t, i) ? &here : &idle) += t->sched->tenants.rows[i].weight;
     here += idle < own ? idle : own;
-    return (uint32_t)((uint64_t)fair_blocks(t, row_parent(t, row)) * own / here);
+    return (uint32_t)((uint64_t)fair_blocks(t, row_parent(t, row), pool) * own / here);
+}
+
+static bool has_more(const struct twin *t, const struct seq *seq, uint32_t pool)
+{
+    for (uint32_t row = seq->tenant; row != t->root; row = row_parent(t, row))
+        if (t->sched->tenants.rows[row].blocks > fair_blocks(t, row, pool))
+            return true;
+    return false;
 }
 
 static uint32_t twin_headroom(void *state, const struct seq *seq)
 {
     const struct twin *t = state;
-    for (uint32_t row = seq->tenant; row != t->root; row = row_parent(t, row))
-        if (t->sched->tenants.rows[row].blocks > fair_blocks(t, row))
-            return (uint32_t)((uint64_t)t->sched->limits.blocks_count * t->headroom / 1000);
-    return 0;
+    uint32_t pool = t->sched->limits.blocks_count;
+    return has_more(t, seq, pool) ? (uint32_t)((uint64_t)pool * t->headroom / 1000) : 0;
+}
+
+/* What may still be computed again for fairness. */
+static uint64_t credit_left(const struct twin *t)
+{
+    uint64_t may = t->sched->processed_tokens_total * t->permille / 1000;
+    uint64_t spent = t->sched->recomputed_tokens_total;
+    for (uint32_t i = 0; i < t->n_seqs; i++)
+        spent += t->seqs[i].owed;
+    return may > spent ? may - spent : 0;
+}
+
+static bool twin_dares(void *state, const struct seq *seq)
+{
+    const struct twin *t = state;
+    return !has_more(t, seq, t->sched->limits.blocks_count / 2) &&
+           credit_left(t) >= t->sched->limits.step_tokens_max;
 }
 
 static void twin_charge(void *state, struct seq *seq, uint32_t prefill, uint32_t output)
 {
     struct twin *t = state;
+    struct twin_seq *s = &t->seqs[seq->id];
+    s->promised = s->promised > output ? s->promised - output : 0;
     pay(t, seq->tenant, (uint64_t)output * t->output_cost + (uint64_t)prefill * t->prompt_cost);
 }
 
@@ -230,6 +256,7 @@ static void twin_ended(void *state, struct seq *seq)
 {
     struct twin *t = state;
     t->seqs[seq->id].lives = false;
+    t->seqs[seq->id].promised = 0;
     if (seq->sampled_tokens > 0) {
         remember(&t->rows[seq->tenant], seq->sampled_tokens);
         remember(&t->rows[t->root], seq->sampled_tokens);
@@ -238,15 +265,34 @@ static void twin_ended(void *state, struct seq *seq)
 
 /* ---- waiting ---- */
 
+/* Virtual time, and half of what the output would cost that is promised below. */
+static uint64_t stands(const struct twin *t, uint32_t row)
+{
+    uint64_t promised = 0;
+    for (uint32_t i = 0; i < t->n_seqs; i++)
+        if (t->seqs[i].promised > 0 && below(t, t->seqs[i].seq->tenant, row))
+            promised += t->seqs[i].promised;
+    uint64_t token = t->output_cost * ONE / t->sched->tenants.rows[row].weight;
+    return t->rows[row].v + promised * token / 2;
+}
+
+static bool is_behind(const struct twin *t, uint32_t a, uint32_t b)
+{
+    uint64_t at_a = stands(t, a), at_b = stands(t, b);
+    return at_a < at_b || (at_a == at_b && a < b);
+}
+
 /* Where the siblings stand: at the one that is behind all others in line, or further already. */
 static void lift(struct twin *t, uint32_t row)
 {
-    uint64_t first = UINT64_MAX, *now = &t->rows[row_parent(t, row)].now;
+    uint32_t first = NOBODY;
+    uint64_t *now = &t->rows[row_parent(t, row)].now;
     for (uint32_t i = 0; i < t->sched->tenants.count; i++)
-        if (row_parent(t, i) == row_parent(t, row) && t->rows[i].v < first && waits_below(t, i))
-            first = t->rows[i].v;
-    if (first != UINT64_MAX && first > *now)
-        *now = first;
+        if (row_parent(t, i) == row_parent(t, row) && waits_below(t, i) &&
+            (first == NOBODY || is_behind(t, i, first)))
+            first = i;
+    if (first != NOBODY && t->rows[first].v > *now)
+        *now = t->rows[first].v;
     uint64_t credit = t->credit * ONE / t->sched->tenants.rows[row].weight;
     if (*now > credit && t->rows[row].v < *now - credit)
         t->rows[row].v = *now - credit;
@@ -265,6 +311,7 @@ static void twin_enqueue(void *state, struct seq *seq, enum arrival arrival)
             lift(t, row);
     }
     s->waits = true;
+    s->promised = 0;
     s->bypassed = 0;
     s->due_ns = 0;
     if (arrival == ARRIVES_NEW) {
@@ -361,11 +408,6 @@ static void twin_end(void *state)
         t->seqs[i].has_chunk = false;
 }
 
-static bool is_behind(const struct twin *t, uint32_t a, uint32_t b)
-{
-    return t->rows[a].v < t->rows[b].v || (t->rows[a].v == t->rows[b].v && a < b);
-}
-
 static uint32_t choose(struct twin *t, uint32_t parent, bool *chunks)
 {
     uint32_t any = NOBODY, chunky = NOBODY;
@@ -380,7 +422,7 @@ static uint32_t choose(struct twin *t, uint32_t parent, bool *chunks)
     }
     if (any == NOBODY)
         return NOBODY;
-    if (t->closed || t->rows[any].v >= t->rows[parent].limit)
+    if (t->closed || stands(t, any) >= t->rows[parent].limit)
         *chunks = true;
     if (*chunks)
         return chunky;
@@ -431,6 +473,10 @@ static void twin_granted(void *state, struct seq *seq, uint32_t n_tokens)
 {
     struct twin *t = state;
     struct twin_seq *s = &t->seqs[seq->id];
+    if (t->offered == seq->id) {
+        uint32_t n = predicted(t, seq);
+        s->promised = n > seq->sampled_tokens ? n - seq->sampled_tokens : 0;
+    }
     s->has_chunk = n_tokens > 0 && seq_ready_tokens(seq) > 1 &&
                    t->sched->rows[seq->row_at].n_tokens < t->sched->limits.chunk_tokens_max;
 }
@@ -449,7 +495,7 @@ static void twin_refused(void *state, struct seq *seq, enum refusal why)
     t->rows[seq->tenant].out = true;
     for (uint32_t row = seq->tenant; why == REFUSED_BLOCKS && row != t->root;
          row = row_parent(t, row)) {
-        uint64_t limit = t->rows[row].v + t->lead * ONE / t->sched->tenants.rows[row].weight;
+        uint64_t limit = stands(t, row) + t->lead * ONE / t->sched->tenants.rows[row].weight;
         if (limit < t->rows[row_parent(t, row)].limit)
             t->rows[row_parent(t, row)].limit = limit;
     }
@@ -553,11 +599,7 @@ static struct seq *twin_reclaim(void *state)
         entitled = false;
     if (lacking == 0 && sched->n_running < sched->limits.slots_max)
         return NULL;
-    uint64_t credit = sched->processed_tokens_total * t->permille / 1000;
-    uint64_t spent = sched->recomputed_tokens_total;
-    for (uint32_t i = 0; i < t->n_seqs; i++)
-        spent += t->seqs[i].owed;
-    credit = credit > spent ? credit - spent : 0;
+    uint64_t credit = credit_left(t);
     if (!entitled && credit < (uint64_t)lacking * sched->limits.block_tokens)
         return NULL;
     struct seq *best = NULL;
@@ -594,6 +636,7 @@ const struct sched_policy policy_fair_twin = {
     .charge = twin_charge,
     .foresee = twin_foresee,
     .headroom = twin_headroom,
+    .dares = twin_dares,
     .begin = twin_begin,
     .next = twin_next,
     .granted = twin_granted,

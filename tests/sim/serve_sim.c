@@ -29,7 +29,6 @@
 #define DAY_S 150
 #define REQUESTS_MAX 8192
 #define HOSTILE_FACTOR 8.0
-#define SURPRISES_FACTOR 40.0 /* known to be weak: lengths that nobody can foresee */
 #define VTC_FACTOR 1.0
 
 static const struct sched_policy *const policies[] = {&policy_fcfs, &policy_vtc,
@@ -232,8 +231,7 @@ static void hostile_check(void)
     double usual = p99_mean(DAY_NEIGHBOUR, &policy_fair), worst = 0;
     for (enum serve_day day = DAY_FIRST_HOSTILE; day < DAYS_COUNT; day++) {
         double p99 = p99_mean(day, &policy_fair);
-        double factor = day == DAY_SURPRISES ? SURPRISES_FACTOR : HOSTILE_FACTOR;
-        MUST(p99 <= factor * usual, "%s: p99 of the others is %.2f s, usually %.2f s",
+        MUST(p99 <= HOSTILE_FACTOR * usual, "%s: p99 of the others is %.2f s, usually %.2f s",
              serve_scenario_of(day, CAPACITY).name, p99, usual);
         worst = fmax(worst, p99 / usual);
     }

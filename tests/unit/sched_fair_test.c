@@ -398,6 +398,58 @@ static void headroom_is_for_those_who_come(void **state)
     fixture_close(&f);
 }
 
+/* What is expected of those who begin counts half, so that they begin in the proportion in which
+ * they will be served. */
+static void what_is_begun_counts_half(void **state)
+{
+    struct fixture f;
+    struct sched_limits limits = shared_limits();
+    limits.slots_max = limits.step_rows_max = 9;
+    limits.open_tokens_max = 400;
+    limits.step_tokens_max = 200;
+    limits.blocks_count = 400;
+    limits.fairness.quantum_tokens = 8;
+    tenants_open(&f, &limits, NULL, NULL);
+    for (int i = 0; i < 9; i++) {
+        submit_of(&f, 0, 8, 40);
+        submit_of(&f, 1, 8, 1);
+    }
+    step(&f);
+    assert_int_equal(f.sched->tenants.rows[0].n_running, 2); /* at 8 + 40 after its first */
+    assert_int_equal(f.sched->tenants.rows[1].n_running, 7); /* at 9 each */
+    fixture_close(&f);
+}
+
+/* Who has little does not wait for what others will take, while recomputing may be paid. */
+static void who_has_little_dares(void **state)
+{
+    for (int dares = 0; dares < 2; dares++) {
+        struct fixture f;
+        struct sched_limits limits = shared_limits();
+        limits.blocks_count = 20;
+        limits.fairness.headroom_permille = SCHED_NONE;
+        limits.fairness.reclaim_cost = 100000; /* nobody is preempted for fairness */
+        limits.fairness.recompute_permille = dares ? 1000 : SCHED_NONE;
+        tenants_open(&f, &limits, NULL, NULL);
+        struct sched_ended e;
+        for (int i = 0; i < 6; i++)
+            submit_of(&f, 0, 4, 32);
+        for (int i = 0; i < 1000 && stats(&f).ended_total < 6; i++)
+            step_whole(&f);
+        while (sched_next_ended(f.sched, &e))
+            ;
+        submit_of(&f, 0, 4, 32);
+        submit_of(&f, 0, 4, 32);
+        step_whole(&f);
+        step_whole(&f);
+        assert_int_equal(stats(&f).running, 2); /* of 9 blocks at their end, of 20 */
+        sched_id light = submit_of(&f, 1, 4, 32);
+        step_whole(&f);
+        assert_int_equal(state_of(&f, light), dares ? SEQ_RUNNING : SEQ_WAITING);
+        fixture_close(&f);
+    }
+}
+
 /* One who is far ahead loses the sequence that costs least, within the budget. */
 static void the_one_ahead_pays_within_the_budget(void **state)
 {
@@ -439,6 +491,8 @@ int main(void)
         cmocka_unit_test(the_sooner_deadline_goes_first),
         cmocka_unit_test(what_will_be_sampled_keeps_its_room),
         cmocka_unit_test(headroom_is_for_those_who_come),
+        cmocka_unit_test(what_is_begun_counts_half),
+        cmocka_unit_test(who_has_little_dares),
         cmocka_unit_test(the_one_ahead_pays_within_the_budget),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
