@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "daemon/config.h"
+#include "kernels/ops.h"
 
 static const struct option_choice log_levels[] = {{"error", LOG_LEVEL_ERROR},
                                                   {"warning", LOG_LEVEL_WARNING},
@@ -13,6 +14,8 @@ static const struct option_choice tiers[] = {
     {"scalar", 0}, {"avx2", 0}, {"avx512", 0}, {"avx512-vnni", 0}, {NULL, 0}};
 static const struct option_choice workers[] = {
     {"process", CONFIG_WORKER_PROCESS}, {"inline", CONFIG_WORKER_INLINE}, {NULL, 0}};
+static const struct option_choice kv_types[] = {
+    {"f32", DTYPE_F32}, {"bf16", DTYPE_BF16}, {NULL, 0}};
 static const struct option_choice block_sizes[] = {{"16", 16}, {"32", 32}, {NULL, 0}};
 static const struct option_choice classes[] = {
     {"interactive", CLASS_INTERACTIVE}, {"batch", CLASS_BATCH}, {NULL, 0}};
@@ -154,6 +157,9 @@ const struct option_row config_model_rows[] = {
              "the most."},
     {"block_tokens", OPTION_CHOICE, AT(block_tokens), .fallback = "16", .choices = block_sizes,
      .unit = "tokens", .text = "Positions of one KV block."},
+    {"kv_type", OPTION_CHOICE, AT(kv_type), .fallback = "f32", .choices = kv_types,
+     .text = "How K and V are kept: f32, or bf16, which takes half the memory and half the time of "
+             "reading it, and rounds to 8 bits of precision."},
     {"kv_blocks_count", OPTION_U32, AT(kv_blocks_count), .fallback = "0", .min = 0, .max = 1u << 30,
      .unit = "blocks", .text = "KV blocks of this model; 0: its part of kv_memory_percent."},
     {"running_max", OPTION_U32, AT(running_max), .fallback = "64", .min = 1, .max = 1024,

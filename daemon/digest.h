@@ -22,11 +22,11 @@ struct digest_scope {
 };
 
 /* What all blocks of a model have in common in this version. */
-static inline struct digest_scope digest_scope_of(const uint8_t *model_digest,
+static inline struct digest_scope digest_scope_of(const uint8_t *model_digest, enum dtype kv_dtype,
                                                   uint64_t cache_domain)
 {
     return (struct digest_scope){
-        .model_digest = model_digest, .kv_dtype = DTYPE_F32, .cache_domain = cache_domain};
+        .model_digest = model_digest, .kv_dtype = kv_dtype, .cache_domain = cache_domain};
 }
 
 /* The cache domain of what has a name; two kinds, or two names of a kind, never share one. */

@@ -95,8 +95,7 @@ void engine_lose_epoch(struct engine *engine)
     for (sched_id id = 0; id < engine->lives_used; id++) {
         const struct live *live = &engine->lives[id];
         if (live->request)
-            engine_trace(engine, live->request, WALK_REPLAYED, clock_now_ns(),
-                         live->replays_count);
+            engine_trace(engine, live->request, WALK_REPLAYED, clock_now_ns(), live->replays_count);
     }
     sched_replay(engine->sched);
 }
@@ -135,17 +134,16 @@ static void token_emit(struct engine *engine, sched_id id, const struct sample_r
     struct request *request = live->request;
     struct request_token *token = ring_reserve(request->tokens);
     CHECK(token); /* a sequence is paused while there is room for every step in flight */
-    *token = (struct request_token){
-        .choice = request->choice, .from_end_id = is_end, .sample = *sample};
+    *token =
+        (struct request_token){.choice = request->choice, .from_end_id = is_end, .sample = *sample};
     ring_commit(request->tokens);
     request->output_tokens++;
     if (!request->first_token_ns)
         request->first_token_ns = now_ns;
     request->last_token_ns = now_ns;
     if ((request->output_tokens & (request->output_tokens - 1)) == 0) /* 1, 2, 4, 8, ... */
-        engine_trace(engine, request,
-                     request->output_tokens == 1 ? WALK_FIRST_TOKEN : WALK_TOKENS, now_ns,
-                     request->output_tokens);
+        engine_trace(engine, request, request->output_tokens == 1 ? WALK_FIRST_TOKEN : WALK_TOKENS,
+                     now_ns, request->output_tokens);
     outlet_ready(request->outlet, engine->options.producer, request);
     engine_mark_dirty(engine, request->outlet);
 
@@ -170,8 +168,9 @@ static void block_note(struct engine *engine, sched_id id)
     if (live->request->cache_domain == 0 || live->n_tokens % block_tokens ||
         live->n_tokens / block_tokens != live->n_digests + 1)
         return;
+    const struct model_plan *plan = engine->options.plan;
     struct digest_scope scope =
-        digest_scope_of(engine->options.plan->digest, live->request->cache_domain);
+        digest_scope_of(plan->digest, plan->kv_dtype, live->request->cache_domain);
     digest_next(engine->digests, &scope, live->n_digests ? &live->digest : NULL,
                 live->tokens + live->n_tokens - block_tokens, block_tokens, &live->digest);
     sched_block_filled(engine->sched, id, live->n_digests++, &live->digest);

@@ -20,6 +20,7 @@ static struct step_limits limits_of(const struct config_model *config, uint32_t 
         .context_tokens = context_tokens,
         .block_tokens = config->block_tokens,
         .blocks_count = div_up_u32(context_tokens, config->block_tokens),
+        .kv_dtype = config->kv_type,
     };
 }
 

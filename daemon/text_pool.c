@@ -144,7 +144,8 @@ static enum status generate_prepare(struct text_thread *self, struct request *re
         arena_alloc(&request->arena, request->n_digests * sizeof *digests);
     if (!digests)
         return error_set(error, STATUS_EXHAUSTED, "the prompt needs more memory than a call may");
-    struct digest_scope scope = digest_scope_of(model->plan.digest, request->cache_domain);
+    struct digest_scope scope =
+        digest_scope_of(model->plan.digest, model->plan.kv_dtype, request->cache_domain);
     digest_blocks(&scope, request->ids, request->n_ids, block_tokens, digests);
     request->digests = digests;
     return STATUS_OK;

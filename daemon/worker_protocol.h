@@ -23,7 +23,7 @@
 #include "model/step.h"
 
 #define WORKER_MAGIC 0x4e4c4157u
-#define WORKER_PROTOCOL_VERSION 1u
+#define WORKER_PROTOCOL_VERSION 2u
 #define WORKER_FDS 3
 
 enum worker_kind {

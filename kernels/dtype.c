@@ -174,3 +174,12 @@ size_t dtype_find_not_finite(enum dtype dtype, const void *source, size_t count)
         found = size_min(found, words_find(bytes + 2, n_blocks, step, exponent));
     return found * dtype_block_count(dtype);
 }
+
+uint16_t dtype_bf16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)(bits >> 16 | 0x40); /* rounding could make it infinite */
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}

@@ -49,6 +49,8 @@ size_t dtype_find_not_finite(enum dtype dtype, const void *source, size_t count)
 /* Widens `count` values (a multiple of the block) at `source`, any alignment, to f32. Exact for
  * F32, F16, BF16; for Q types it is the value that the format defines, rounded once to f32. */
 void dtype_widen(enum dtype dtype, const void *source, size_t count, float *ret_values);
+/* The nearest bf16, ties to even; NaN stays one. */
+uint16_t dtype_bf16(float value);
 
 struct device; /* a backend's device: stream, threads, memory */
 struct kv;     /* the paged KV cache of one model, with its block tables */
@@ -302,6 +304,7 @@ struct kv_shape {
     uint32_t blocks_count;    /* blocks in the pool */
     uint32_t slots_count;     /* sequences that can have a block table */
     uint32_t slot_blocks_max; /* longest table: ceil(context / block_tokens) */
+    enum dtype dtype;         /* of K and V, rounded to nearest even when written: F32 or BF16 */
 };
 
 /* The largest shapes that ops will see; a zero means that the op is not used. */

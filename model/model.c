@@ -36,6 +36,7 @@ static struct kv_shape kv_shape_of(const struct arch *arch, const struct step_li
         .blocks_count = u32_max(limits->blocks_count, 1),
         .slots_count = u32_max(limits->slots_max, 1),
         .slot_blocks_max = div_up_u32(context, block_tokens),
+        .dtype = (enum dtype)limits->kv_dtype,
     };
 }
 
@@ -72,6 +73,7 @@ static enum status plan_make(const struct weights_file *file, const struct bindi
         .weights_dtype = binding_dtype(file),
         .weights_bytes = weights_plan_bytes(&file->arch, binding),
         .kv_block_bytes = options->ops->kv_block_bytes(&shape),
+        .kv_dtype = shape.dtype,
     };
     enum status status = STATUS_OK;
     if (limits_given(&limits)) {

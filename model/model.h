@@ -55,6 +55,7 @@ struct model_plan {
     enum dtype weights_dtype; /* of the largest matrices, as stored */
     uint64_t weights_bytes;   /* estimate of the packed weights on this backend, page-rounded */
     uint64_t kv_block_bytes;  /* one block, all layers */
+    enum dtype kv_dtype;      /* of K and V, as the limits say */
     uint64_t scratch_bytes;   /* activations and scratch for the limits given */
     uint8_t digest[32];       /* SHA-256 over the configuration, the headers of the weight file
                                  (names, types, shapes, places) and the first bytes of each

@@ -72,6 +72,10 @@ enum status step_limits_check(const struct step_limits *limits, struct error *er
         if (table[i].value < table[i].min || table[i].value > table[i].max)
             return error_set(error, STATUS_INVALID, "limits: %s: expected %u..%u, got %u",
                              table[i].name, table[i].min, table[i].max, table[i].value);
+    if (limits->kv_dtype != DTYPE_F32 && limits->kv_dtype != DTYPE_BF16)
+        return error_set(error, STATUS_INVALID,
+                         "limits: kv_dtype: expected F32 (%d) or BF16 (%d), got %u", DTYPE_F32,
+                         DTYPE_BF16, limits->kv_dtype);
     uint64_t end = layout_of(limits).end;
     if (end > STEP_BYTES_MAX)
         return error_set(error, STATUS_INVALID,

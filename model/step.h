@@ -49,6 +49,7 @@ struct step_limits {
     uint32_t context_tokens;  /* longest sequence, prompt and output */
     uint32_t block_tokens;    /* positions of a KV block */
     uint32_t blocks_count;    /* KV blocks in the pool */
+    uint32_t kv_dtype;        /* enum dtype of K and V: F32 or BF16 */
 };
 
 /* Every limit is in a sane range and a step message stays below 1 GiB. INVALID names the limit. The

@@ -13,6 +13,7 @@ const struct tier tier_avx2 = {
     .product = avx2_product,
     .product_blocks = avx2_product_blocks,
     .row_blocks = avx2_row_blocks,
+    .attend_pairs = 6,
     .attend = avx2_attend,
     .rmsnorm = avx2_rmsnorm,
     .rotate = avx2_rotate,

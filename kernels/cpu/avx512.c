@@ -14,6 +14,7 @@ const struct tier tier_avx512 = {
     .product = avx512_product,
     .product_blocks = avx512_product_blocks,
     .row_blocks = avx512_row_blocks,
+    .attend_pairs = 12,
     .attend = avx512_attend,
     .rmsnorm = avx512_rmsnorm,
     .rotate = avx512_rotate,

@@ -13,6 +13,7 @@ const struct tier tier_avx512_vnni = {
     .product = avx512_product,
     .product_blocks = avx512_vnni_product_blocks,
     .row_blocks = avx512_row_blocks,
+    .attend_pairs = 12,
     .attend = avx512_attend,
     .rmsnorm = avx512_rmsnorm,
     .rotate = avx512_rotate,

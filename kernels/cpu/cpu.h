@@ -17,13 +17,14 @@ struct device {
     struct pool *pool;
     const struct tier *tier;
     char text[64];
-    bool failed;             /* memory ran out inside an op */
-    uint32_t rows_max;       /* of reserve; 0 before */
-    uint32_t in_max;         /* largest in_count of a weight */
-    struct scratch tiles;    /* rows of a product regrouped in tiles */
-    struct scratch blocks;   /* rows of a product quantised */
-    struct scratch moe;      /* of the op moe */
-    struct scratch *threads; /* [threads_count]: of one item */
+    bool failed;              /* memory ran out inside an op */
+    uint32_t rows_max;        /* of reserve; 0 before */
+    uint32_t in_max;          /* largest in_count of a weight */
+    struct scratch tiles;     /* rows of a product regrouped in tiles */
+    struct scratch blocks;    /* rows of a product quantised */
+    struct scratch moe;       /* of the op moe */
+    struct scratch attention; /* tiles, and partial results */
+    struct scratch *threads;  /* [threads_count]: of one item */
 };
 
 /* Outputs of a weight that are kept in one type, in panels of their own. */
@@ -46,7 +47,7 @@ struct weight {
 
 struct kv {
     struct kv_shape shape;
-    float *data;     /* [blocks_count][n_layers][n_kv_heads]{K, V}, see struct attend */
+    char *data;      /* [blocks_count][n_layers][n_kv_heads]{K, V}, see attend.h */
     uint32_t *table; /* [slots_count][slot_blocks_max], block numbers */
 };
 
@@ -127,9 +128,8 @@ void cpu_kv_table_set(struct device *device, struct kv *kv, uint32_t slot, uint3
                       const uint32_t *host_blocks, uint32_t n);
 void cpu_kv_copy(struct device *device, struct kv *kv, const uint32_t *host_from,
                  const uint32_t *host_to, uint32_t n);
-/* Values between the blocks of the pool, and where a layer's head begins inside block 0. */
-size_t cpu_kv_block_stride(const struct kv *kv);
-float *cpu_kv_head(const struct kv *kv, uint32_t layer, uint32_t kv_head);
+/* Where a layer's head begins inside block 0 of the pool. */
+char *cpu_kv_head(const struct kv *kv, uint32_t layer, uint32_t kv_head);
 /* The block table of a slot, with the blocks of positions first..last checked. */
 const uint32_t *cpu_kv_blocks(const struct kv *kv, uint32_t slot, uint32_t first, uint32_t last);
 
@@ -145,6 +145,7 @@ void cpu_rows_gather(struct device *device, const struct rows_gather_args *args)
 void cpu_sample(struct device *device, const struct sample_args *args);
 
 /* Bytes that the ops need, for reserve. */
-size_t cpu_attention_work_bytes(uint32_t context_tokens);
+size_t cpu_attention_bytes(const struct device *device, const struct op_limits *limits);
+size_t cpu_attention_thread_bytes(uint32_t head_dim);
 size_t cpu_sample_work_bytes(uint32_t vocab);
 size_t cpu_moe_work_bytes(const struct op_limits *limits);

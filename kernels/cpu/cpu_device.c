@@ -10,6 +10,7 @@ static void cpu_device_close(struct device *device)
     scratch_free(&device->tiles);
     scratch_free(&device->blocks);
     scratch_free(&device->moe);
+    scratch_free(&device->attention);
     pool_close(device->pool);
     free(device);
 }
@@ -119,18 +120,21 @@ static enum status cpu_reserve(struct device *device, const struct op_limits *li
                                struct error *error)
 {
     device->rows_max = limits->rows_max;
-    size_t item = size_max(cpu_attention_work_bytes(limits->context_tokens),
+    size_t item = size_max(cpu_attention_thread_bytes(limits->head_dim),
                            cpu_sample_work_bytes(limits->vocab));
+    size_t attention = cpu_attention_bytes(device, limits);
     size_t moe = cpu_moe_work_bytes(limits);
     bool have = cpu_products_reserve(device);
     have = have && scratch_need(&device->moe, moe);
+    have = have && scratch_need(&device->attention, attention);
     for (uint32_t i = 0; have && i < pool_threads_count(device->pool); i++)
         have = scratch_need(&device->threads[i], item) != NULL;
     if (!have)
         return error_set(error, STATUS_EXHAUSTED,
-                         "backend cpu: no memory for scratch: %zu bytes of mixture, %zu for each "
-                         "of %u threads, tiles for %u rows: lower the tokens of a step",
-                         moe, item, pool_threads_count(device->pool), limits->rows_max);
+                         "backend cpu: no memory for scratch: %zu bytes of mixture, %zu of "
+                         "attention, %zu for each of %u threads, tiles for %u rows: lower the "
+                         "tokens of a step",
+                         moe, attention, item, pool_threads_count(device->pool), limits->rows_max);
     return STATUS_OK;
 }
 

@@ -8,29 +8,31 @@
  * of 16 positions in one vector without ever adding across it.
  */
 
-size_t cpu_kv_block_stride(const struct kv *kv)
+static size_t element_bytes(const struct kv_shape *shape)
 {
-    const struct kv_shape *shape = &kv->shape;
-    return 2ul * shape->n_layers * shape->n_kv_heads * shape->head_dim * shape->block_tokens;
+    return dtype_block_bytes(shape->dtype);
 }
 
 size_t cpu_kv_block_bytes(const struct kv_shape *shape)
 {
     size_t position = size_product(shape->n_kv_heads, shape->head_dim);
     size_t block = size_product(size_product(position, shape->block_tokens), 2ul * shape->n_layers);
-    return size_product(block, sizeof(float));
+    return size_product(block, element_bytes(shape));
 }
 
 enum status cpu_kv_open(struct device *device, const struct kv_shape *shape, struct kv **ret_kv,
                         struct error *error)
 {
     CHECK(shape->block_tokens == 16 || shape->block_tokens == 32);
+    CHECK(shape->dtype == DTYPE_F32 || shape->dtype == DTYPE_BF16);
     size_t data_bytes = size_product(cpu_kv_block_bytes(shape), shape->blocks_count);
     size_t table_count = size_product(shape->slots_count, shape->slot_blocks_max);
     struct kv *kv = calloc(1, sizeof *kv);
     if (kv) {
         kv->shape = *shape;
-        kv->data = memory_alloc(data_bytes);
+        kv->data = data_bytes > SIZE_MAX - ATTEND_SLACK_BYTES
+                       ? NULL
+                       : memory_alloc(data_bytes + ATTEND_SLACK_BYTES);
         kv->table = memory_alloc(size_product(table_count, sizeof(uint32_t)));
     }
     if (!kv || !kv->data || !kv->table) {
@@ -69,20 +71,19 @@ void cpu_kv_table_set(struct device *device, struct kv *kv, uint32_t slot, uint3
 void cpu_kv_copy(struct device *device, struct kv *kv, const uint32_t *host_from,
                  const uint32_t *host_to, uint32_t n)
 {
-    size_t stride = cpu_kv_block_stride(kv);
+    size_t stride = cpu_kv_block_bytes(&kv->shape);
     for (uint32_t i = 0; i < n; i++) {
         CHECK(host_from[i] < kv->shape.blocks_count && host_to[i] < kv->shape.blocks_count);
-        memmove(kv->data + host_to[i] * stride, kv->data + host_from[i] * stride,
-                stride * sizeof(float));
+        memmove(kv->data + host_to[i] * stride, kv->data + host_from[i] * stride, stride);
     }
 }
 
-float *cpu_kv_head(const struct kv *kv, uint32_t layer, uint32_t kv_head)
+char *cpu_kv_head(const struct kv *kv, uint32_t layer, uint32_t kv_head)
 {
     const struct kv_shape *shape = &kv->shape;
     CHECK(layer < shape->n_layers && kv_head < shape->n_kv_heads);
     size_t head = (size_t)layer * shape->n_kv_heads + kv_head;
-    return kv->data + head * 2 * shape->head_dim * shape->block_tokens;
+    return kv->data + head * 2 * shape->head_dim * shape->block_tokens * element_bytes(shape);
 }
 
 const uint32_t *cpu_kv_blocks(const struct kv *kv, uint32_t slot, uint32_t first, uint32_t last)
@@ -95,18 +96,29 @@ const uint32_t *cpu_kv_blocks(const struct kv *kv, uint32_t slot, uint32_t first
     return blocks;
 }
 
+static void element_store(char *to, size_t index, float value, bool bf16)
+{
+    if (bf16)
+        ((uint16_t *)(void *)to)[index] = dtype_bf16(value);
+    else
+        ((float *)(void *)to)[index] = value;
+}
+
+/* K turned, then V: see attend.h. */
 static void head_store(const struct rope_kv_args *args, uint32_t row, uint32_t kv_head,
                        const float *k, const float *v)
 {
     const struct kv *kv = args->kv;
+    bool bf16 = kv->shape.dtype == DTYPE_BF16;
     uint32_t n = args->head_dim, block_tokens = kv->shape.block_tokens;
     uint32_t position = args->host_positions[row], token = position % block_tokens;
     const uint32_t *blocks = cpu_kv_blocks(kv, args->host_slots[row], position, position);
-    float *to = cpu_kv_head(kv, args->layer, kv_head) +
-                blocks[position / block_tokens] * cpu_kv_block_stride(kv);
+    char *to = cpu_kv_head(kv, args->layer, kv_head) +
+               blocks[position / block_tokens] * cpu_kv_block_bytes(&kv->shape);
     for (uint32_t i = 0; i < n; i++)
-        to[(size_t)i * block_tokens + token] = k[i];
-    memcpy(to + (size_t)n * (block_tokens + token), v, n * sizeof(float));
+        element_store(to, (size_t)i * block_tokens + token, k[i], bf16);
+    for (uint32_t i = 0; i < n; i++)
+        element_store(to, (size_t)n * (block_tokens + token) + i, v[i], bf16);
 }
 
 static void rope_row(const struct rope_kv_args *args, uint32_t row, const struct tier *tier,

@@ -71,70 +71,6 @@ static void scalar_product(const struct product *p, uint32_t first_panel, uint32
     }
 }
 
-#define LANES 16
-
-/* scores[i] = scale * q . K of 16 neighbouring positions. */
-static void lanes_score(const struct attend *a, const float *q, const float *k, float *scores)
-{
-    float sums[LANES] = {0};
-    for (uint32_t i = 0; i < a->head_dim; i++, k += a->block_tokens)
-        for (uint32_t t = 0; t < LANES; t++)
-            sums[t] += q[i] * k[t];
-    for (uint32_t t = 0; t < LANES; t++)
-        scores[t] = sums[t] * a->scale;
-}
-
-/* Some features (at most 16) of the weighted sum of values. */
-static void features_sum(const struct attend *a, const float *weights, uint32_t feature, float *out)
-{
-    float sums[LANES] = {0};
-    uint32_t n = u32_min(LANES, a->head_dim - feature);
-    for (uint32_t t = a->first; t <= a->last; t++) {
-        /* V starts head_dim * block_tokens values after K. */
-        const float *v = a->kv + a->blocks[t / a->block_tokens] * a->block_stride + feature +
-                         (size_t)(a->block_tokens + t % a->block_tokens) * a->head_dim;
-        float weight = weights[t - a->first];
-        if (n == LANES) /* a constant count is worth vectors */
-            for (uint32_t i = 0; i < LANES; i++)
-                sums[i] += weight * v[i];
-        else
-            for (uint32_t i = 0; i < n; i++)
-                sums[i] += weight * v[i];
-    }
-    memcpy(out + feature, sums, n * sizeof *sums);
-}
-
-static void head_attend(const struct attend *a, uint32_t head)
-{
-    const float *q = a->q + (size_t)head * a->head_dim;
-    float *out = a->out + (size_t)head * a->head_dim;
-    uint32_t first_block = a->first / a->block_tokens, last_block = a->last / a->block_tokens;
-    uint32_t base = first_block * a->block_tokens; /* position of scores[0] */
-    float *scores = a->scores;
-    for (uint32_t b = first_block; b <= last_block; b++)
-        for (uint32_t lane = 0; lane < a->block_tokens; lane += LANES)
-            lanes_score(a, q, a->kv + a->blocks[b] * a->block_stride + lane,
-                        scores + (size_t)(b - first_block) * a->block_tokens + lane);
-
-    float most = -INFINITY, sum = 0;
-    for (uint32_t t = a->first; t <= a->last; t++)
-        most = fmaxf(most, scores[t - base]);
-    for (uint32_t t = a->first; t <= a->last; t++) {
-        scores[t - base] = expf(scores[t - base] - most);
-        sum += scores[t - base];
-    }
-    for (uint32_t feature = 0; feature < a->head_dim; feature += LANES)
-        features_sum(a, scores + (a->first - base), feature, out);
-    for (uint32_t i = 0; i < a->head_dim; i++)
-        out[i] /= sum;
-}
-
-static void scalar_attend(const struct attend *attend)
-{
-    for (uint32_t head = 0; head < attend->n_heads; head++)
-        head_attend(attend, head);
-}
-
 static void scalar_rmsnorm(const float *in, const float *weight, float eps, uint32_t n, float *out)
 {
     double sum = 0;
@@ -290,6 +226,7 @@ const struct tier tier_scalar = {
     .product = scalar_product,
     .product_blocks = scalar_product_blocks,
     .row_blocks = scalar_row_blocks,
+    .attend_pairs = 4,
     .attend = scalar_attend,
     .rmsnorm = scalar_rmsnorm,
     .rotate = scalar_rotate,

@@ -29,6 +29,7 @@
  */
 #pragma once
 
+#include "kernels/cpu/attend.h"
 #include "kernels/ops.h"
 
 #define PANEL_OUTPUTS 32
@@ -107,27 +108,6 @@ struct product {
     float *out;                     /* [n_rows][out_stride] */
 };
 
-/* Attention of one row and the query heads that share one KV head. */
-#define ATTEND_HEADS_MAX 4 /* heads for which `scores` has room; a tier takes so many at a time */
-struct attend {
-    uint32_t n_heads, head_dim, block_tokens;
-    float scale;
-    const float *q;         /* [n_heads][head_dim] */
-    float *out;             /* [n_heads][head_dim] */
-    const float *kv;        /* block b of the pool at kv + b * block_stride:
-                               K [head_dim][block_tokens], then V [block_tokens][head_dim] */
-    size_t block_stride;    /* in values */
-    const uint32_t *blocks; /* block table of the sequence */
-    uint32_t first, last;   /* positions attended to, both included */
-    float *scores;          /* scratch: [ATTEND_HEADS_MAX][attend_span] */
-};
-
-/* Positions from the start of the first block to the end of the last one. */
-static inline size_t attend_span(uint32_t first, uint32_t last, uint32_t block_tokens)
-{
-    return (size_t)(last / block_tokens - first / block_tokens + 1) * block_tokens;
-}
-
 struct tier {
     const char *name;
     bool (*supported)(void); /* by this CPU and its operating system */
@@ -138,7 +118,8 @@ struct tier {
     void (*product_blocks)(const struct product *product, uint32_t first_panel, uint32_t n_panels);
     /* Quantises one row: block b goes to to[b * stride]. */
     void (*row_blocks)(const float *in, uint32_t n_blocks, struct row_block *to, uint32_t stride);
-    void (*attend)(const struct attend *attend);
+    uint32_t attend_pairs; /* most pairs of a tile that are worth it; <= ATTEND_PAIRS_MAX */
+    void (*attend)(struct attend *attend);
     /* One row: out = in / sqrt(mean(in^2) + eps) * weight. */
     void (*rmsnorm)(const float *in, const float *weight, float eps, uint32_t n, float *out);
     /* (a, b) -> (a cos - b sin, b cos + a sin) for a = head[i], b = head[half + i]. */

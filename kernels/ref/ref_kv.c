@@ -17,6 +17,7 @@ enum status ref_kv_open(struct device *device, const struct kv_shape *shape, str
                         struct error *error)
 {
     CHECK(shape->block_tokens == 16 || shape->block_tokens == 32);
+    CHECK(shape->dtype == DTYPE_F32 || shape->dtype == DTYPE_BF16);
     size_t data_bytes = size_product(ref_kv_block_bytes(shape), shape->blocks_count);
     size_t table_count = size_product(shape->slots_count, shape->slot_blocks_max);
     struct kv *kv = calloc(1, sizeof *kv);
@@ -95,12 +96,24 @@ static void head_rotate(const struct rope_kv_args *args, uint32_t position, floa
     }
 }
 
+/* As the pool's type has it. */
+static void values_store(const struct kv *kv, const float *from, size_t count, float *to)
+{
+    for (size_t i = 0; i < count; i++) {
+        to[i] = from[i];
+        if (kv->shape.dtype == DTYPE_BF16) {
+            uint16_t rounded = dtype_bf16(from[i]);
+            dtype_widen(DTYPE_BF16, &rounded, 1, &to[i]);
+        }
+    }
+}
+
 void ref_rope_kv(struct device *device, const struct rope_kv_args *args)
 {
     CHECK(args->n_kv_heads == args->kv->shape.n_kv_heads && args->head_dim % 2 == 0);
     CHECK(args->head_dim == args->kv->shape.head_dim);
     size_t row_count = (size_t)(args->n_heads + 2 * args->n_kv_heads) * args->head_dim;
-    size_t kv_bytes = (size_t)args->n_kv_heads * args->head_dim * sizeof(float);
+    size_t kv_count = (size_t)args->n_kv_heads * args->head_dim;
     for (uint32_t r = 0; r < args->n_rows; r++) {
         float *q = args->qkv + r * row_count;
         float *k = q + (size_t)args->n_heads * args->head_dim;
@@ -108,7 +121,7 @@ void ref_rope_kv(struct device *device, const struct rope_kv_args *args)
         uint32_t position = args->host_positions[r], slot = args->host_slots[r];
         for (uint32_t h = 0; h < args->n_heads + args->n_kv_heads; h++)
             head_rotate(args, position, q + (size_t)h * args->head_dim);
-        memcpy(ref_kv_at(args->kv, args->layer, slot, position, 0), k, kv_bytes);
-        memcpy(ref_kv_at(args->kv, args->layer, slot, position, 1), v, kv_bytes);
+        values_store(args->kv, k, kv_count, ref_kv_at(args->kv, args->layer, slot, position, 0));
+        values_store(args->kv, v, kv_count, ref_kv_at(args->kv, args->layer, slot, position, 1));
     }
 }

@@ -89,6 +89,20 @@ def test_demo_knows_every_capital(demo):
     assert not wrong
 
 
+def test_kv_in_bf16(fresh):
+    """Half the memory for a block, and the demo model knows what it knew."""
+    if not is_demo_there():
+        pytest.skip("model/demo/galerne-demo has no weights")
+    wide = fresh(models={"demo": DEMO})
+    narrow = fresh(models={"demo": DEMO}, model_settings={"kv_type": "bf16"})
+    sizes = [one.model_status("demo").kv_block_bytes for one in (wide, narrow)]
+    assert sizes[0] == 2 * sizes[1] > 0
+    for country, capital in [("Portugal", "Lisbon"), ("Slovenia", "Ljubljana")]:
+        text, _ = chat(narrow.inference(), "demo", f"What is the capital of {country}?",
+                       max_tokens=48)
+        assert capital in text
+
+
 def resident_mib(pid: int) -> float:
     for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):

@@ -3,7 +3,7 @@
  * log-probability for log-probability, what each gets alone, whatever the chunk size, the number of
  * threads, however often they are preempted, and whatever the prefix cache spared them. Greedy and
  * sampled in every way: top-k, top-p, min-p, penalties, logit biases and ids held back, alone and
- * together; f32 and bf16.
+ * together; weights in f32 and bf16, K and V in both.
  *
  * usage: exact_test MODEL_DIRECTORY...
  * The CPU tier is what GALERNE_CPU_TIER names; exit code 77: this CPU lacks it.
@@ -134,6 +134,8 @@ static bool was_preempted(const struct harness *h, const struct sched_stats *sta
     return stats->preempted_total > 0 || h->plan.arch.window_tokens > 0;
 }
 
+static enum dtype kv_dtype; /* of K and V, in all runs of a model */
+
 static uint32_t together(const struct harness_options *options, const struct prompt_set *set,
                          const struct answer *expected, const char *what)
 {
@@ -196,6 +198,7 @@ static uint32_t cached(const char *path, const struct prompt_set *set, const str
     static struct prompt_set next;
     struct harness h;
     struct harness_options options = {.path = path,
+                                      .kv_dtype = kv_dtype,
                                       .threads_count = 2,
                                       .context_tokens = 128,
                                       .chunk_tokens = 24,
@@ -330,7 +333,8 @@ static uint32_t choices(const char *path, const struct prompt_set *set)
 {
     static struct answer alone[STREAMS];
     struct harness h;
-    struct harness_options options = {.path = path, .threads_count = 1, .context_tokens = 128};
+    struct harness_options options = {
+        .path = path, .kv_dtype = kv_dtype, .threads_count = 1, .context_tokens = 128};
     uint32_t n = 0;
     harness_open(&h, &options);
     choices_alone(&h, set, alone);
@@ -355,7 +359,8 @@ static uint32_t model_test(const char *path)
     static struct answer alone[STREAMS];
     struct harness h;
     uint32_t failures = 0;
-    struct harness_options options = {.path = path, .threads_count = 1, .context_tokens = 128};
+    struct harness_options options = {
+        .path = path, .kv_dtype = kv_dtype, .threads_count = 1, .context_tokens = 128};
     printf("%s\n", path);
     harness_open(&h, &options);
     prompts_make(&set, h.plan.arch.vocab);
@@ -412,6 +417,9 @@ int main(int argc, char **argv)
         return 77;
     for (int i = 1; i < argc; i++)
         failures += model_test(argv[i]);
+    printf("K and V in bf16\n");
+    kv_dtype = DTYPE_BF16;
+    failures += model_test(argv[1]);
     printf("%u differences\n", failures);
     return failures ? 1 : 0;
 }

@@ -100,6 +100,7 @@ void harness_open_only(struct harness *h, const struct harness_options *o)
         .context_tokens = context,
         .block_tokens = m->block_tokens,
         .blocks_count = o->blocks_count ? o->blocks_count : 32 * div_up_u32(context, 16),
+        .kv_dtype = o->kv_dtype,
     };
     must(model_plan(o->path, &model, &h->plan, &error), &error, "model_plan");
     must(request_pool_open(REQUESTS_MAX, &h->pool, &error), &error, "request_pool_open");
@@ -208,7 +209,7 @@ void streams_start(struct harness *h, const struct stream_options *o, uint32_t n
     request->n_digests = o->n_ids / h->config.models[0].block_tokens;
     struct sched_digest *digests =
         arena_alloc(&request->arena, request->n_digests * sizeof *digests);
-    struct digest_scope scope = digest_scope_of(h->plan.digest, o->cache_domain);
+    struct digest_scope scope = digest_scope_of(h->plan.digest, h->plan.kv_dtype, o->cache_domain);
     digest_blocks(&scope, ids, o->n_ids, h->config.models[0].block_tokens, digests);
     request->digests = digests;
     request_choices_share(request);

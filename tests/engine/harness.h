@@ -30,6 +30,7 @@ struct harness_options {
     const char *backend, *tier; /* NULL: cpu, best */
     uint32_t threads_count, chunk_tokens, step_tokens, running_max, waiting_max, blocks_count;
     uint32_t context_tokens;           /* 0: the model's, at most 512 */
+    enum dtype kv_dtype;               /* of K and V */
     const char *worker_binary;         /* NULL: inline */
     const char *runtime_dir;           /* NULL: a new one, removed at the end */
     uint64_t step_limit_ns;            /* 0: a minute */

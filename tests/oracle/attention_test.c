@@ -9,10 +9,12 @@
 
 struct shape {
     uint32_t n_heads, n_kv_heads, head_dim, block_tokens, window_tokens;
+    enum dtype dtype;
+    uint32_t context_tokens;
 };
 
 /* Some sequences of random lengths, laid in random blocks. */
-enum { SEQUENCES = 3, LAYERS = 2, CONTEXT = 150 };
+enum { SEQUENCES = 3, LAYERS = 2, CONTEXT = 150, LONG_CONTEXT = 700 };
 
 struct scene {
     struct shape shape;
@@ -29,8 +31,11 @@ struct scene {
 static struct scene scene_make(struct dice *dice, const struct shape *shape)
 {
     struct scene s = {.shape = *shape};
-    uint32_t slot_blocks = div_up_u32(CONTEXT, shape->block_tokens);
-    s.kv_shape = (struct kv_shape){.n_layers = LAYERS,
+    if (!s.shape.context_tokens)
+        s.shape.context_tokens = CONTEXT;
+    uint32_t slot_blocks = div_up_u32(s.shape.context_tokens, shape->block_tokens);
+    s.kv_shape = (struct kv_shape){.dtype = shape->dtype,
+                                   .n_layers = LAYERS,
                                    .n_kv_heads = shape->n_kv_heads,
                                    .head_dim = shape->head_dim,
                                    .block_tokens = shape->block_tokens,
@@ -40,7 +45,7 @@ static struct scene scene_make(struct dice *dice, const struct shape *shape)
     uint32_t *blocks = malloc(s.kv_shape.blocks_count * sizeof *blocks);
     dice_shuffle(dice, blocks, s.kv_shape.blocks_count);
     for (uint32_t i = 0; i < SEQUENCES; i++) {
-        s.lengths[i] = dice_between(dice, 1, CONTEXT);
+        s.lengths[i] = dice_between(dice, 1, s.shape.context_tokens);
         s.n_rows += s.lengths[i];
         s.tables[i] = malloc(slot_blocks * sizeof(uint32_t));
         memcpy(s.tables[i], blocks + i * slot_blocks, slot_blocks * sizeof(uint32_t));
@@ -149,11 +154,31 @@ static void scene_check(void **state, struct dice *dice, const struct shape *sha
 
 static void attention_shapes(void **state)
 {
+    /* Splits of 256 positions: beyond one, a window across two, more heads than a tile has. */
     static const struct shape shapes[] = {
-        {9, 3, 64, 16, 0}, {9, 3, 64, 32, 0},  {6, 2, 32, 16, 0},  {1, 1, 24, 16, 0},
-        {4, 1, 24, 32, 0}, {8, 1, 16, 16, 0},  {5, 5, 2, 32, 0},   {2, 1, 128, 16, 0},
-        {7, 1, 80, 32, 0}, {12, 2, 96, 16, 0}, {9, 3, 64, 16, 40}, {6, 2, 32, 32, 1},
-        {4, 1, 24, 16, 7}, {2, 2, 48, 32, 33}, {2, 1, 112, 32, 64}};
+        {9, 3, 64, 16, 0, DTYPE_F32, 0},
+        {9, 3, 64, 32, 0, DTYPE_F32, 0},
+        {6, 2, 32, 16, 0, DTYPE_F32, 0},
+        {1, 1, 24, 16, 0, DTYPE_F32, 0},
+        {4, 1, 24, 32, 0, DTYPE_F32, 0},
+        {8, 1, 16, 16, 0, DTYPE_F32, 0},
+        {5, 5, 2, 32, 0, DTYPE_F32, 0},
+        {2, 1, 128, 16, 0, DTYPE_F32, 0},
+        {7, 1, 80, 32, 0, DTYPE_F32, 0},
+        {12, 2, 96, 16, 0, DTYPE_F32, 0},
+        {9, 3, 64, 16, 40, DTYPE_F32, 0},
+        {6, 2, 32, 32, 1, DTYPE_F32, 0},
+        {4, 1, 24, 16, 7, DTYPE_F32, 0},
+        {2, 2, 48, 32, 33, DTYPE_F32, 0},
+        {2, 1, 112, 32, 64, DTYPE_F32, 0},
+        {16, 1, 16, 16, 0, DTYPE_F32, 0},
+        {9, 3, 64, 16, 0, DTYPE_BF16, 0},
+        {7, 1, 80, 32, 0, DTYPE_BF16, 0},
+        {2, 1, 24, 16, 40, DTYPE_BF16, 0},
+        {3, 1, 16, 16, 0, DTYPE_F32, LONG_CONTEXT},
+        {4, 2, 8, 32, 300, DTYPE_F32, LONG_CONTEXT},
+        {13, 1, 8, 16, 3, DTYPE_BF16, LONG_CONTEXT},
+    };
     struct dice dice = {20};
     for (size_t i = 0; i < array_count(shapes); i++)
         scene_check(state, &dice, &shapes[i]);
@@ -296,8 +321,12 @@ static void behind_check(struct rig *rig, struct dice *dice, const struct shape 
 static void behind_the_window(void **state)
 {
     static const struct shape shapes[] = {
-        {9, 3, 64, 16, 13}, {9, 3, 64, 32, 40}, {6, 2, 32, 32, 1}, {4, 1, 24, 16, 17},
-        {2, 2, 48, 32, 33}, {7, 1, 80, 16, 16}, {1, 1, 16, 16, 2}, {12, 2, 96, 16, 50}};
+        {9, 3, 64, 16, 13, DTYPE_F32, 0},  {9, 3, 64, 32, 40, DTYPE_F32, 0},
+        {6, 2, 32, 32, 1, DTYPE_F32, 0},   {4, 1, 24, 16, 17, DTYPE_F32, 0},
+        {2, 2, 48, 32, 33, DTYPE_F32, 0},  {7, 1, 80, 16, 16, DTYPE_F32, 0},
+        {1, 1, 16, 16, 2, DTYPE_F32, 0},   {12, 2, 96, 16, 50, DTYPE_F32, 0},
+        {9, 3, 64, 16, 13, DTYPE_BF16, 0},
+    };
     for (int reference = 0; reference < 2; reference++) {
         struct dice dice = {22};
         for (size_t i = 0; i < array_count(shapes); i++) {
@@ -312,7 +341,7 @@ static void behind_the_window(void **state)
 static void copy_on_write(void **state)
 {
     struct dice dice = {21};
-    const struct shape shape = {4, 2, 24, 16, 0};
+    const struct shape shape = {4, 2, 24, 16, 0, DTYPE_F32, 0};
     struct scene s = scene_make(&dice, &shape);
     size_t n_out = (size_t)shape.n_heads * shape.head_dim;
     float *inv_freq = calloc(shape.head_dim / 2, sizeof(float)), *before, *after;
@@ -390,6 +419,9 @@ static void block_bytes(void **state)
                                    .slots_count = 1,
                                    .slot_blocks_max = 1};
     assert_int_equal(rig.ops->kv_block_bytes(&shape), 30 * 2 * 3 * 64 * 16 * 4);
+    struct kv_shape half = shape;
+    half.dtype = DTYPE_BF16;
+    assert_int_equal(rig.ops->kv_block_bytes(&half), 30 * 2 * 3 * 64 * 16 * 2);
     struct kv_shape absurd = shape;
     absurd.blocks_count = UINT32_MAX;
     absurd.n_layers = absurd.n_kv_heads = UINT32_MAX / 2;

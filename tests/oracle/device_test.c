@@ -327,7 +327,7 @@ static enum status all_open(const struct ops *ops, struct error *error)
     static const float values[32 * 64];
     const struct weight_part part = {DTYPE_F32, 32, values};
     const struct weight_source source = {1, 1, 32, 64, &part, false};
-    const struct kv_shape shape = {1, 1, 8, 16, 2, 2, 2};
+    const struct kv_shape shape = {1, 1, 8, 16, 2, 2, 2, DTYPE_F32};
     struct device_options options = {.threads_count = ops == &ops_ref ? 1 : 3};
     struct device *device = NULL;
     struct weight *weight = NULL;

@@ -263,11 +263,12 @@ static void moe_exact(void **state)
 
 /* ---- rope_kv and attention ---- */
 
-enum { LENGTH = 130 };
+enum { BLOCKS = 40, LENGTH = 530 }; /* more than two splits of attention */
 
 struct sequence {
     uint32_t n_heads, n_kv_heads, head_dim, block_tokens, window_tokens;
     const float *qkv, *inv_freq;
+    enum dtype dtype;
 };
 
 /* Writes and attends positions of one sequence in chunks of the given sizes, after the pool was
@@ -277,17 +278,19 @@ static void sequence_run(const struct sequence *s, struct rig *rig, struct dice 
 {
     size_t row_values = (size_t)(s->n_heads + 2 * s->n_kv_heads) * s->head_dim;
     size_t out_values = (size_t)s->n_heads * s->head_dim;
-    uint32_t n_blocks = div_up_u32(LENGTH, s->block_tokens), table[16], slot = dice_below(dice, 4);
-    struct kv_shape shape = {.n_layers = 1,
+    uint32_t n_blocks = div_up_u32(LENGTH, s->block_tokens), table[BLOCKS],
+             slot = dice_below(dice, 4);
+    struct kv_shape shape = {.dtype = s->dtype,
+                             .n_layers = 1,
                              .n_kv_heads = s->n_kv_heads,
                              .head_dim = s->head_dim,
                              .block_tokens = s->block_tokens,
-                             .blocks_count = 16,
+                             .blocks_count = BLOCKS,
                              .slots_count = 4,
                              .slot_blocks_max = n_blocks};
     struct kv *kv = rig_kv(rig, &shape);
     rig_kv_poison(rig, kv, &shape);
-    dice_shuffle(dice, table, 16);
+    dice_shuffle(dice, table, BLOCKS);
     rig->ops->kv_table_set(rig->device, kv, slot, 0, table, n_blocks);
     float *inv_freq = rig_put(rig, s->inv_freq, s->head_dim / 2 * sizeof(float));
     float *qkv = rig_put(rig, s->qkv, LENGTH * row_values * sizeof(float));
@@ -352,11 +355,16 @@ static void attention_exact(void **state)
     float *qkv = dice_floats(&dice, LENGTH * 1024, 1), inv_freq[64];
     for (int i = 0; i < 64; i++)
         inv_freq[i] = 1 / (1 + (float)i);
-    struct sequence shapes[] = {{9, 3, 64, 16, 0, qkv, inv_freq},
-                                {6, 2, 32, 32, 0, qkv, inv_freq},
-                                {4, 1, 24, 16, 0, qkv, inv_freq},
-                                {5, 1, 24, 32, 50, qkv, inv_freq},
-                                {2, 2, 80, 16, 16, qkv, inv_freq}};
+    struct sequence shapes[] = {
+        {9, 3, 64, 16, 0, qkv, inv_freq, DTYPE_F32},
+        {6, 2, 32, 32, 0, qkv, inv_freq, DTYPE_F32},
+        {4, 1, 24, 16, 0, qkv, inv_freq, DTYPE_F32},
+        {5, 1, 24, 32, 50, qkv, inv_freq, DTYPE_F32},
+        {2, 2, 80, 16, 16, qkv, inv_freq, DTYPE_F32},
+        {9, 3, 64, 16, 0, qkv, inv_freq, DTYPE_BF16},
+        {13, 1, 24, 32, 0, qkv, inv_freq, DTYPE_BF16},
+        {3, 1, 16, 16, 300, qkv, inv_freq, DTYPE_BF16},
+    };
     for (size_t i = 0; i < array_count(shapes); i++)
         sequence_check(state, &shapes[i]);
     free(qkv);

@@ -18,6 +18,7 @@
 #include "daemon/config.h"
 #include "daemon/config_table.h"
 #include "daemon/config_tenants.h"
+#include "kernels/ops.h"
 
 #define MODELS "models:\n  - name: demo\n    path: /m\n"
 
@@ -67,6 +68,7 @@ static void has_defaults(void **state)
     assert_int_equal(m->threads_count, 0);
     assert_int_equal(m->context_tokens, 0);
     assert_int_equal(m->block_tokens, 16);
+    assert_int_equal(m->kv_type, DTYPE_F32);
     assert_int_equal(m->kv_blocks_count, 0);
     assert_int_equal(m->running_max, 64);
     assert_int_equal(m->waiting_max, 256);
@@ -85,6 +87,7 @@ static void reads_every_key(void **state)
                "models:\n"
                "- {name: a, path: rel/dir, backend: ref, tier: scalar, worker: inline,"
                " threads_count: 256, context_tokens: 77, block_tokens: 32, kv_blocks_count: 9,"
+               " kv_type: bf16,"
                " running_max: 1024, waiting_max: 65536, step_tokens_max: 8192,"
                " chunk_tokens_max: 1}\n"
                "- name: 7b\n  path: |-\n    /in/a block\n");
@@ -100,6 +103,7 @@ static void reads_every_key(void **state)
     assert_string_equal(config.models[0].tier, "scalar");
     assert_int_equal(config.models[0].worker, CONFIG_WORKER_INLINE);
     assert_int_equal(config.models[0].block_tokens, 32);
+    assert_int_equal(config.models[0].kv_type, DTYPE_BF16);
     assert_int_equal(config.models[0].waiting_max, 65536);
     assert_string_equal(config.models[1].name, "7b");
     assert_string_equal(config.models[1].path, "/in/a block");

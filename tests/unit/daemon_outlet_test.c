@@ -158,7 +158,7 @@ static void test_digest_chain(void **state)
 {
     (void)state;
     uint8_t model[32] = {1};
-    struct digest_scope scope = digest_scope_of(model, 5);
+    struct digest_scope scope = digest_scope_of(model, DTYPE_F32, 5);
     struct digest_chain *chain;
     struct error error;
     uint32_t ids[48];
