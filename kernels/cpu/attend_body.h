@@ -36,8 +36,8 @@ static inline const char *block_at(const struct attend *a, uint32_t block)
 }
 
 /* Scores of V vectors of positions from `position` on, for pairs pair .. pair + N - 1. */
-SHAPE_BODY void scores_chunk(const struct attend *a, uint32_t position, uint32_t pair,
-                                const int N, const int V, const bool bf16)
+SHAPE_BODY void scores_chunk(const struct attend *a, uint32_t position, uint32_t pair, const int N,
+                             const int V, const bool bf16)
 {
     uint32_t block_first = a->first[0] / a->block_tokens;
     uint32_t block_last = a->last[a->n_pairs - 1] / a->block_tokens;
@@ -100,9 +100,8 @@ static void pair_softmax(struct attend *a, uint32_t pair)
 }
 
 /* Adds the weighted values of positions first .. last, F vectors of features from `feature` on. */
-SHAPE_BODY void values_chunk(const struct attend *a, uint32_t first, uint32_t last,
-                                uint32_t pair, uint32_t feature, const int N, const int F,
-                                const bool bf16)
+SHAPE_BODY void values_chunk(const struct attend *a, uint32_t first, uint32_t last, uint32_t pair,
+                             uint32_t feature, const int N, const int F, const bool bf16)
 {
     float *out = a->out + pair * a->out_stride + feature;
     vec sums[ATTEND_PAIRS_MAX][VECTORS_MAX];
@@ -133,7 +132,7 @@ SHAPE_BODY void values_chunk(const struct attend *a, uint32_t first, uint32_t la
 }
 
 SHAPE_BODY void values_body(const struct attend *a, uint32_t first, uint32_t last, uint32_t pair,
-                               const int N, const bool bf16)
+                            const int N, const bool bf16)
 {
     const int F = N <= 4 ? 4 : 2;
     for (uint32_t feature = 0; feature < a->head_dim; feature += (uint32_t)F * LANES)

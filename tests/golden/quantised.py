@@ -25,11 +25,14 @@ from tiny import F32, N_GREEDY, N_SPECIAL, Spec, llama, mixtral, prompt_ids, ran
 # fmt: off
 SPECS = {
     #                                                 hidden inter layers heads kv dim vocab
-    "tiny-llama-q8_0": (Spec("tiny-llama-q8_0", 1, F32, llama(64, 96, 2, 4, 2, 16, 320, tied=True)),
+    "tiny-llama-q8_0": (Spec("tiny-llama-q8_0", 1, F32,
+                             llama(64, 96, 2, 4, 2, 16, 320, tied=True)),
                         {"": Q.Q8_0}),
-    "tiny-llama-q4_0": (Spec("tiny-llama-q4_0", 1, F32, llama(64, 96, 2, 4, 2, 16, 320, tied=False)),
+    "tiny-llama-q4_0": (Spec("tiny-llama-q4_0", 1, F32,
+                             llama(64, 96, 2, 4, 2, 16, 320, tied=False)),
                         {"": Q.Q4_0, "token_embd": Q.Q8_0}),
-    "tiny-llama-q4_1": (Spec("tiny-llama-q4_1", 1, F32, llama(96, 128, 2, 6, 2, 16, 300, tied=True)),
+    "tiny-llama-q4_1": (Spec("tiny-llama-q4_1", 1, F32,
+                             llama(96, 128, 2, 6, 2, 16, 300, tied=True)),
                         {"": Q.Q4_1, "token_embd": Q.Q8_0}),
     # Several types within one matrix of ours, and in one layer.
     "tiny-mixtral-mixed": (Spec("tiny-mixtral-mixed", 45, F32,
