@@ -177,6 +177,7 @@ static enum line_outcome edited_read(struct line_editor *lines, char **ret_line)
     came = 0;
     fflush(stderr);
     signals_watch();
+    el_set(lines->edit, EL_PREP_TERM, 1); /* before the prompt: who sees it may type Ctrl-D */
     const char *text = el_gets(lines->edit, &n); /* the terminal is put back when it returns */
     signals_leave();
     if (came)
