@@ -33,6 +33,7 @@ struct config_model {
     uint32_t threads_count;           /* 0 (default): all CPUs the process may use; 1..256 */
     uint32_t context_tokens;          /* 0 (default): the model's; else at most the model's */
     uint32_t block_tokens;            /* 16 (default) or 32 */
+    bool exact;                       /* inputs of products are never quantised; default false */
     uint32_t kv_type;                 /* enum dtype of K and V; default f32 */
     uint32_t kv_blocks_count;         /* 0 (default): from kv_memory_percent */
     uint32_t running_max;             /* sequences at once, 1..1024; default 64 */

@@ -157,6 +157,11 @@ const struct option_row config_model_rows[] = {
              "the most."},
     {"block_tokens", OPTION_CHOICE, AT(block_tokens), .fallback = "16", .choices = block_sizes,
      .unit = "tokens", .text = "Positions of one KV block."},
+    {"exact", OPTION_BOOL, AT(exact), .fallback = "false",
+     .text =
+         "With weights of 8 or 4 bits the cpu backend rounds what they are multiplied with to 8 "
+         "bits, as the widespread engines do. true: it does not; such weights then take 4 "
+         "bytes each and more time. For comparisons."},
     {"kv_type", OPTION_CHOICE, AT(kv_type), .fallback = "f32", .choices = kv_types,
      .text = "How K and V are kept: f32, or bf16, which takes half the memory and half the time of "
              "reading it, and rounds to 8 bits of precision."},

@@ -21,6 +21,7 @@ static struct step_limits limits_of(const struct config_model *config, uint32_t 
         .block_tokens = config->block_tokens,
         .blocks_count = div_up_u32(context_tokens, config->block_tokens),
         .kv_dtype = config->kv_type,
+        .exact = config->exact,
     };
 }
 

@@ -328,6 +328,16 @@ enum status binding_open(struct weights_file *file, struct binding *ret_binding,
     return b.status;
 }
 
+void binding_set_exact(struct binding *binding)
+{
+    binding->embed.source.exact = binding->head.source.exact = true;
+    for (uint32_t i = 0; i < binding->n_layers; i++) {
+        struct layer_binding *l = &binding->layers[i];
+        l->qkv.source.exact = l->output.source.exact = true;
+        l->gate_up.source.exact = l->down.source.exact = true;
+    }
+}
+
 void binding_close(struct binding *binding)
 {
     arena_free(&binding->arena);

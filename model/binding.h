@@ -56,6 +56,9 @@ struct binding {
 enum status binding_open(struct weights_file *file, struct binding *ret_binding,
                          struct error *error);
 
+/* No matrix may have its inputs quantised. */
+void binding_set_exact(struct binding *binding);
+
 /* A closed binding (zeroed) may be closed again. */
 void binding_close(struct binding *binding);
 

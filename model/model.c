@@ -96,6 +96,8 @@ enum status model_plan(const char *path, const struct model_options *options,
     enum status status = weights_file_open(path, &file, error);
     if (!status)
         status = binding_open(&file, &binding, error);
+    if (!status && options->limits.exact)
+        binding_set_exact(&binding);
     if (!status)
         status = plan_make(&file, &binding, options, ret_plan, error);
     binding_close(&binding);
@@ -157,6 +159,8 @@ enum status model_open(const char *path, const struct model_options *options,
         status = limits_resolve(&file.arch, &options->limits, &m->limits, error);
     if (!status)
         status = binding_open(&file, &binding, error);
+    if (!status && options->limits.exact)
+        binding_set_exact(&binding);
     if (!status)
         status = plan_make(&file, &binding, options, &m->plan, error);
     if (!status)

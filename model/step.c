@@ -76,6 +76,9 @@ enum status step_limits_check(const struct step_limits *limits, struct error *er
         return error_set(error, STATUS_INVALID,
                          "limits: kv_dtype: expected F32 (%d) or BF16 (%d), got %u", DTYPE_F32,
                          DTYPE_BF16, limits->kv_dtype);
+    if (limits->exact > 1)
+        return error_set(error, STATUS_INVALID, "limits: exact: expected 0 or 1, got %u",
+                         limits->exact);
     uint64_t end = layout_of(limits).end;
     if (end > STEP_BYTES_MAX)
         return error_set(error, STATUS_INVALID,

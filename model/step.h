@@ -50,6 +50,7 @@ struct step_limits {
     uint32_t block_tokens;    /* positions of a KV block */
     uint32_t blocks_count;    /* KV blocks in the pool */
     uint32_t kv_dtype;        /* enum dtype of K and V: F32 or BF16 */
+    uint32_t exact;           /* 1: no input of a product is quantised (weight_source.exact) */
 };
 
 /* Every limit is in a sane range and a step message stays below 1 GiB. INVALID names the limit. The
