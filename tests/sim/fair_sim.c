@@ -11,13 +11,12 @@
  *
  * The bounds follow from what the tenants' running requests can still take, which the world sees;
  * the largest part of each bound that was reached is printed, so that a bound that says nothing
- * would be noticed. A world is a seed; GALERNE_SIM_SEED plays one alone.
+ * would be noticed. A world is a seed; GALERNE_SIM_SEED plays one alone, and one that fails is
+ * shrunk to the steps that it takes (sim_shrink.h).
  */
-#include <signal.h>
-#include <unistd.h>
-
 #include "sched/books.h"
 #include "sched/shares.h"
+#include "tests/sim/sim_shrink.h"
 
 #define WORLDS_COUNT 400
 #define STEPS_COUNT 2600 /* of each */
@@ -78,15 +77,6 @@ static struct {
     double gap_part, delay_part;
     uint64_t steps, preempted, admitted, recomputed, processed, outputs;
 } totals;
-
-static void seed_name(int signal_number)
-{
-    char line[120];
-    int n = snprintf(line, sizeof line, "fair_sim: seed %llu failed; GALERNE_SIM_SEED plays it\n",
-                     (unsigned long long)world.seed);
-    ssize_t written = write(STDERR_FILENO, line, (size_t)n);
-    (void)written;
-}
 
 static uint64_t chance_next(void)
 {
@@ -418,25 +408,28 @@ static void world_close(void)
     sched_close(world.sched);
 }
 
-static uint64_t number_from(const char *name, uint64_t otherwise)
+static void world_play(uint64_t seed)
 {
-    const char *text = getenv(name);
-    return text ? strtoull(text, NULL, 10) : otherwise;
+    world_open(seed);
+    for (uint32_t i = 0; i < STEPS_COUNT; i++, totals.steps++) {
+        world.random = shrink_dice(seed, i);
+        if (shrink_turn(seed, i))
+            continue;
+        tenants_act();
+        step_whole();
+    }
+    world_close();
 }
 
-int main(void)
+int main(int n_arguments, char **arguments)
 {
-    signal(SIGABRT, seed_name);
-    uint64_t seed = number_from("GALERNE_SIM_SEED", 0);
-    uint64_t last = seed ? seed : number_from("GALERNE_SIM_COUNT", WORLDS_COUNT);
-    for (uint64_t s = seed ? seed : 1; s <= last; s++) {
-        world_open(s);
-        for (uint32_t i = 0; i < STEPS_COUNT; i++, totals.steps++) {
-            tenants_act();
-            step_whole();
-        }
-        world_close();
-    }
+    const struct shrink shrink = {
+        .program = "fair_sim", .n_turns = STEPS_COUNT, .play = world_play};
+    shrink_begin(&shrink, n_arguments, arguments);
+    uint64_t seed = shrink_number("GALERNE_SIM_SEED", 0);
+    uint64_t last = seed ? seed : shrink_number("GALERNE_SIM_COUNT", WORLDS_COUNT);
+    for (uint64_t s = seed ? seed : 1; s <= last; s++)
+        world_play(s);
     printf("%llu steps, %llu admitted, %llu outputs, %llu preempted, %.2f %% computed again\n",
            (unsigned long long)totals.steps, (unsigned long long)totals.admitted,
            (unsigned long long)totals.outputs, (unsigned long long)totals.preempted,

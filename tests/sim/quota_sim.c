@@ -5,30 +5,25 @@
  * undone and settled again at any point. A naive twin (quota_twin.h) keeps the list of all requests
  * and says after each call whether it may be so:
  *
- *     no request is admitted that the twin, which charges at once, has no room for, at any level
- *     no request is refused that the twin, which charges as late as a lease may, has room for
- *     a refusal for ever is one, and no other is; it names a limit and a subject of the path
- *     after the time that a refusal states, the same request is admitted (if time alone was
- * missing) at the end: in every window, at every level, admitted <= burst + rate * t (soft: +
- * overdraft), whether a request is counted when it is reserved, when it is settled, or somewhere
- * between nothing is held when everything is settled, and a long sleep later all of a burst is
- * there sums of rows and leases agree (quota_audit), and each reservation was settled once
+ * - no request is admitted that the twin, which charges at once, has no room for, at any level
+ * - no request is refused that the twin, which charges as late as a lease may, has room for
+ * - a refusal for ever is one, and no other is; it names a limit and a subject of the path
+ * - after the time that a refusal states, the same request is admitted, if time alone was missing
+ * - at the end: in every window, at every level, admitted <= burst + rate * t (soft: + overdraft),
+ *   whether a request is counted when it is reserved, when it is settled, or somewhere between
+ * - nothing is held when everything is settled, and a long sleep later all of a burst is there
+ * - sums of rows and leases agree (quota_audit), and each reservation was settled once
  *
  * A day is a seed. When one fails, it is named, and
  *     GALERNE_SIM_SEED=n quota_sim      plays it alone, and prints what happens
  *     GALERNE_SIM_COUNT=n quota_sim     plays seeds 1..n, not all of them
- * Each turn has dice of its own, so that a turn may be left out and the others stay what they were.
- * A day that failed is played again with ever fewer turns, while it fails; what is left is named:
- *     GALERNE_SIM_SEED=n GALERNE_SIM_TURNS=3,17,20 quota_sim
+ * A day that fails is shrunk to the turns that it takes (sim_shrink.h).
  */
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "tests/sim/quota_twin.h"
+#include "tests/sim/sim_shrink.h"
 
 #define DAYS_COUNT 5000
 #define TURNS_COUNT 500 /* of each day; with calls that follow from others, a million in all */
@@ -52,27 +47,6 @@ static struct {
 } totals;
 
 static bool verbose;
-static bool left_out[TURNS_COUNT]; /* of the day's turns */
-
-static void seed_name(int signal_number)
-{
-    char line[160];
-    int n = snprintf(line, sizeof line,
-                     "quota_sim: seed %llu failed at turn %llu; GALERNE_SIM_SEED=%llu plays it\n",
-                     (unsigned long long)day.seed, (unsigned long long)day.turn,
-                     (unsigned long long)day.seed);
-    ssize_t written = write(STDERR_FILENO, line, (size_t)n);
-    (void)written;
-    if (verbose)
-        return;
-    char seed[24];
-    snprintf(seed, sizeof seed, "%llu", (unsigned long long)day.seed);
-    sigset_t aborts;
-    sigemptyset(&aborts);
-    sigaddset(&aborts, SIGABRT);
-    sigprocmask(SIG_UNBLOCK, &aborts, NULL);
-    execl("/proc/self/exe", "quota_sim", "--shrink", seed, NULL);
-}
 
 void twin_fail(const char *file, int line, const char *condition)
 {
@@ -454,110 +428,20 @@ static void day_play(uint64_t seed)
     day_open(seed);
     for (day.turn = 0; day.turn < TURNS_COUNT && twin.n_requests < TWIN_REQUESTS_MAX - 4;
          day.turn++) {
-        day.random = (seed * TURNS_COUNT + day.turn) * 0x2545f4914f6cdd1dull;
-        if (!left_out[day.turn])
+        day.random = shrink_dice(seed, day.turn);
+        if (!shrink_turn(seed, day.turn))
             turn();
     }
     day_end();
 }
 
-/* ---- fewer turns ---- */
-
-static bool day_fails(uint64_t seed)
-{
-    pid_t child = fork();
-    MUST(child >= 0);
-    if (child == 0) {
-        int nowhere = open("/dev/null", O_WRONLY);
-        dup2(nowhere, STDOUT_FILENO);
-        dup2(nowhere, STDERR_FILENO);
-        signal(SIGABRT, SIG_DFL);
-        day_play(seed);
-        _exit(0);
-    }
-    int status;
-    MUST(waitpid(child, &status, 0) == child);
-    return status != 0;
-}
-
-/* Leaves out `size` turns at a time where the day fails without them; true when it did. */
-static bool turns_drop(uint64_t seed, uint32_t size)
-{
-    bool any = false;
-    for (uint32_t from = 0; from < TURNS_COUNT; from += size) {
-        bool before[TURNS_COUNT];
-        memcpy(before, left_out, sizeof before);
-        for (uint32_t i = from; i < from + size && i < TURNS_COUNT; i++)
-            left_out[i] = true;
-        if (memcmp(before, left_out, sizeof before) == 0)
-            continue;
-        if (day_fails(seed))
-            any = true;
-        else
-            memcpy(left_out, before, sizeof before);
-    }
-    return any;
-}
-
-/* First many at once, then single ones as long as that helps. */
-static int day_shrink(uint64_t seed)
-{
-    if (!day_fails(seed))
-        return 2;
-    for (uint32_t size = TURNS_COUNT / 2; size > 1; size /= 2)
-        turns_drop(seed, size);
-    for (int i = 0; i < 10 && turns_drop(seed, 1); i++)
-        continue;
-    fprintf(stderr, "quota_sim: these turns are enough: GALERNE_SIM_SEED=%llu GALERNE_SIM_TURNS=",
-            (unsigned long long)seed);
-    const char *comma = "";
-    for (uint32_t i = 0; i < TURNS_COUNT; i++)
-        if (!left_out[i]) {
-            fprintf(stderr, "%s%u", comma, i);
-            comma = ",";
-        }
-    fprintf(stderr, "%s\n", *comma ? "" : "none");
-    return 2;
-}
-
-/* "3,17,20": all others are left out. */
-static void turns_from(const char *text)
-{
-    if (!text)
-        return;
-    memset(left_out, true, sizeof left_out);
-    while (*text >= '0' && *text <= '9') {
-        char *end;
-        unsigned long at = strtoul(text, &end, 10);
-        if (at < TURNS_COUNT)
-            left_out[at] = false;
-        text = *end == ',' ? end + 1 : end;
-    }
-}
-
-static uint64_t number_from(const char *name, uint64_t otherwise)
-{
-    const char *text = getenv(name);
-    if (!text)
-        return otherwise;
-    char *end;
-    uint64_t number = strtoull(text, &end, 10);
-    if (*text == '\0' || *end != '\0') {
-        fprintf(stderr, "quota_sim: %s is '%s'; a number was expected\n", name, text);
-        exit(2);
-    }
-    return number;
-}
-
 int main(int n_arguments, char **arguments)
 {
-    if (n_arguments == 3 && strcmp(arguments[1], "--shrink") == 0)
-        return day_shrink(strtoull(arguments[2], NULL, 10));
-    signal(SIGABRT, seed_name);
-    turns_from(getenv("GALERNE_SIM_TURNS"));
-    uint64_t seed = number_from("GALERNE_SIM_SEED", 0);
+    const struct shrink shrink = {.program = "quota_sim", .n_turns = TURNS_COUNT, .play = day_play};
+    shrink_begin(&shrink, n_arguments, arguments);
+    uint64_t seed = shrink_number("GALERNE_SIM_SEED", 0);
     uint64_t first = seed ? seed : 1;
-    uint64_t last = seed ? seed : number_from("GALERNE_SIM_COUNT", DAYS_COUNT);
+    uint64_t last = seed ? seed : shrink_number("GALERNE_SIM_COUNT", DAYS_COUNT);
     verbose = seed != 0;
     uint64_t start_ns = clock_now_ns();
     for (uint64_t s = first; s <= last; s++)

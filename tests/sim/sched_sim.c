@@ -15,16 +15,15 @@
  * A scenario is a seed. When one fails, it is named, and
  *     GALERNE_SIM_SEED=n sched_sim      plays it alone, and prints what happens
  *     GALERNE_SIM_COUNT=n sched_sim     plays seeds 1..n, not all of them
+ * and it is shrunk to the turns that it takes (sim_shrink.h).
  */
-#include <signal.h>
-#include <unistd.h>
-
 #include "base/clock.h"
 #include "sched/policy.h"
 #include "sched/tenants.h"
 #include "tests/sim/alloc_trap.h"
 #include "tests/sim/fair_twin.h"
 #include "tests/sim/fake_worker.h"
+#include "tests/sim/sim_shrink.h"
 #include "tests/sim/sim_watch.h"
 
 #define SCENARIOS_COUNT 10000
@@ -38,17 +37,6 @@ bool sim_verbose;
 struct sim_totals totals;
 
 /* ---- when it fails ---- */
-
-static void seed_name(int signal_number)
-{
-    char line[160];
-    int n = snprintf(line, sizeof line,
-                     "sched_sim: seed %llu failed at turn %llu; GALERNE_SIM_SEED=%llu plays it\n",
-                     (unsigned long long)sim.seed, (unsigned long long)sim.turns_count,
-                     (unsigned long long)sim.seed);
-    ssize_t written = write(STDERR_FILENO, line, (size_t)n);
-    (void)written;
-}
 
 void sim_fail(const char *file, int line, const char *condition)
 {
@@ -512,8 +500,12 @@ static uint64_t work_left(void)
 static void scenario_run(void)
 {
     uint32_t chaos_turns = between(50, 1500);
-    while (sim.n_submitted < sim.n_requests || sim.turns_count < chaos_turns) {
-        sim.turns_count++;
+    /* A shrunk day need not submit all of its requests. */
+    while ((sim.n_submitted < sim.n_requests && !shrink_is_on()) || sim.turns_count < chaos_turns) {
+        uint64_t turn = sim.turns_count++;
+        sim.random = shrink_dice(sim.seed, turn);
+        if (shrink_turn(sim.seed, turn))
+            continue;
         chaos_turn();
         books_check();
         do_expire();
@@ -522,9 +514,11 @@ static void scenario_run(void)
         if (sim.turns_count > chaos_turns && sim.n_live == 0 && sim.n_submitted == sim.n_requests)
             break;
     }
+    sim.random = shrink_dice(sim.seed, SHRINK_TURNS_MAX - 1);
     calm_begin();
     uint64_t steps = sim.steps_count, work = work_left();
     while (calm_turn()) {
+        shrink_turn(sim.seed, SHRINK_TURNS_MAX);
         MUST(++sim.turns_count < TURNS_MAX);
         books_check();
         do_expire();
@@ -543,7 +537,7 @@ static void scenario_close(void)
     struct sched_stats s;
     sched_stats(sim.sched, &s);
     MUST(sim.n_live == 0);
-    for (uint32_t i = 0; i < sim.n_requests; i++)
+    for (uint32_t i = 0; i < sim.n_submitted; i++)
         MUST(sim.requests[i].submitted && !sim.requests[i].live);
     MUST(s.waiting == 0 && s.running == 0 && s.steps_in_flight == 0);
     MUST(s.blocks_free + s.blocks_cached == sim.limits.blocks_count);
@@ -555,33 +549,25 @@ static void scenario_close(void)
     fake_worker_free(sim.worker);
 }
 
-static uint64_t number_from(const char *name, uint64_t otherwise)
+static void day_play(uint64_t seed)
 {
-    const char *text = getenv(name);
-    if (!text)
-        return otherwise;
-    char *end;
-    uint64_t number = strtoull(text, &end, 10);
-    if (*text == '\0' || *end != '\0') {
-        fprintf(stderr, "sched_sim: %s is '%s'; a number was expected\n", name, text);
-        exit(2);
-    }
-    return number;
+    scenario_open(seed);
+    scenario_run();
+    scenario_close();
 }
 
-int main(void)
+int main(int n_arguments, char **arguments)
 {
-    signal(SIGABRT, seed_name);
-    uint64_t seed = number_from("GALERNE_SIM_SEED", 0);
+    const struct shrink shrink = {
+        .program = "sched_sim", .n_turns = SHRINK_TURNS_MAX, .play = day_play};
+    shrink_begin(&shrink, n_arguments, arguments);
+    uint64_t seed = shrink_number("GALERNE_SIM_SEED", 0);
     uint64_t first = seed ? seed : 1;
-    uint64_t last = seed ? seed : number_from("GALERNE_SIM_COUNT", SCENARIOS_COUNT);
+    uint64_t last = seed ? seed : shrink_number("GALERNE_SIM_COUNT", SCENARIOS_COUNT);
     sim_verbose = seed != 0;
     uint64_t start_ns = clock_now_ns();
-    for (uint64_t s = first; s <= last; s++) {
-        scenario_open(s);
-        scenario_run();
-        scenario_close();
-    }
+    for (uint64_t s = first; s <= last; s++)
+        day_play(s);
     printf("%llu scenarios in %.1f s: %llu steps, %llu tokens; %llu requests ended, of them %llu "
            "cancelled and %llu late; refused: %llu full, %llu never fit, %llu late\n",
            (unsigned long long)(last - first + 1), (double)(clock_now_ns() - start_ns) / NS_PER_S,
