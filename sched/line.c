@@ -62,7 +62,7 @@ void line_enter(struct line *line, struct line_place *places, const struct seq *
     line->root = heaps_merge(places, line->root, seq->id);
     places[line->root].before = LINE_NOBODY;
     line->count++;
-    line_looked_at(line, places, seq);
+    line_looked_at(places, seq);
 }
 
 void line_leave(struct line *line, struct line_place *places, const struct seq *seq)
@@ -79,18 +79,17 @@ void line_leave(struct line *line, struct line_place *places, const struct seq *
     while (before != LINE_NOBODY && place_settle(places, before))
         before = places[before].before;
     line->count--;
-    line->n_matched -= p->counts_matched;
     p->seq = NULL;
 }
 
-void line_looked_at(struct line *line, struct line_place *places, const struct seq *seq)
+static uint32_t work_of(const struct seq *seq)
 {
-    struct line_place *p = &places[seq->id];
-    bool matched = seq->matched_blocks > 0;
-    if (matched == p->counts_matched)
-        return;
-    p->counts_matched = matched;
-    line->n_matched += matched ? 1u : -1u;
+    return seq->prompt_tokens - u32_min(seq->matched_tokens, seq->prompt_tokens);
+}
+
+void line_looked_at(struct line_place *places, const struct seq *seq)
+{
+    places[seq->id].work_tokens = work_of(seq);
 }
 
 /* ---- whose turn ---- */
@@ -116,17 +115,17 @@ const struct seq *line_pick(const struct line *line, const struct line_place *pl
     if (line->root == LINE_NOBODY)
         return NULL;
     const struct line_place *first = &places[line->root];
-    if (line->n_matched == 0 || line->count == 1 || first->due_ns == 0 ||
-        first->seq->deadline_ns != UINT64_MAX || first->bypassed_count >= LINE_BYPASS_MAX)
+    if (line->count == 1 || first->due_ns == 0 || first->bypassed_count >= LINE_BYPASS_MAX ||
+        first->seq->deadline_ns != UINT64_MAX)
         return first->seq;
     uint32_t frontier[LINE_WINDOW + 2] = {line->root}, n = 1;
-    const struct seq *best = first->seq;
+    const struct line_place *best = first;
     for (uint32_t i = 0; i < LINE_WINDOW && n > 0; i++) {
-        const struct seq *seq = places[frontier_take(places, frontier, &n)].seq;
-        if (seq->matched_blocks > best->matched_blocks)
-            best = seq;
+        const struct line_place *p = &places[frontier_take(places, frontier, &n)];
+        if (p->work_tokens < best->work_tokens)
+            best = p;
     }
-    return best;
+    return best->seq;
 }
 
 void line_passed(struct line *line, struct line_place *places, const struct seq *seq)
@@ -141,7 +140,7 @@ static uint32_t heap_check(const struct line_place *places, uint32_t id, uint32_
         return 0;
     const struct line_place *p = &places[id];
     CHECK(p->seq && p->seq->id == id && p->before == before);
-    CHECK(p->counts_matched == (p->seq->matched_blocks > 0));
+    CHECK(p->work_tokens == work_of(p->seq));
     CHECK(before == LINE_NOBODY || !goes_before(p, &places[before]));
     CHECK(rank_of(places, p->left) >= rank_of(places, p->right));
     CHECK(p->rank == rank_of(places, p->right) + 1);

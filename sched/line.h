@@ -6,9 +6,10 @@
  * without one, the time of arrival plus the patience of their class. So nobody without a deadline
  * waits for ever behind those with one.
  *
- * line_pick may prefer, among the first LINE_WINDOW, the one whose prompt is cached furthest, since
- * that computes least; it passes the same first one over at most LINE_BYPASS_MAX times, and never
- * one that ran before or has a deadline of its own.
+ * line_pick prefers, among the first LINE_WINDOW, the one whose prompt takes least work: the fewest
+ * tokens that are not cached. So a tenant's short and its cached prompts do not wait for its long
+ * ones, and its queue is shorter on the whole. It passes the same first one over at most
+ * LINE_BYPASS_MAX times, and never one that ran before or has a deadline of its own.
  *
  * A line is a leftist heap through an array of places by sequence id: entering and leaving from
  * anywhere cost O(log n), the first is at hand. All lines of a scheduler share one array, since a
@@ -30,13 +31,12 @@ struct line_place {
     uint32_t before, left, right; /* ids in the heap; LINE_NOBODY */
     uint32_t rank;                /* steps down to the nearest missing child */
     uint32_t bypassed_count;
-    bool counts_matched; /* in n_matched of its line */
+    uint32_t work_tokens; /* of its prompt, not cached when it was looked at last */
 };
 
 struct line {
     uint32_t root; /* LINE_NOBODY: empty */
     uint32_t count;
-    uint32_t n_matched; /* of them, had something cached when they were looked at last */
 };
 
 void line_init(struct line *line);
@@ -46,8 +46,8 @@ void line_enter(struct line *line, struct line_place *places, const struct seq *
                 uint64_t due_ns);
 void line_leave(struct line *line, struct line_place *places, const struct seq *seq);
 
-/* seq->matched_blocks of one that waits has changed. */
-void line_looked_at(struct line *line, struct line_place *places, const struct seq *seq);
+/* seq->matched_tokens of one that waits has changed. */
+void line_looked_at(struct line_place *places, const struct seq *seq);
 
 /* Whose turn it is; NULL when nobody waits. */
 const struct seq *line_pick(const struct line *line, const struct line_place *places);

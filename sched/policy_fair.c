@@ -464,7 +464,7 @@ static void path_limit(struct fair *fair, uint32_t leaf)
 static void fair_refused(void *state, struct seq *seq, enum refusal why)
 {
     struct fair *fair = state;
-    line_looked_at(line_of(fair, seq), fair->places, seq);
+    line_looked_at(fair->places, seq);
     bool lacks = why == REFUSED_BLOCKS || fair->sched->n_free_slots == 0;
     if (lacks && fair->blocked_leaf == SHARES_NOBODY)
         fair->blocked_leaf = seq->tenant;

@@ -332,6 +332,14 @@ static bool of_line(const struct twin_seq *s, uint32_t leaf, enum sched_class cl
     return s->waits && s->seq->tenant == leaf && s->seq->class == class;
 }
 
+/* Prompt tokens that are not cached. */
+static uint32_t work(const struct twin_seq *s)
+{
+    return s->seq->matched_tokens < s->seq->prompt_tokens
+               ? s->seq->prompt_tokens - s->seq->matched_tokens
+               : 0;
+}
+
 /* How many of its line come before it. */
 static uint32_t place_of(const struct twin *t, const struct twin_seq *s)
 {
@@ -354,8 +362,7 @@ static struct twin_seq *pick_of_class(const struct twin *t, uint32_t leaf, enum 
         struct twin_seq *s = &t->seqs[i];
         if (!of_line(s, leaf, class) || place_of(t, s) >= 16)
             continue;
-        if (!best || s->seq->matched_blocks > best->seq->matched_blocks ||
-            (s->seq->matched_blocks == best->seq->matched_blocks && before(s, best)))
+        if (!best || work(s) < work(best) || (work(s) == work(best) && before(s, best)))
             best = s;
     }
     return best;

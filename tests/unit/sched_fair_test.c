@@ -17,7 +17,8 @@ static void line_open(void)
     line_init(&line);
     memset(places, 0, sizeof places);
     for (uint32_t i = 0; i < SEQS; i++)
-        seqs[i] = (struct seq){.id = i, .number = i + 1, .deadline_ns = UINT64_MAX};
+        seqs[i] =
+            (struct seq){.id = i, .number = i + 1, .deadline_ns = UINT64_MAX, .prompt_tokens = 100};
 }
 
 static void enter(uint32_t id, uint64_t due_ns)
@@ -70,24 +71,26 @@ static void leaving_from_anywhere_keeps_the_order(void **state)
     }
 }
 
-static void the_longest_prefix_goes_first_and_passes_over_eight_times(void **state)
+static void least_work_goes_first_and_passes_over_eight_times(void **state)
 {
     line_open();
     for (uint32_t i = 0; i < 12; i++) {
-        seqs[i].matched_blocks = i == 0 ? 0 : 5 + i % 3;
+        /* 2, 5, 8, 11 have most in the cache; then come shorter prompts, with less of it. */
+        seqs[i].matched_tokens = i == 0 ? 0 : 50 + 10 * (i % 3);
+        seqs[i].prompt_tokens -= i % 3 == 1 ? 5 : 0;
         enter(i, 1000 + i);
     }
     const uint32_t order[] = {2, 5, 8, 11, 1, 4, 7, 10, 0};
     for (size_t i = 0; i < array_count(order); i++)
-        next_is(order[i]); /* 7 blocks, then 6; the first one was passed over often enough */
+        next_is(order[i]); /* 30 tokens, then 35; the first one was passed over often enough */
     next_is(3);
 }
 
-static void the_longest_prefix_waits_behind_deadlines_and_those_that_ran(void **state)
+static void least_work_waits_behind_deadlines_and_those_that_ran(void **state)
 {
     line_open();
     seqs[0].deadline_ns = 1000;
-    seqs[2].matched_blocks = 9;
+    seqs[2].prompt_tokens = 10;
     enter(0, 1000);
     enter(1, 1001);
     enter(2, 1002);
@@ -99,7 +102,7 @@ static void the_longest_prefix_waits_behind_deadlines_and_those_that_ran(void **
     /* Beyond the window it is not seen. */
     line_open();
     for (uint32_t i = 0; i < 20; i++) {
-        seqs[i].matched_blocks = i == LINE_WINDOW ? 9 : i == LINE_WINDOW - 1 ? 2 : 0;
+        seqs[i].prompt_tokens = i == LINE_WINDOW ? 9 : i == LINE_WINDOW - 1 ? 20 : 100;
         enter(i, 1000 + i);
     }
     next_is(LINE_WINDOW - 1);
@@ -479,8 +482,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_line_is_by_due_time_then_by_number),
         cmocka_unit_test(leaving_from_anywhere_keeps_the_order),
-        cmocka_unit_test(the_longest_prefix_goes_first_and_passes_over_eight_times),
-        cmocka_unit_test(the_longest_prefix_waits_behind_deadlines_and_those_that_ran),
+        cmocka_unit_test(least_work_goes_first_and_passes_over_eight_times),
+        cmocka_unit_test(least_work_waits_behind_deadlines_and_those_that_ran),
         cmocka_unit_test(four_of_five_were_not_longer),
         cmocka_unit_test(the_worst_moment_is_less_than_the_sum),
         cmocka_unit_test(weights_are_shares),
