@@ -105,7 +105,7 @@ def test_configuration_is_good_and_kept(root):
     file = root / "etc/galerne/galerne.yaml"
     check = [root / "usr/bin/galerned", "--check-config", "--config", file]
     done = subprocess.run(check, text=True, capture_output=True)
-    assert done.returncode == 0 and "1 models" in done.stdout, done.stderr
+    assert done.returncode == 0 and "1 model" in done.stdout, done.stderr
     path = re.search(r"^ +path: (\S+)$", file.read_text(), re.M)[1]
     assert (root / path.lstrip("/") / "model.safetensors").exists()
     file.write_text("# mine\n")
