@@ -15,6 +15,7 @@ struct line_editor {
     EditLine *edit; /* NULL: plain lines */
     History *history;
     const char *prompt;
+    int unread; /* a byte that came in place of the rest of a character; -1: none */
 };
 
 /* ---- signals while a line is edited ---- */
@@ -93,34 +94,55 @@ static bool signals_answer(EditLine *edit)
 
 /* ---- editing ---- */
 
-/* One character, as libedit wants it: 1, 0 at the end, -1. */
+static struct line_editor *editor_of(EditLine *edit)
+{
+    struct line_editor *lines = NULL;
+    el_get(edit, EL_CLIENTDATA, &lines);
+    return lines;
+}
+
+/* As read() of one byte. */
+static int byte_get(EditLine *edit, unsigned char *ret_byte)
+{
+    struct line_editor *lines = editor_of(edit);
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    if (lines->unread >= 0) {
+        *ret_byte = (unsigned char)lines->unread;
+        lines->unread = -1;
+        return 1;
+    }
+    do {
+        if (!signals_answer(edit))
+            return -1;
+    } while (ppoll(&input, 1, NULL, &kept.mask) <= 0); /* a signal */
+    return (int)read(STDIN_FILENO, ret_byte, 1);
+}
+
+/* One character, as libedit wants it: 1, 0 at the end, -1. A byte that breaks a character off is
+ * looked at again: it may be the key that ends the line. */
 static int character_get(EditLine *edit, wchar_t *ret_character)
 {
     mbstate_t state = {0};
     for (;;) {
-        struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
         unsigned char byte;
-        if (!signals_answer(edit))
-            return -1;
-        if (ppoll(&input, 1, NULL, &kept.mask) <= 0)
-            continue; /* a signal */
-        ssize_t n = read(STDIN_FILENO, &byte, 1);
+        bool is_begun = !mbsinit(&state);
+        int n = byte_get(edit, &byte);
         if (n <= 0)
-            return (int)n;
+            return n;
         size_t used = mbrtowc(ret_character, (const char *)&byte, 1, &state);
         if (used == (size_t)-2)
             continue; /* the rest of the character is to come */
         if (used == (size_t)-1)
             *ret_character = 0xfffd;
+        if (used == (size_t)-1 && is_begun)
+            editor_of(edit)->unread = byte;
         return 1;
     }
 }
 
 static char *prompt_of(EditLine *edit)
 {
-    struct line_editor *lines = NULL;
-    el_get(edit, EL_CLIENTDATA, &lines);
-    return (char *)(uintptr_t)lines->prompt;
+    return (char *)(uintptr_t)editor_of(edit)->prompt;
 }
 
 static void bind(EditLine *edit, const char *key, const char *what)
@@ -175,6 +197,7 @@ static enum line_outcome edited_read(struct line_editor *lines, char **ret_line)
     int n = 0;
     HistEvent event;
     came = 0;
+    lines->unread = -1;
     fflush(stderr);
     signals_watch();
     el_set(lines->edit, EL_PREP_TERM, 1); /* before the prompt: who sees it may type Ctrl-D */

@@ -207,6 +207,17 @@ def test_bytes_that_are_no_utf_8(server, chat):
     leave(one)
 
 
+@pytest.mark.parametrize("sent, read", [(b"caf\xe9\r", "caf\ufffd"), (b"\xe2\x82A\xf0\x9f\xc3\r",
+                                                                   "\ufffdA\ufffd\ufffd")])
+def test_a_broken_character_swallows_no_key(server, chat, sent, read):
+    one = chat(server)
+    os.write(one.here, sent)
+    one.wait("echo: ")
+    one.wait("\n> ")
+    assert server.turns()[0] == ("u", read)
+    leave(one)
+
+
 def test_a_long_line_and_another_size_of_the_terminal(server, chat):
     one = chat(server)
     line = " ".join(f"word{i}" for i in range(900))
