@@ -18,6 +18,7 @@
 #include "daemon/front.h"
 #include "daemon/inherited.h"
 #include "daemon/listener.h"
+#include "daemon/tenancy.h"
 
 #define CONFIG_DEFAULT "/etc/galerne/galerne.yaml"
 #define TICK_STARTING_NS (5 * NS_PER_MS)
@@ -243,6 +244,19 @@ failed:
     return 1;
 }
 
+/* That the tenants' clients are who they are said to be shows only against this host's users. */
+static bool clients_check(const struct config *config)
+{
+    struct tenancy *tenancy = NULL;
+    struct error error;
+    if (tenancy_open(config, &tenancy, &error) != STATUS_OK) {
+        fprintf(stderr, "galerned: %s\n", error.text);
+        return false;
+    }
+    tenancy_close(tenancy);
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     static struct config config;
@@ -258,6 +272,8 @@ int main(int argc, char **argv)
         return 1;
     }
     if (arguments.check_config) {
+        if (!clients_check(&config))
+            return 1;
         printf("%s: good, %u %s, %u %s\n", arguments.config, config.n_models,
                config.n_models == 1 ? "model" : "models", config.n_tenants,
                config.n_tenants == 1 ? "tenant" : "tenants");

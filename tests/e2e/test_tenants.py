@@ -190,3 +190,18 @@ def test_check_config_counts(tmp_path):
     done = subprocess.run([build_dir() / "daemon/galerned", "--check-config", "--config",
                            daemon.config], capture_output=True, text=True, timeout=20)
     assert done.returncode == 0 and done.stdout.endswith("good, 1 model, 1 tenant\n")
+
+
+@pytest.mark.parametrize("clients, words", [
+    ('["uid:4294967296"]', 'expected a user\'s number after uid:, got "uid:4294967296"'),
+    ('["uid:-1"]', 'expected a user\'s number after uid:, got "uid:-1"'),
+    ('["user:no-such-user"]', "there is no user no-such-user"),
+    ('["user:root", "uid:0"]', '"uid:0" is listed twice, under two spellings'),
+])
+def test_check_config_finds_clients_that_are_none(tmp_path, clients, words):
+    daemon = Daemon(models={"tiny": TINY["tiny"]}, start=False, directory=tmp_path,
+                    tenants=f"  - name: a\n    clients: {clients}\n")
+    done = subprocess.run([build_dir() / "daemon/galerned", "--check-config", "--config",
+                           daemon.config], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"galerned: {daemon.config}: ") and words in done.stderr
