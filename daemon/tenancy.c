@@ -21,6 +21,7 @@ struct roll {
     uint32_t default_row;                        /* CONFIG_NONE: unknown clients are refused */
     bool shared;                                 /* from the configuration */
     struct config_tenant rows[TENANCY_ROWS_MAX]; /* [n_rows]; parent_index is a row */
+    bool had_own[TENANCY_ROWS_MAX];              /* [n_rows] requests, maybe, now or before */
     struct client clients[CONFIG_CLIENTS_MAX];   /* [n_clients] */
 };
 
@@ -48,6 +49,7 @@ static uint32_t row_find(const struct roll *roll, const char *name)
 static void rows_carry(const struct roll *old, struct roll *next)
 {
     next->n_rows = old->n_rows;
+    memcpy(next->had_own, old->had_own, sizeof next->had_own);
     for (uint32_t i = 0; i < old->n_rows; i++) {
         struct config_tenant *row = &next->rows[i];
         *row = (struct config_tenant){.parent_index = CONFIG_NONE,
@@ -83,16 +85,22 @@ static bool has_below(const struct roll *roll, uint32_t row)
     return false;
 }
 
-/* A tenant that may have requests of its own cannot become one that has only others'. */
-static enum status leaves_check(const struct roll *old, const struct roll *next,
-                                struct error *error)
+/* A tenant that may have requests of its own cannot become one that has only others'. One that was
+ * left out for a while takes none meanwhile, and may come back with those below it. */
+static enum status leaves_set(const struct config *config, struct roll *next, struct error *error)
 {
-    for (uint32_t i = 0; i < old->n_rows; i++)
-        if (!has_below(old, i) && has_below(next, i))
+    for (uint32_t i = 0; i < next->n_rows; i++)
+        if (next->had_own[i] && has_below(next, i))
             return error_set(error, STATUS_INVALID,
                              "tenant %s (line %u) takes requests of its own and cannot get tenants "
                              "below it while the daemon runs: give it another name, or restart",
                              next->rows[i].name, next->rows[i].line);
+    for (uint32_t i = 0; i < config->n_tenants; i++) {
+        uint32_t row = row_find(next, config->tenants[i].name);
+        next->had_own[row] |= !has_below(next, row);
+    }
+    if (!next->shared)
+        next->had_own[next->default_row] = true;
     return STATUS_OK;
 }
 
@@ -172,7 +180,7 @@ static enum status roll_make(const struct roll *old, const struct config *config
             next->rows[row_find(next, config->tenants[i].name)].parent_index =
                 row_find(next, config->tenants[i].parent);
     next->default_row = row_find(next, next->shared ? config->default_tenant : LOCAL);
-    status = leaves_check(old, next, error);
+    status = leaves_set(config, next, error);
     return status == STATUS_OK ? clients_set(config, next, error) : status;
 }
 

@@ -210,6 +210,39 @@ static void refuses_whole(void **state)
     assert_string_equal(tenant_of(peer_of("a", NULL, ""), 0), "a"); /* a look changes nothing */
 }
 
+/* An organisation that is left out and put back is the one that it was; a tenant that had requests
+ * of its own stays without others below it, however long it was away. */
+static void comes_back_with_those_below(void **state)
+{
+    static const char bank[] =
+        "tenants:\n- name: bank\n- {name: chat, parent: bank, clients: [a]}\n- name: x\n";
+    struct tenant_row rows[TENANCY_ROWS_MAX];
+    uint64_t generation;
+    begin(bank);
+    change("tenants:\n- name: x\n");
+    assert_null(tenant_of(peer_of("a", NULL, ""), 0));
+    change("");
+    change(bank);
+    assert_string_equal(tenant_of(peer_of("a", NULL, ""), 0), "chat");
+    assert_int_equal(tenancy_rows(tenancy, 100, rows, &generation), 4);
+    assert_int_equal(rows[1].parent, 0);
+    assert_false(rows[0].closed || rows[1].closed);
+
+    static const char *const below[] = {
+        "tenants:\n- name: x\n- {name: y, parent: x}\n",
+        "tenants:\n- name: bank\n- {name: chat, parent: bank}\n- {name: y, parent: chat}\n",
+        "tenants:\n- name: local\n- {name: y, parent: local}\n"};
+    change("tenants:\n- name: z\n");
+    for (size_t i = 0; i < array_count(below); i++) {
+        config_of(below[i]);
+        assert_int_equal(tenancy_replace(tenancy, &config, &error), STATUS_INVALID);
+        assert_non_null(strstr(error.text, "takes requests of its own"));
+    }
+    change("tenants:\n- name: bank\n"); /* now it takes some itself */
+    config_of(bank);
+    assert_int_equal(tenancy_replace(tenancy, &config, &error), STATUS_INVALID);
+}
+
 static void runs_out_of_rows(void **state)
 {
     char text[256];
@@ -233,6 +266,7 @@ int main(void)
         cmocka_unit_test_teardown(domains_follow_the_key, end),
         cmocka_unit_test_teardown(rows_keep_their_place, end),
         cmocka_unit_test_teardown(refuses_whole, end),
+        cmocka_unit_test_teardown(comes_back_with_those_below, end),
         cmocka_unit_test_teardown(runs_out_of_rows, end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
