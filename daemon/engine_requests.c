@@ -160,6 +160,7 @@ void engine_take_submissions(struct engine *engine, uint64_t now_ns)
         while ((item = ring_peek(engine->inlets[i]))) {
             struct request *request = *item;
             ring_release(engine->inlets[i]);
+            engine_follow_tenants(engine); /* its tenant may be newer than this turn */
             request_submit(engine, request, now_ns);
         }
     }

@@ -144,11 +144,13 @@ static enum status engines_open(struct front *front, struct step_limits *limits,
     return status;
 }
 
-/* The limits of the tenants in force. Their tables were checked when the file was read. */
+/* The limits of the tenants in force, or about to be. Their tables were checked when the file was
+ * read. */
 static enum status quotas_follow(struct front *front, struct error *error)
 {
     struct quota_row rows[TENANCY_ROWS_MAX];
-    const struct quota_table table = {.n_rows = tenancy_quotas(front->tenancy, rows), .rows = rows};
+    const struct quota_table table = {.n_rows = tenancy_preview_quotas(front->tenancy, rows),
+                                      .rows = rows};
     const struct quota_time time = {.now_ns = clock_now_ns(), .wall_ns = clock_wall_ns()};
     return quota_set(front->quota, &table, &time, error);
 }
@@ -272,10 +274,10 @@ enum status front_reload(struct front *front, struct error *error)
     enum status status = config_load(front->config->file, config, error);
     if (status == STATUS_OK)
         status = tenants_preview(front, config, error);
+    if (status == STATUS_OK) /* first: nobody is a tenant whose limits are not there yet */
+        status = quotas_follow(front, error);
     if (status == STATUS_OK)
         status = tenancy_replace(front->tenancy, config, error);
-    if (status == STATUS_OK)
-        status = quotas_follow(front, error);
     for (uint32_t i = 0; status == STATUS_OK && i < front->n_models; i++)
         engine_wake(front->models[i].engine);
     if (status == STATUS_OK)

@@ -215,9 +215,9 @@ enum status tenancy_replace(struct tenancy *tenancy, const struct config *config
     for (uint32_t i = 0; i < tenancy->roll.n_rows; i++)
         if (!tenancy->names[i][0]) /* others may be reading what is there */
             memcpy(tenancy->names[i], tenancy->roll.rows[i].name, CONFIG_NAME_MAX_BYTES);
-    pthread_rwlock_unlock(&tenancy->lock);
     atomic_store(&tenancy->shared, tenancy->roll.shared);
-    atomic_fetch_add(&tenancy->generation, 1);
+    atomic_fetch_add(&tenancy->generation, 1); /* whoever finds a new row finds this as well */
+    pthread_rwlock_unlock(&tenancy->lock);
     return STATUS_OK;
 }
 
@@ -347,6 +347,16 @@ uint32_t tenancy_rows(struct tenancy *tenancy, uint32_t blocks_count, struct ten
         ret_rows[i].name = tenancy->names[i];
     pthread_rwlock_unlock(&tenancy->lock);
     return n;
+}
+
+uint32_t tenancy_preview_quotas(struct tenancy *tenancy, struct quota_row *ret_rows)
+{
+    const struct roll *next = &tenancy->next;
+    for (uint32_t i = 0; i < next->n_rows; i++) {
+        ret_rows[i] = config_quota_row(&next->rows[i]);
+        ret_rows[i].name = next->rows[i].name;
+    }
+    return next->n_rows;
 }
 
 uint32_t tenancy_quotas(struct tenancy *tenancy, struct quota_row *ret_rows)

@@ -12,8 +12,8 @@
  *
  * The cache domain follows from the tenant's key `cache`; with `local`, each client has its own.
  *
- * tenancy_open, tenancy_replace, tenancy_close: the control thread. The rest: any thread; a lock
- * guards what is in force.
+ * tenancy_open, tenancy_preview, tenancy_preview_quotas, tenancy_replace, tenancy_close: the control
+ * thread. The rest: any thread; a lock guards what is in force.
  */
 #pragma once
 
@@ -42,6 +42,10 @@ void tenancy_close(struct tenancy *tenancy);
 enum status tenancy_preview(struct tenancy *tenancy, const struct config *config,
                             uint32_t blocks_count, struct tenant_row *ret_rows,
                             uint32_t *ret_n_rows, struct error *error);
+
+/* The limits of the rows that were made last, by tenancy_preview or tenancy_replace; [the rows'
+ * count], which is returned. Names are good until more are made. The control thread. */
+uint32_t tenancy_preview_quotas(struct tenancy *tenancy, struct quota_row *ret_rows);
 
 /* Puts the configuration's tenants in force, whole or not at all; the same errors, and those of
  * open. Whether schedulers take the rows is the caller's to know before (tenancy_preview). */

@@ -208,6 +208,15 @@ static void refuses_whole(void **state)
     assert_int_equal(n_rows, 2);
     assert_int_equal(rows[1].weight, 9);
     assert_string_equal(tenant_of(peer_of("a", NULL, ""), 0), "a"); /* a look changes nothing */
+
+    struct quota_row limits[TENANCY_ROWS_MAX];
+    config_of("tenants:\n- {name: b, requests_per_minute: 7}\n");
+    assert_int_equal(tenancy_preview(tenancy, &config, 100, rows, &n_rows, &error), STATUS_OK);
+    assert_int_equal(tenancy_preview_quotas(tenancy, limits), 2);
+    assert_string_equal(limits[1].name, "b");
+    assert_int_equal(limits[1].requests_per_minute, 7);
+    assert_int_equal(tenancy_quotas(tenancy, limits), 1); /* in force */
+    assert_int_equal(limits[0].requests_per_minute, 0);
 }
 
 /* An organisation that is left out and put back is the one that it was; a tenant that had requests
