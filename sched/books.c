@@ -2,7 +2,9 @@
 
 void books_tick(struct sched *sched, uint64_t now_ns)
 {
-    if (now_ns > sched->now_ns)
+    if (now_ns < sched->now_ns)
+        sched->clock_back_total++;
+    else
         sched->now_ns = now_ns;
 }
 

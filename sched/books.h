@@ -98,7 +98,7 @@ struct sched {
     uint64_t submitted_total, admitted_total, preempted_total, ended_total;
     uint64_t processed_tokens_total, recomputed_tokens_total, cached_tokens_total;
     uint64_t prompt_tokens_total; /* computed for the first time */
-    uint64_t dropped_total, unexpected_total;
+    uint64_t dropped_total, unexpected_total, clock_back_total;
     uint64_t end_interval_ns; /* recent mean time between two ends; 0: none was seen */
     uint64_t end_seen_ns;     /* when ended_total was end_seen_total */
     uint64_t end_seen_total;

@@ -588,7 +588,8 @@ void sched_stats(const struct sched *sched, struct sched_stats *ret_stats)
                              .ended_total = sched->ended_total,
                              .recomputed_tokens_total = sched->recomputed_tokens_total,
                              .dropped_total = sched->dropped_total,
-                             .unexpected_total = sched->unexpected_total};
+                             .unexpected_total = sched->unexpected_total,
+                             .clock_back_total = sched->clock_back_total};
 }
 
 bool sched_tenant_stats(const struct sched *sched, uint32_t tenant,

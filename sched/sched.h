@@ -266,6 +266,7 @@ struct sched_stats {
     uint64_t preempted_total, admitted_total, ended_total, recomputed_tokens_total;
     uint64_t dropped_total;    /* tokens of sequences that were over already */
     uint64_t unexpected_total; /* tokens that no row in flight could have given */
+    uint64_t clock_back_total; /* calls whose now_ns was before the latest, which counted instead */
 };
 void sched_stats(const struct sched *sched, struct sched_stats *ret_stats);
 

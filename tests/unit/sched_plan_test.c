@@ -301,6 +301,32 @@ static void unexpected_tokens_are_counted(void **state)
     fixture_close(&f);
 }
 
+/* A clock that went back is the latest time that was told: no deadline is undone, none comes late.
+ */
+static void a_clock_that_goes_back_is_counted(void **state)
+{
+    struct fixture f;
+    fixture_open(&f, &fixture_limits);
+    sched_id id = submit(&f, 20, 10), expired;
+    struct sched_submission s = {
+        .request_id = 7, .deadline_ns = f.now_ns + 500, .prompt_tokens = 3, .output_tokens_max = 3};
+    sched_id late;
+    assert_int_equal(sched_submit(f.sched, &s, f.now_ns, &late, NULL), STATUS_OK);
+    assert_int_equal(stats(&f).clock_back_total, 0);
+    assert_false(sched_next_expired(f.sched, f.now_ns + 499, &expired));
+    assert_false(sched_next_expired(f.sched, 1, &expired));
+    assert_int_equal(stats(&f).clock_back_total, 1);
+    s.deadline_ns = f.now_ns + 498; /* that is over, whatever the time that is told */
+    assert_int_equal(sched_submit(f.sched, &s, 1, &late, NULL), STATUS_DEADLINE);
+    assert_true(sched_next_expired(f.sched, f.now_ns + 500, &expired));
+    const struct sched_plan *plan = sched_plan(f.sched, 2);
+    assert_int_equal(plan->n_rows, 1);
+    assert_int_equal(plan->rows[0].id, id);
+    assert_int_equal(stats(&f).clock_back_total, 3);
+    sched_check(f.sched);
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -316,6 +342,7 @@ int main(void)
         cmocka_unit_test(blocks_hold_admission_back),
         cmocka_unit_test(steps_retire_in_order_and_whole),
         cmocka_unit_test(unexpected_tokens_are_counted),
+        cmocka_unit_test(a_clock_that_goes_back_is_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
