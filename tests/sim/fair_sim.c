@@ -375,6 +375,7 @@ static void step_whole(void)
     world.now_ns += 1000000;
     if (plan->step == 0)
         return;
+    totals.steps++;
     residents_note();
     opens_note(plan);
     preempted_note(preempted);
@@ -411,7 +412,7 @@ static void world_close(void)
 static void world_play(uint64_t seed)
 {
     world_open(seed);
-    for (uint32_t i = 0; i < STEPS_COUNT; i++, totals.steps++) {
+    for (uint32_t i = 0; i < STEPS_COUNT; i++) {
         world.random = shrink_dice(seed, i);
         if (shrink_turn(seed, i))
             continue;

@@ -14,6 +14,7 @@
 struct sim_totals {
     uint64_t steps, tokens, ended, preempted, recomputed, replays, full, never, refused_late,
         cancelled, expired, cached, copies, tables, rights, fair;
+    uint64_t fair_steps;                /* each of them planned as its twin did */
     uint64_t windows, behind, longer;   /* days; opens that begin behind; streams above the pool */
     uint64_t choices, choices_once;     /* prompts with choices; undisturbed ones */
     uint64_t tails_copied, tails_again; /* choices that began without, with part of a last block */
