@@ -12,8 +12,8 @@
  *
  * The cache domain follows from the tenant's key `cache`; with `local`, each client has its own.
  *
- * tenancy_open, tenancy_preview, tenancy_preview_quotas, tenancy_replace, tenancy_close: the control
- * thread. The rest: any thread; a lock guards what is in force.
+ * tenancy_open, tenancy_preview, tenancy_preview_quotas, tenancy_replace, tenancy_close: the
+ * control thread. The rest: any thread; a lock guards what is in force.
  */
 #pragma once
 
