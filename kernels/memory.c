@@ -1,5 +1,20 @@
 #include "kernels/memory.h"
 
+#include <sys/mman.h>
+
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
+
+/* Weights and KV pages are read in long runs or in many places: with small pages the walks of the
+ * page table cost as much as the reading. A system that has no huge pages says so, and nothing is
+ * lost. */
+static void pages_widen(uintptr_t start, size_t size_bytes)
+{
+    uintptr_t first = round_up(start, HUGE_PAGE_BYTES);
+    uintptr_t end = (start + size_bytes) & ~(uintptr_t)(HUGE_PAGE_BYTES - 1);
+    if (end > first)
+        (void)madvise((void *)first, end - first, MADV_HUGEPAGE);
+}
+
 /* calloc knows which pages are zero already; aligned_alloc with memset would touch them all. So the
  * aligned address is found inside a larger piece, whose own address is kept in front of it. */
 void *memory_alloc(size_t size_bytes)
@@ -12,6 +27,8 @@ void *memory_alloc(size_t size_bytes)
     uintptr_t start =
         ((uintptr_t)raw + sizeof raw + MEMORY_LINE_BYTES - 1) & ~(uintptr_t)(MEMORY_LINE_BYTES - 1);
     memcpy((char *)start - sizeof raw, &raw, sizeof raw);
+    if (size_bytes >= 4 * HUGE_PAGE_BYTES)
+        pages_widen(start, size_bytes);
     return (void *)start;
 }
 

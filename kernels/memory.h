@@ -2,7 +2,8 @@
  * memory: host memory as the CPU backends hand it out, and scratch that grows.
  *
  * Everything is zeroed and starts on a 64-byte line. Large pieces come from the kernel as untouched
- * zero pages, so that a KV pool costs only what is written. One thread at a time per object.
+ * zero pages, so that a KV pool costs only what is written; they are huge pages where the system
+ * has some. One thread at a time per object.
  */
 #pragma once
 

@@ -35,19 +35,29 @@ static inline const char *block_at(const struct attend *a, uint32_t block)
     return a->kv + a->blocks[block] * a->block_stride_bytes;
 }
 
-/* Scores of V vectors of positions from `position` on, for pairs pair .. pair + N - 1. */
-SHAPE_BODY void scores_chunk(const struct attend *a, uint32_t position, uint32_t pair, const int N,
-                             const int V, const bool bf16)
+/* Where V vectors of keys lie, from `position` on. */
+ATTEND_INLINE void keys_find(const struct attend *a, uint32_t position, const int V,
+                             const bool bf16, const char **ret_keys)
 {
     uint32_t block_first = a->first[0] / a->block_tokens;
     uint32_t block_last = a->last[a->n_pairs - 1] / a->block_tokens;
-    const char *keys[VECTORS_MAX];
     UNROLL for (int v = 0; v < V; v++)
     {
         uint32_t at = position + (uint32_t)v * LANES; /* the ends are no one's: any block will do */
         uint32_t block = u32_min(u32_max(at / a->block_tokens, block_first), block_last);
-        keys[v] = block_at(a, block) + at % a->block_tokens * element_bytes(bf16);
+        ret_keys[v] = block_at(a, block) + at % a->block_tokens * element_bytes(bf16);
     }
+}
+
+/* Scores of V vectors of positions from `position` on, for pairs pair .. pair + N - 1. Blocks lie
+ * anywhere, so what comes next is asked for ahead when few pairs share the reading. */
+SHAPE_BODY void scores_chunk(const struct attend *a, uint32_t position, uint32_t pair, const int N,
+                             const int V, const bool bf16)
+{
+    const bool ahead = N <= 4;
+    const char *keys[VECTORS_MAX], *next[VECTORS_MAX];
+    keys_find(a, position, V, bf16, keys);
+    keys_find(a, position + (uint32_t)V * LANES, V, bf16, next);
     vec sums[ATTEND_PAIRS_MAX][VECTORS_MAX];
     UNROLL for (int n = 0; n < N; n++) UNROLL for (int v = 0; v < V; v++) sums[n][v] = vec_set(0);
     const float *q = a->q + pair;
@@ -55,6 +65,9 @@ SHAPE_BODY void scores_chunk(const struct attend *a, uint32_t position, uint32_t
     for (uint32_t i = 0; i < a->head_dim; i++, q += ATTEND_PAIRS_MAX, index += a->block_tokens) {
         vec key[VECTORS_MAX];
         UNROLL for (int v = 0; v < V; v++) key[v] = element_load(keys[v], index, bf16);
+        if (ahead)
+            UNROLL for (int v = 0; v < V; v++)
+                __builtin_prefetch(next[v] + index * element_bytes(bf16));
         UNROLL for (int n = 0; n < N; n++)
         {
             vec x = vec_set(q[n]);
@@ -115,10 +128,15 @@ SHAPE_BODY void values_chunk(const struct attend *a, uint32_t first, uint32_t la
             a->scores + (size_t)pair * ATTEND_SPLIT_TOKENS + t % ATTEND_SPLIT_TOKENS;
         /* V begins head_dim * block_tokens values after K. */
         size_t index = (size_t)(a->block_tokens + token) * a->head_dim + feature;
+        const char *next =
+            N <= 4 && t + n_tokens <= last ? block_at(a, t / a->block_tokens + 1) : NULL;
         for (uint32_t i = 0; i < n_tokens; i++, index += a->head_dim) {
             vec row[VECTORS_MAX];
             UNROLL for (int f = 0; f < F; f++) row[f] =
                 element_load(values, index + (size_t)f * LANES, bf16);
+            if (next)
+                UNROLL for (int f = 0; f < F; f++)
+                    __builtin_prefetch(next + (index + (size_t)f * LANES) * element_bytes(bf16));
             UNROLL for (int n = 0; n < N; n++)
             {
                 vec weight = vec_set(weights[(size_t)n * ATTEND_SPLIT_TOKENS + i]);
