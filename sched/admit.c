@@ -181,14 +181,13 @@ static struct forecast_one running_foreseen(const struct sched *sched, const str
 void draft_forecast(const struct sched *sched, struct draft *draft)
 {
     uint32_t longest = 1;
-    for (uint32_t i = 0; i < sched->n_running; i++)
-        if (!sched->running[i]->paused)
-            longest = u32_max(longest, foreseen_tokens(sched, sched->running[i]));
-    forecast_begin(&draft->forecast, longest, sched->limits.block_tokens);
-    for (uint32_t i = 0; i < sched->n_running && longest > 1; i++) {
-        struct forecast_one one = running_foreseen(sched, sched->running[i]);
-        forecast_add(&draft->forecast, &one);
+    for (uint32_t i = 0; i < sched->n_running; i++) {
+        sched->foreseen[i] = running_foreseen(sched, sched->running[i]);
+        longest = u32_max(longest, sched->foreseen[i].tokens);
     }
+    forecast_begin(&draft->forecast, longest, sched->limits.block_tokens);
+    for (uint32_t i = 0; i < sched->n_running && longest > 1; i++)
+        forecast_add(&draft->forecast, &sched->foreseen[i]);
     draft->forecast_made = true;
 }
 

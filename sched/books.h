@@ -94,6 +94,8 @@ struct sched {
     uint32_t step_tokens;         /* of a step: step_tokens_max unless the owner wants fewer */
     struct seq **scratch;         /* [slots_max] for plan.c: whose turn it is */
     struct seq **candidates;      /* [slots_max] for plan.c: whom a policy may choose to preempt */
+    struct forecast_one
+        *foreseen; /* [slots_max] for draft_forecast: of the running, in their order */
 
     uint64_t submitted_total, admitted_total, preempted_total, ended_total;
     uint64_t processed_tokens_total, recomputed_tokens_total, cached_tokens_total;

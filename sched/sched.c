@@ -70,6 +70,7 @@ static struct pieces pieces_carve(struct carve *carve, const struct sched_limits
     sched->matched = carve_take(carve, table_max(limits) * sizeof *sched->matched);
     sched->scratch = carve_take(carve, slots * sizeof *sched->scratch);
     sched->candidates = carve_take(carve, slots * sizeof *sched->candidates);
+    sched->foreseen = carve_take(carve, slots * sizeof *sched->foreseen);
     for (uint32_t i = 0; i < SCHED_STEPS_MAX; i++) {
         pieces.flight_rows[i] = carve_take(carve, slots * sizeof(sched_id));
         pieces.flight_ends[i] = carve_take(carve, slots * sizeof(uint32_t));

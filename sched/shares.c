@@ -320,11 +320,8 @@ void outputs_add(struct outputs *outputs, uint32_t n_tokens)
     outputs->n++;
     outputs->recent[outputs->oldest] = n_tokens;
     outputs->oldest = (outputs->oldest + 1) % OUTPUTS_COUNT;
-}
-
-uint32_t outputs_p80(const struct outputs *outputs)
-{
-    return outputs->n < OUTPUTS_MIN ? 0 : outputs->sorted[(outputs->n * 4 - 1) / 5];
+    if (outputs->n >= OUTPUTS_MIN)
+        outputs->p80 = outputs->sorted[(outputs->n * 4 - 1) / 5];
 }
 
 /* ---- check ---- */
