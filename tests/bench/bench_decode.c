@@ -1,19 +1,28 @@
 /*
- * Decode of one sequence: tokens/s, and how fast its weights are read beside what the memory gives.
+ * A whole model: a prompt of 512 tokens, and decoding of 1, 4, 16 and 32 sequences at once, in
+ * tokens a second, beside the roof that the probes of the same run give.
  *
- * usage: bench_decode MODEL [threads]
+ * usage: bench_decode MODEL [threads [NAME]]
  *
- * Rounds of a probe (a plain streaming read by as many threads) and of decoding, interleaved, since
- * the machine's neighbours change from minute to minute; medians over the rounds. A model that fits
- * the caches can read faster than the probe, which does not.
+ * The roof of a step is the longer of two times: its weights read once at the rate of a plain
+ * streaming read, and its multiply-adds at the rate of the widest instructions for the type that
+ * most weights have. Attention and all else count against us. Rounds of probes and steps are
+ * interleaved, since the machine's neighbours change from minute to minute; medians over the
+ * rounds. With one thread everything, the probes too, is measured in the thread's own time. A model
+ * that fits the caches can read faster than the probe, which does not. NAME stands in the `measure`
+ * lines.
  */
 #include "base/clock.h"
 #include "model/model.h"
 #include "tests/bench/probe.h"
 
-#define ROUNDS 7
-#define ROUND_TOKENS 40
-#define PROMPT_TOKENS 64
+#define ROUNDS 5
+#define ROUND_STEPS 16
+#define SEQUENCES_MAX 32
+#define CONTEXT_TOKENS 640
+#define PROMPT_TOKENS 512
+#define START_TOKENS 64 /* of a sequence that decodes */
+#define BLOCK_TOKENS 16
 
 struct run {
     struct model *model;
@@ -21,59 +30,83 @@ struct run {
     struct step *step;
     struct step_result *result;
     uint64_t number;
-    uint32_t position, blocks_used;
+    uint32_t threads_count;
+    uint32_t positions[SEQUENCES_MAX], blocks_used[SEQUENCES_MAX];
 };
 
-static void run_step(struct run *run)
+static uint64_t now_ns(const struct run *run)
 {
+    return run->threads_count == 1 ? probe_thread_ns() : clock_now_ns();
+}
+
+static void begin(struct run *run)
+{
+    step_begin(run->step, &run->limits, 1, ++run->number);
+}
+
+/* Seconds of the step that was put together. */
+static double step_s(struct run *run)
+{
+    uint64_t start_ns = now_ns(run);
     enum status status =
         model_step(run->model, run->step, step_bytes_max(&run->limits), run->result);
     if (status != STATUS_OK) {
         fprintf(stderr, "bench_decode: %s\n", run->result->error_text);
         exit(1);
     }
+    return (double)(now_ns(run) - start_ns) / (double)NS_PER_S;
 }
 
-static void row_add(struct run *run, uint32_t n_tokens, uint32_t source)
+static void row_add(struct run *run, uint32_t slot, uint32_t n_tokens, uint32_t source)
 {
     struct step *step = run->step;
-    uint32_t end = run->position + n_tokens;
-    uint32_t wanted = div_up_u32(end, run->limits.block_tokens);
-    step_rows(step)[0] = (struct step_row){.first_position = run->position,
-                                           .n_tokens = n_tokens,
-                                           .source = source,
-                                           .flags = STEP_ROW_SAMPLES,
-                                           .n_blocks = wanted - run->blocks_used,
-                                           .mask_slot = STEP_MASK_NONE};
-    for (uint32_t b = run->blocks_used; b < wanted; b++)
-        step_blocks(step)[step->n_blocks++] = b;
-    step->n_rows = 1;
-    run->blocks_used = wanted;
-    run->position = end;
+    uint32_t end = run->positions[slot] + n_tokens;
+    uint32_t wanted = div_up_u32(end, BLOCK_TOKENS);
+    step_rows(step)[step->n_rows++] = (struct step_row){.slot = slot,
+                                                        .first_position = run->positions[slot],
+                                                        .n_tokens = n_tokens,
+                                                        .source = source,
+                                                        .flags = STEP_ROW_SAMPLES,
+                                                        .n_blocks = wanted - run->blocks_used[slot],
+                                                        .mask_slot = STEP_MASK_NONE};
+    for (uint32_t b = run->blocks_used[slot]; b < wanted; b++)
+        step_blocks(step)[step->n_blocks++] = slot * (CONTEXT_TOKENS / BLOCK_TOKENS) + b;
+    run->blocks_used[slot] = wanted;
+    run->positions[slot] = end;
 }
 
-static double prefill_tokens_per_s(struct run *run)
+/* Opens a slot with a prompt, runs it, and gives the seconds. */
+static double prompt_s(struct run *run, uint32_t slot, uint32_t n_tokens)
 {
-    step_begin(run->step, &run->limits, 1, ++run->number);
-    step_opens(run->step)[0] = (struct step_open){.n_tokens = PROMPT_TOKENS};
+    begin(run);
+    step_opens(run->step)[0] = (struct step_open){.slot = slot, .n_tokens = n_tokens};
     run->step->n_opens = 1;
-    for (uint32_t i = 0; i < PROMPT_TOKENS; i++)
-        step_tokens(run->step)[run->step->n_tokens++] = 5 + i % 100;
-    row_add(run, PROMPT_TOKENS, STEP_HISTORY);
-    uint64_t start_ns = clock_now_ns();
-    run_step(run);
-    return PROMPT_TOKENS / ((double)(clock_now_ns() - start_ns) / (double)NS_PER_S);
+    for (uint32_t i = 0; i < n_tokens; i++)
+        step_tokens(run->step)[run->step->n_tokens++] = 5 + (i * 7919 + slot) % 200;
+    run->positions[slot] = run->blocks_used[slot] = 0;
+    row_add(run, slot, n_tokens, STEP_HISTORY);
+    return step_s(run);
 }
 
-static double decode_tokens_per_s(struct run *run, uint32_t n)
+static void slots_close(struct run *run, uint32_t n)
 {
-    uint64_t start_ns = clock_now_ns();
-    for (uint32_t i = 0; i < n; i++) {
-        step_begin(run->step, &run->limits, 1, ++run->number);
-        row_add(run, 1, STEP_LAST_SAMPLED);
-        run_step(run);
+    begin(run);
+    for (uint32_t slot = 0; slot < n; slot++)
+        step_closes(run->step)[run->step->n_closes++] = slot;
+    step_s(run);
+}
+
+/* Seconds of one step of `n` sequences. */
+static double decode_s(struct run *run, uint32_t n)
+{
+    double seconds = 0;
+    for (uint32_t i = 0; i < ROUND_STEPS; i++) {
+        begin(run);
+        for (uint32_t slot = 0; slot < n; slot++)
+            row_add(run, slot, 1, STEP_LAST_SAMPLED);
+        seconds += step_s(run);
     }
-    return n / ((double)(clock_now_ns() - start_ns) / (double)NS_PER_S);
+    return seconds / ROUND_STEPS;
 }
 
 static int by_value(const void *a, const void *b)
@@ -82,30 +115,89 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(double *values, uint32_t n)
+static double median(double *values)
 {
-    qsort(values, n, sizeof *values, by_value);
-    return values[n / 2];
+    qsort(values, ROUNDS, sizeof *values, by_value);
+    return values[ROUNDS / 2];
+}
+
+/* What the probes say that a step of `n_tokens` rows takes at least, of which `n_sampled` reach the
+ * head. */
+static double roof_s(const struct run *run, uint32_t n_tokens, uint32_t n_sampled)
+{
+    const struct model_plan *plan = model_info(run->model);
+    const struct arch *a = &plan->arch;
+    bool integers = dtype_has_blocks(plan->weights_dtype);
+    double n_mlp = a->n_experts ? a->top_k : 1, hidden = a->hidden;
+    double layer = hidden * a->head_dim * (2.0 * a->n_heads + 2.0 * a->n_kv_heads) +
+                   3 * n_mlp * hidden * a->intermediate + (double)a->n_experts * hidden;
+    double ops = 2 * (layer * a->n_layers * n_tokens + hidden * a->vocab * n_sampled);
+    double read_s =
+        (double)model_decode_bytes(run->model) / 1e9 / probe_read_gb_per_s(run->threads_count);
+    double compute_s = ops / 1e9 /
+                       (integers ? probe_int8_gop_per_s(run->threads_count)
+                                 : probe_f32_gop_per_s(run->threads_count));
+    return read_s > compute_s ? read_s : compute_s;
+}
+
+static void report(const char *name, const char *what, double tokens_per_s, double share)
+{
+    printf("  %-10s %8.1f tokens/s  %5.1f %% of the roof\n", what, tokens_per_s, share);
+    if (name)
+        printf("measure %s_%s_of_roof %.1f %%\n", name, what, share);
+}
+
+static void prompts_bench(struct run *run, const char *name)
+{
+    double seconds[ROUNDS], share[ROUNDS];
+    prompt_s(run, 0, PROMPT_TOKENS); /* warm */
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        slots_close(run, 1);
+        double roof = roof_s(run, PROMPT_TOKENS, 1);
+        seconds[i] = prompt_s(run, 0, PROMPT_TOKENS);
+        share[i] = 100 * roof / seconds[i];
+    }
+    slots_close(run, 1);
+    report(name, "prompt_512", PROMPT_TOKENS / median(seconds), median(share));
+}
+
+static void batch_bench(struct run *run, const char *name, uint32_t n)
+{
+    double seconds[ROUNDS], share[ROUNDS];
+    char what[32];
+    for (uint32_t slot = 0; slot < n; slot++)
+        prompt_s(run, slot, START_TOKENS);
+    decode_s(run, n); /* warm */
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        double roof = roof_s(run, n, n);
+        seconds[i] = decode_s(run, n);
+        share[i] = 100 * roof / seconds[i];
+    }
+    slots_close(run, n);
+    snprintf(what, sizeof what, "batch_%u", n);
+    report(name, what, n / median(seconds), median(share));
 }
 
 int main(int argc, char **argv)
 {
+    static const uint32_t batches[] = {1, 4, 16, 32};
     struct error error;
-    struct run run = {0};
-    double probe[ROUNDS], rate[ROUNDS], share[ROUNDS];
-    if (argc < 2 || argc > 3) {
-        fprintf(stderr, "usage: bench_decode MODEL [threads]\n");
+    struct run run = {.threads_count = argc > 2 ? (uint32_t)atoi(argv[2]) : 2};
+    const char *name = argc > 3 ? argv[3] : NULL;
+    if (argc < 2 || argc > 4) {
+        fprintf(stderr, "usage: bench_decode MODEL [threads [NAME]]\n");
         return 64;
     }
-    uint32_t threads = argc > 2 ? (uint32_t)atoi(argv[2]) : 2;
-    struct model_options options = {.ops = &ops_cpu, .device = {.threads_count = threads}};
-    options.limits = (struct step_limits){.slots_max = 1,
-                                          .rows_max = 1,
-                                          .tokens_max = PROMPT_TOKENS,
-                                          .open_tokens_max = 512,
-                                          .context_tokens = 512,
-                                          .block_tokens = 16,
-                                          .blocks_count = 32};
+    struct model_options options = {.ops = &ops_cpu,
+                                    .device = {.threads_count = run.threads_count}};
+    options.limits =
+        (struct step_limits){.slots_max = SEQUENCES_MAX,
+                             .rows_max = SEQUENCES_MAX,
+                             .tokens_max = PROMPT_TOKENS,
+                             .open_tokens_max = CONTEXT_TOKENS,
+                             .context_tokens = CONTEXT_TOKENS,
+                             .block_tokens = BLOCK_TOKENS,
+                             .blocks_count = SEQUENCES_MAX * CONTEXT_TOKENS / BLOCK_TOKENS};
     run.limits = options.limits;
     uint64_t start_ns = clock_now_ns();
     if (model_open(argv[1], &options, NULL, &run.model, &error) != STATUS_OK) {
@@ -115,22 +207,14 @@ int main(int argc, char **argv)
     double load_ms = (double)(clock_now_ns() - start_ns) / (double)NS_PER_MS;
     run.step = calloc(1, step_bytes_max(&run.limits));
     run.result = calloc(1, step_result_bytes_max(&run.limits));
-
-    double prefill = prefill_tokens_per_s(&run);
-    decode_tokens_per_s(&run, ROUND_TOKENS); /* warm */
-    double bytes = (double)model_decode_bytes(run.model);
-    for (uint32_t i = 0; i < ROUNDS; i++) {
-        probe[i] = probe_read_gb_per_s(threads);
-        rate[i] = decode_tokens_per_s(&run, ROUND_TOKENS);
-        share[i] = rate[i] * bytes / 1e9 / probe[i] * 100.0;
-    }
-    double tokens_per_s = median(rate, ROUNDS);
-    printf("%s: %s\n", argv[1], model_device_text(run.model));
-    printf("  load %.0f ms, prefill of %u tokens %.0f tokens/s\n", load_ms, PROMPT_TOKENS, prefill);
-    printf("  decode %.1f tokens/s, %.1f MB of weights a token, %.2f GB/s\n", tokens_per_s,
-           bytes / 1e6, tokens_per_s * bytes / 1e9);
-    printf("  memory probe %.2f GB/s: decode reads at %.0f %% of it\n", median(probe, ROUNDS),
-           median(share, ROUNDS));
+    CHECK(run.step && run.result);
+    printf("%s: %s%s\n", argv[1], model_device_text(run.model),
+           run.threads_count == 1 ? ", its own time" : "");
+    printf("  loaded in %.0f ms, %.1f MB of weights for a token\n", load_ms,
+           (double)model_decode_bytes(run.model) / 1e6);
+    prompts_bench(&run, name);
+    for (size_t i = 0; i < array_count(batches); i++)
+        batch_bench(&run, name, batches[i]);
     model_close(run.model);
     free(run.step);
     free(run.result);

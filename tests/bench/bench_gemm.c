@@ -5,7 +5,7 @@
  * Few rows are judged by the bytes of weights that they read, many by their multiply-adds. Every
  * line is the median over interleaved passes: bandwidth before, the product, arithmetic after. The
  * weights are larger than the last cache. Rows are random values of order 1, never zeros. With one
- * thread, arithmetic is measured in the thread's own time, in which a busy neighbour does not show.
+ * thread, all is measured in the thread's own time, in which a busy neighbour does not show.
  */
 #include "base/clock.h"
 #include "kernels/ops.h"
@@ -68,7 +68,7 @@ struct bench {
 static void rows_bench(const struct bench *bench, const struct weight *weight, enum dtype dtype,
                        uint32_t n_rows)
 {
-    double seconds[PASSES], own[PASSES], read[PASSES], arithmetic[PASSES], of_read[PASSES],
+    double seconds[PASSES], read[PASSES], arithmetic[PASSES], of_read[PASSES],
         of_arithmetic[PASSES];
     struct linear_args args = {
         .weight = weight, .n_rows = n_rows, .in = bench->in, .out = bench->out};
@@ -79,20 +79,18 @@ static void rows_bench(const struct bench *bench, const struct weight *weight, e
         read[i] = probe_read_gb_per_s(bench->threads_count);
         uint64_t start_ns = clock_now_ns(), own_start_ns = probe_thread_ns();
         ops_cpu.linear(bench->device, &args);
-        own[i] = (double)(probe_thread_ns() - own_start_ns) / 1e9;
-        seconds[i] = (double)(clock_now_ns() - start_ns) / 1e9;
-        if (bench->threads_count > 1)
-            own[i] = seconds[i];
+        uint64_t own_ns = probe_thread_ns() - own_start_ns, wall_ns = clock_now_ns() - start_ns;
+        seconds[i] = (double)(bench->threads_count == 1 ? own_ns : wall_ns) / 1e9;
         arithmetic[i] = integers ? probe_int8_gop_per_s(bench->threads_count)
                                  : probe_f32_gop_per_s(bench->threads_count);
         of_read[i] = 100 * bytes / seconds[i] / 1e9 / read[i];
-        of_arithmetic[i] = 100 * ops / own[i] / 1e9 / arithmetic[i];
+        of_arithmetic[i] = 100 * ops / seconds[i] / 1e9 / arithmetic[i];
     }
     double time_s = median(seconds);
     printf(
         "%-5s %4u rows %8.3f ms %6.1f GB/s, %3.0f %% of %5.1f   %7.1f Gop/s, %3.0f %% of %6.0f\n",
         dtype_name(dtype), n_rows, time_s * 1e3, bytes / time_s / 1e9, median(of_read),
-        median(read), ops / median(own) / 1e9, median(of_arithmetic), median(arithmetic));
+        median(read), ops / time_s / 1e9, median(of_arithmetic), median(arithmetic));
     const char *what = n_rows >= 48 ? "of_arithmetic" : "of_read";
     printf("measure %s_%u_rows_%s %.1f %%\n", dtype_name(dtype), n_rows, what,
            n_rows >= 48 ? median(of_arithmetic) : median(of_read));

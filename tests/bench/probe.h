@@ -10,7 +10,7 @@
 
 /* `threads_count` threads read one private part of a large buffer each, front to back, and do
  * nothing else: 1e9 bytes a second, median of five passes. The buffer (256 MB, several times the
- * last cache) is made by the first call and kept. */
+ * last cache) is made by the first call and kept. One thread is measured in its own time. */
 double probe_read_gb_per_s(uint32_t threads_count);
 
 /* As many threads multiply and add in registers, by the widest instructions that this CPU has: 1e9

@@ -23,24 +23,20 @@ from tiny import F32, N_GREEDY, N_SPECIAL, Spec, llama, mixtral, prompt_ids, ran
 
 # What stays as it is: vectors, and the router.
 # fmt: off
-SPECS = {
-    #                                                 hidden inter layers heads kv dim vocab
-    "tiny-llama-q8_0": (Spec("tiny-llama-q8_0", 1, F32,
-                             llama(64, 96, 2, 4, 2, 16, 320, tied=True)),
-                        {"": Q.Q8_0}),
-    "tiny-llama-q4_0": (Spec("tiny-llama-q4_0", 1, F32,
-                             llama(64, 96, 2, 4, 2, 16, 320, tied=False)),
-                        {"": Q.Q4_0, "token_embd": Q.Q8_0}),
-    "tiny-llama-q4_1": (Spec("tiny-llama-q4_1", 1, F32,
-                             llama(96, 128, 2, 6, 2, 16, 300, tied=True)),
-                        {"": Q.Q4_1, "token_embd": Q.Q8_0}),
+TABLE = [
+    # name, seed                        hidden inter layers heads kv dim vocab
+    ("tiny-llama-q8_0", 1, llama(64, 96, 2, 4, 2, 16, 320, tied=True), {"": Q.Q8_0}),
+    ("tiny-llama-q4_0", 1, llama(64, 96, 2, 4, 2, 16, 320, tied=False),
+     {"": Q.Q4_0, "token_embd": Q.Q8_0}),
+    ("tiny-llama-q4_1", 1, llama(96, 128, 2, 6, 2, 16, 300, tied=True),
+     {"": Q.Q4_1, "token_embd": Q.Q8_0}),
     # Several types within one matrix of ours, and in one layer.
-    "tiny-mixtral-mixed": (Spec("tiny-mixtral-mixed", 45, F32,
-                                mixtral(4, 2, 64, 32, 1, 4, 2, 16, 288, tied=False)),
-                           {"": Q.Q8_0, "attn_k": Q.Q4_0, "attn_v": Q.F16, "ffn_gate_exps": Q.Q4_0,
-                            "ffn_up_exps": Q.Q4_1, "output.weight": Q.BF16, "ffn_gate_inp": Q.F32}),
-}
+    ("tiny-mixtral-mixed", 45, mixtral(4, 2, 64, 32, 1, 4, 2, 16, 288, tied=False),
+     {"": Q.Q8_0, "attn_k": Q.Q4_0, "attn_v": Q.F16, "ffn_gate_exps": Q.Q4_0,
+      "ffn_up_exps": Q.Q4_1, "output.weight": Q.BF16, "ffn_gate_inp": Q.F32}),
+]
 # fmt: on
+SPECS = {name: (Spec(name, seed, F32, shape), types) for name, seed, shape, types in TABLE}
 
 
 def gguf_tensors(spec: Spec, model) -> dict[str, torch.Tensor]:
