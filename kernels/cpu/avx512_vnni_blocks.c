@@ -15,16 +15,24 @@ AVX512_INLINE vector_i dot_bytes(vector_i sum, vector_i weights, vector_i values
 
 #include "kernels/cpu/blocks_product.h"
 
+BLOCKS_BODIES(1, 8)
+BLOCKS_BODIES(1, 4)
 BLOCKS_BODIES(1, 2)
+BLOCKS_BODIES(2, 4)
 BLOCKS_BODIES(2, 2)
+BLOCKS_BODIES(3, 4)
 BLOCKS_BODIES(3, 2)
 BLOCKS_BODIES(4, 2)
 BLOCKS_BODIES(5, 2)
 BLOCKS_BODIES(6, 2)
 
-static const struct blocks_shape shapes[BLOCK_TILE_ROWS + 1] = {
-    [1] = BLOCKS_SHAPE(1, 2), [2] = BLOCKS_SHAPE(2, 2), [3] = BLOCKS_SHAPE(3, 2),
-    [4] = BLOCKS_SHAPE(4, 2), [5] = BLOCKS_SHAPE(5, 2), [6] = BLOCKS_SHAPE(6, 2),
+static blocks_shapes shapes = {
+    [1] = {BLOCKS_SHAPE(1, 8), BLOCKS_SHAPE(1, 4), BLOCKS_SHAPE(1, 2)},
+    [2] = {{0}, BLOCKS_SHAPE(2, 4), BLOCKS_SHAPE(2, 2)},
+    [3] = {{0}, BLOCKS_SHAPE(3, 4), BLOCKS_SHAPE(3, 2)},
+    [4] = {{0}, {0}, BLOCKS_SHAPE(4, 2)},
+    [5] = {{0}, {0}, BLOCKS_SHAPE(5, 2)},
+    [6] = {{0}, {0}, BLOCKS_SHAPE(6, 2)},
 };
 
 void avx512_vnni_product_blocks(const struct product *product, uint32_t first_panel,

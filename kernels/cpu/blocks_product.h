@@ -13,10 +13,11 @@
  *     dot_bytes(sum, weights, values)     weights 0..255
  *     DOT_BYTES_SIGNED         true when dot_bytes takes 128 off the weights itself
  *
- * R rows times V vectors of a panel: their whole-number sums begin anew with every block, and are
- * added to the R V totals in the order of the blocks, by the same two roundings in every shape.
- * Since whole numbers add up to the same in any order, tiers of one width agree to the bit however
- * they multiply.
+ * R rows times V vectors of a panel, or of several panels side by side: with few rows it is memory
+ * that they wait for, and several streams give more of it. The whole-number sums begin anew with
+ * every block, and are added to the R V totals in the order of the blocks, by the same two
+ * roundings in every shape. Since whole numbers add up to the same in any order, tiers of one width
+ * agree to the bit however they multiply.
  *
  * R and V are constants in every copy of the body: the loops over them vanish.
  */
@@ -28,10 +29,13 @@
 #define BLOCKS_INLINE static inline __attribute__((always_inline))
 #define GROUP_BYTES (PANEL_OUTPUTS * 4) /* four inputs of all outputs of a panel */
 #define PANEL_VECTORS (PANEL_OUTPUTS / LANES)
+#define PANELS_MAX 4 /* side by side */
+#define VECTORS_MAX (PANELS_MAX * PANEL_VECTORS)
 
 /* Some rows of one tile, and where they meet a panel. */
 struct blocks_place {
-    const uint8_t *panel;
+    const uint8_t *panel; /* the first */
+    size_t panel_bytes;
     const struct row_block *rows; /* the first one's first block */
     uint32_t stride;              /* rows of the tile */
     uint32_t first_row, first_out;
@@ -48,9 +52,22 @@ BLOCKS_INLINE size_t blocks_bytes(const enum dtype dtype)
     return blocks_head_bytes(dtype) + (dtype == DTYPE_Q8_0 ? 8 : 4) * GROUP_BYTES;
 }
 
+/* Where vector `v` of a group (or of scales, in other units) begins: after some panels, and the
+ * vectors before it in its own. */
+BLOCKS_INLINE size_t blocks_skip(const struct blocks_place *place, const int v)
+{
+    return (size_t)(v / PANEL_VECTORS) * place->panel_bytes;
+}
+
+BLOCKS_INLINE size_t blocks_lane(const struct blocks_place *place, const int v)
+{
+    return ((size_t)v % PANEL_VECTORS + place->vector) * LANES;
+}
+
 /* The whole-number sums of one block. */
-SHAPE_BODY void blocks_dot(const uint8_t *weights, const struct row_block *rows,
-                           vector_i sums[BLOCK_TILE_ROWS][PANEL_VECTORS], const int R, const int V,
+SHAPE_BODY void blocks_dot(const struct blocks_place *place, const uint8_t *block,
+                           const struct row_block *rows,
+                           vector_i sums[BLOCK_TILE_ROWS][VECTORS_MAX], const int R, const int V,
                            const enum dtype dtype)
 {
     UNROLL for (int r = 0; r < R; r++)
@@ -63,11 +80,12 @@ SHAPE_BODY void blocks_dot(const uint8_t *weights, const struct row_block *rows,
         UNROLL for (int v = 0; v < V; v++) sums[r][v] = vi_set(start);
     }
     const int n_groups = dtype == DTYPE_Q8_0 ? 8 : 4;
-    UNROLL for (int g = 0; g < n_groups; g++)
+    block += blocks_head_bytes(dtype);
+    UNROLL for (int g = 0; g < n_groups; g++, block += GROUP_BYTES)
     {
-        vector_i bytes[PANEL_VECTORS];
+        vector_i bytes[VECTORS_MAX];
         UNROLL for (int v = 0; v < V; v++) bytes[v] =
-            vi_load(weights + g * GROUP_BYTES + v * LANES * 4);
+            vi_load(block + blocks_skip(place, v) + blocks_lane(place, v) * 4);
         if (dtype == DTYPE_Q8_0) {
             UNROLL for (int r = 0; r < R; r++)
             {
@@ -96,30 +114,32 @@ SHAPE_BODY void blocks_body(const struct product *p, const struct blocks_place *
     const uint32_t n_blocks = p->in_count / BLOCK_VALUES;
     const struct row_block *rows = place->rows;
     const uint8_t *block = place->panel;
-    const size_t skip = (size_t)place->vector * LANES;
-    vector_f totals[BLOCK_TILE_ROWS][PANEL_VECTORS]; /* [R][V] used */
+    vector_f totals[BLOCK_TILE_ROWS][VECTORS_MAX]; /* [R][V] used */
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < V; v++) totals[r][v] = vf_zero();
     for (uint32_t b = 0; b < n_blocks; b++) {
-        vector_i sums[BLOCK_TILE_ROWS][PANEL_VECTORS];
-        blocks_dot(block + blocks_head_bytes(dtype) + skip * 4, rows, sums, R, V, dtype);
-        const uint16_t *halves = (const uint16_t *)(const void *)block + skip;
+        vector_i sums[BLOCK_TILE_ROWS][VECTORS_MAX];
+        blocks_dot(place, block, rows, sums, R, V, dtype);
         UNROLL for (int v = 0; v < V; v++)
         {
-            vector_f scale = vf_halves(halves + v * LANES);
+            const uint8_t *head = block + blocks_skip(place, v);
+            const uint16_t *halves = (const uint16_t *)(const void *)head + blocks_lane(place, v);
+            vector_f scale = vf_halves(halves);
             UNROLL for (int r = 0; r < R; r++) totals[r][v] =
                 vf_fma(vf_of(sums[r][v]), vf_mul(scale, vf_set(rows[r].scale)), totals[r][v]);
-            if (dtype != DTYPE_Q4_1)
-                continue;
-            vector_f minimum = vf_halves(halves + PANEL_OUTPUTS + v * LANES);
-            UNROLL for (int r = 0; r < R; r++) totals[r][v] =
-                vf_fma(minimum, vf_set(rows[r].scaled_sum), totals[r][v]);
+            if (dtype == DTYPE_Q4_1) {
+                vector_f minimum = vf_halves(halves + PANEL_OUTPUTS);
+                UNROLL for (int r = 0; r < R; r++) totals[r][v] =
+                    vf_fma(minimum, vf_set(rows[r].scaled_sum), totals[r][v]);
+            }
         }
         block += blocks_bytes(dtype);
         rows += place->stride;
     }
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < V; v++)
         vf_store(p, place->first_row + (uint32_t)r,
-                 place->first_out + (place->vector + (uint32_t)v) * LANES, totals[r][v]);
+                 place->first_out + (uint32_t)(v / PANEL_VECTORS) * PANEL_OUTPUTS +
+                     (uint32_t)blocks_lane(place, v),
+                 totals[r][v]);
 }
 
 typedef void (*blocks_multiply)(const struct product *p, const struct blocks_place *place);
@@ -134,9 +154,9 @@ typedef void (*blocks_multiply)(const struct product *p, const struct blocks_pla
     BLOCKS_BODY(q4_0, DTYPE_Q4_0, R, V)                                                            \
     BLOCKS_BODY(q4_1, DTYPE_Q4_1, R, V)
 
-/* How many vectors of a panel some rows take at once, and by what. */
+/* How many vectors some rows take at once, and by what. */
 struct blocks_shape {
-    uint32_t n_vectors;
+    uint32_t n_vectors; /* 0: no such shape */
     blocks_multiply run[DTYPE_COUNT];
 };
 #define BLOCKS_SHAPE(R, V)                                                                         \
@@ -147,25 +167,32 @@ struct blocks_shape {
             [DTYPE_Q4_1] = q4_1_##R##x##V                                                          \
         }                                                                                          \
     }
+/* [rows of a tile]: [0] all vectors of four panels, [1] of two, [2] of one or some of its own. */
+typedef const struct blocks_shape blocks_shapes[BLOCK_TILE_ROWS + 1][3];
 
-/* All rows, tile by tile, for each panel. shapes: [rows of a tile] */
+/* All rows, tile by tile, for each panel; up to six rows take several panels at once. */
 BLOCKS_INLINE void blocks_product(const struct product *p, uint32_t first_panel, uint32_t n_panels,
-                                  const struct blocks_shape *shapes)
+                                  blocks_shapes shapes)
 {
     CHECK(dtype_has_blocks(p->dtype) && p->blocks);
-    uint32_t n_blocks = p->in_count / BLOCK_VALUES;
-    size_t panel_bytes = n_blocks * blocks_bytes(p->dtype);
-    for (uint32_t panel = first_panel; panel < first_panel + n_panels; panel++)
+    uint32_t n_blocks = p->in_count / BLOCK_VALUES, end = first_panel + n_panels;
+    uint32_t width_log2 = 0;
+    for (uint32_t panel = first_panel; panel < end; panel += 1u << width_log2)
         for (uint32_t row = 0; row < p->n_rows; row += BLOCK_TILE_ROWS) {
             uint32_t n = u32_min(BLOCK_TILE_ROWS, p->n_rows - row);
             struct blocks_place place = {
-                .panel = (const uint8_t *)p->panels + panel * panel_bytes,
+                .panel_bytes = n_blocks * blocks_bytes(p->dtype),
                 .rows = p->blocks + (size_t)row * n_blocks,
                 .stride = n,
                 .first_row = row,
                 .first_out = panel * PANEL_OUTPUTS,
             };
-            for (; place.vector < PANEL_VECTORS; place.vector += shapes[n].n_vectors)
-                shapes[n].run[p->dtype](p, &place);
+            place.panel = (const uint8_t *)p->panels + panel * place.panel_bytes;
+            width_log2 = p->n_rows > BLOCK_TILE_ROWS ? 0 : end - panel >= 4 ? 2 : end - panel >= 2;
+            while (shapes[n][2 - width_log2].n_vectors == 0)
+                width_log2--;
+            const struct blocks_shape *shape = &shapes[n][2 - width_log2];
+            for (; place.vector < PANEL_VECTORS; place.vector += shape->n_vectors)
+                shape->run[p->dtype](p, &place);
         }
 }
