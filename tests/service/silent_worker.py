@@ -4,15 +4,16 @@ import struct
 import time
 
 HEAD = struct.Struct("=IIII")  # magic, version, kind, size
-LIMITS_BYTES = 7 * 4
+LIMITS = struct.Struct("=9I")  # struct step_limits
+BLOCK_TOKENS, BLOCKS_COUNT = 5, 6
 
 listener = socket.socket(fileno=3)
 connection, _ = listener.accept()
 hello, descriptors, _, _ = socket.recv_fds(connection, 4096, 3)
 magic, version, kind, size = HEAD.unpack_from(hello)
 assert kind == 1 and len(descriptors) == 3 and size == len(hello)
-limits = struct.unpack_from("=7I", hello, HEAD.size)
-digest = hello[HEAD.size + 4 * 7:][:32]
+limits = LIMITS.unpack_from(hello, HEAD.size)
+digest = hello[HEAD.size + LIMITS.size:][:32]
 
 
 def send(kind: int, body: bytes) -> None:
@@ -21,6 +22,7 @@ def send(kind: int, body: bytes) -> None:
 
 send(2, struct.pack("=I", 50))
 # READY: epoch, digest, weights, KV block, block_tokens, blocks_count, device
-send(3, struct.pack("=Q32sQQII96s", 1, digest, 1, 1, limits[5], limits[6], b"silent"))
+send(3, struct.pack("=Q32sQQII96s", 1, digest, 1, 1, limits[BLOCK_TOKENS],
+                    limits[BLOCKS_COUNT], b"silent"))
 print("silent worker: said READY", flush=True)
 time.sleep(60)
