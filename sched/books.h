@@ -84,18 +84,17 @@ struct sched {
     uint32_t n_flights;
     struct flight flights[SCHED_STEPS_MAX]; /* [n_flights] oldest first */
 
-    struct sched_plan plan;       /* its arrays are the ones below */
-    uint32_t *plan_closes;        /* [slots_max] */
-    struct sched_open_row *opens; /* [slots_max] */
-    struct sched_row *rows;       /* [slots_max] */
-    uint32_t *plan_blocks;        /* [blocks_count + shared_max] taken once, shared often */
-    uint32_t (*copies)[2];        /* [slots_max] */
-    uint32_t *matched;            /* [a table's most] blocks of the last look-up */
-    uint32_t step_tokens;         /* of a step: step_tokens_max unless the owner wants fewer */
-    struct seq **scratch;         /* [slots_max] for plan.c: whose turn it is */
-    struct seq **candidates;      /* [slots_max] for plan.c: whom a policy may choose to preempt */
-    struct forecast_one
-        *foreseen; /* [slots_max] for draft_forecast: of the running, in their order */
+    struct sched_plan plan;        /* its arrays are the ones below */
+    uint32_t *plan_closes;         /* [slots_max] */
+    struct sched_open_row *opens;  /* [slots_max] */
+    struct sched_row *rows;        /* [slots_max] */
+    uint32_t *plan_blocks;         /* [blocks_count + shared_max] taken once, shared often */
+    uint32_t (*copies)[2];         /* [slots_max] */
+    uint32_t *matched;             /* [a table's most] blocks of the last look-up */
+    uint32_t step_tokens;          /* of a step: step_tokens_max unless the owner wants fewer */
+    struct seq **scratch;          /* [slots_max] for plan.c: whose turn it is */
+    struct seq **candidates;       /* [slots_max] for plan.c: whom a policy may choose to preempt */
+    struct forecast_one *foreseen; /* [slots_max] for admit.c: what each of the running takes */
 
     uint64_t submitted_total, admitted_total, preempted_total, ended_total;
     uint64_t processed_tokens_total, recomputed_tokens_total, cached_tokens_total;
