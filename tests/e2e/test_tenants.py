@@ -9,6 +9,7 @@ from galerne.v1 import inference_pb2 as pb
 
 from daemon import NARROW, TINY, Daemon, build_dir, wait_until
 from test_galernectl import run as galernectl
+from test_quota import ask, still_worker, wait_for
 from test_tls import Tls
 
 ME = f"uid:{os.getuid()}"
@@ -87,6 +88,31 @@ def test_running_and_waiting_show(fresh):
     wait_until("none is left", lambda: [
         r for r in [tenants_of(daemon)["chat"]]
         if (r.requests_running, r.requests_waiting, r.kv_blocks_used) == (0, 0, 0)])
+
+
+def test_the_urgent_ones_of_a_tenant_go_first(fresh):
+    """By class, then by deadline; not in the order in which they came."""
+    daemon = fresh(tenants=f"  - {{name: chat, clients: [\"{ME}\"]}}\n",
+                   model_settings={"running_max": 1})
+    came = [("first", pb.PRIORITY_UNSPECIFIED, 90), ("later", pb.PRIORITY_BATCH, 90),
+            ("usual", pb.PRIORITY_UNSPECIFIED, 90), ("soon", pb.PRIORITY_INTERACTIVE, 25)]
+    stub = daemon.inference()
+    with still_worker(daemon):
+        calls = []
+        for waiting, (name, priority, seconds) in enumerate(came):
+            request = ask(5, 5, priority=priority, request_id=name)
+            calls.append(stub.Generate(request, timeout=seconds))
+            wait_for(daemon, 1, waiting)
+    for call in calls:
+        list(call)
+
+    def first_step(name: str) -> int:
+        (request,) = daemon.admin().Trace(admin_pb2.TraceRequest(request_id=name)).requests
+        return next(e.value for e in request.events
+                    if e.stage == admin_pb2.TRACE_STAGE_FIRST_STEP)
+
+    assert sorted((name for name, _, _ in came), key=first_step) == [
+        "first", "soon", "usual", "later"]
 
 
 def test_strangers_are_refused_or_guests(fresh):
