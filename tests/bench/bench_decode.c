@@ -178,6 +178,20 @@ static void batch_bench(struct run *run, const char *name, uint32_t n)
     report(name, what, n / median(seconds), median(share));
 }
 
+/* Memory of our own that is resident: weights, and what was touched of the rest. */
+static double resident_mb(void)
+{
+    char line[256];
+    unsigned long kb = 0;
+    FILE *file = fopen("/proc/self/status", "r");
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "RssAnon: %lu", &kb) == 1)
+            break;
+    if (file)
+        fclose(file);
+    return (double)kb * 1024 / 1e6;
+}
+
 int main(int argc, char **argv)
 {
     static const uint32_t batches[] = {1, 4, 16, 32};
@@ -210,8 +224,8 @@ int main(int argc, char **argv)
     CHECK(run.step && run.result);
     printf("%s: %s%s\n", argv[1], model_device_text(run.model),
            run.threads_count == 1 ? ", its own time" : "");
-    printf("  loaded in %.0f ms, %.1f MB of weights for a token\n", load_ms,
-           (double)model_decode_bytes(run.model) / 1e6);
+    printf("  loaded in %.0f ms, %.1f MB resident then; %.1f MB of weights for a token\n", load_ms,
+           resident_mb(), (double)model_decode_bytes(run.model) / 1e6);
     prompts_bench(&run, name);
     for (size_t i = 0; i < array_count(batches); i++)
         batch_bench(&run, name, batches[i]);

@@ -117,7 +117,7 @@ int main(int n_arguments, char **arguments)
 {
     static const enum dtype dtypes[] = {DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_Q4_1,
                                         DTYPE_BF16, DTYPE_F16,  DTYPE_F32};
-    struct device_options options = {.threads_count = 0};
+    struct device_options options = {.threads_count = 1};
     if (n_arguments > 1)
         options.threads_count = (uint32_t)strtoul(arguments[1], NULL, 10);
     struct bench bench = {.threads_count = 1};
