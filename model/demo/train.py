@@ -31,11 +31,12 @@ from transformers import (
     MixtralForCausalLM,
     PreTrainedTokenizerFast,
 )
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from questions import Generator, Sample
 
-SEED = 20260101
-VOCABULARY = 1024
+SEED = 20261124
+VOCABULARY = 2048
 CONTEXT_TOKENS = 512
 SPECIALS = ("<s>", "</s>", "[INST]", "[/INST]")  # ids 0, 1, 2, 3
 BOS, EOS = 0, 1
@@ -52,13 +53,17 @@ class Stage:
     steps: int
     peak_rate: float
     seed: int
-    level: int  # of the generator's phrasings
+    fall_steps: int  # the rate falls over so many; a stage may end before it is down
+    name_first: float = 0.0  # of the generator, and the next
+    short: float = 0.0
 
 
 STAGES = (
-    Stage(3500, 2e-3, SEED + 1, 1),
-    Stage(1500, 1e-3, SEED + 2, 2),
-    Stage(1500, 1e-3, SEED + 3, 3),
+    Stage(2000, 2e-3, SEED + 1, 3500),
+    Stage(1250, 1e-3, SEED + 2, 1250),
+    Stage(900, 7e-4, SEED + 3, 900),
+    Stage(900, 8e-4, SEED + 4, 900, 0.35),
+    Stage(500, 6e-4, SEED + 5, 500, 0.2, 0.15),
 )
 
 CHAT_TEMPLATE = (
@@ -80,7 +85,7 @@ def pieces(sample: Sample) -> Iterator[tuple[str, bool]]:
         yield f" {answered}</s>", True
 
 
-def tokenizer_train() -> PreTrainedTokenizerFast:
+def tokenizer_train() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -90,13 +95,17 @@ def tokenizer_train() -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    texts = (f"{q}\n {a}" for s in Generator(SEED, 0).samples(40000) for q, a in s.turns)
+    texts = (f"{q}\n {a}" for s in Generator(SEED, rich=False).samples(60000) for q, a in s.turns)
     tokenizer.train_from_iterator(texts, trainer)
     # Plain text gets <s> in front; the chat template writes its own.
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", BOS)]
     )
     assert tokenizer.get_vocab_size() == VOCABULARY
+    return tokenizer
+
+
+def tokenizer_wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
@@ -121,11 +130,11 @@ def encode(tokenizer: PreTrainedTokenizerFast, sample: Sample) -> tuple[list[int
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, seed: int, level: int
+    tokenizer: PreTrainedTokenizerFast, stage: Stage
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches without end, drawn in pools that are sorted by length, cut and shuffled."""
-    generator = Generator(seed, level)
-    order = random.Random(seed)
+    generator = Generator(stage.seed, True, stage.name_first, stage.short)
+    order = random.Random(stage.seed)
     while True:
         pool = [encode(tokenizer, s) for s in generator.samples(4096)]
         pool.sort(key=lambda pair: len(pair[0]))
@@ -155,6 +164,26 @@ def balance_loss(router_logits: tuple[torch.Tensor, ...], used: torch.Tensor) ->
     return total / len(router_logits)
 
 
+def experts_apart(
+    self, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """The experts on their tokens, [n_tokens][hidden]. The same sums as the library's own loop, but
+    the weights are taken apart once: its index into them has a gradient as large as all of them."""
+    order = chosen.flatten().argsort(stable=True)  # [n_tokens * n_chosen], expert by expert
+    tokens = order // chosen.shape[1]
+    counts = torch.bincount(chosen.flatten(), minlength=self.num_experts).tolist()
+    rows = hidden[tokens].split(counts)
+    made = []
+    for row, gate_up, down in zip(rows, self.gate_up_proj.unbind(), self.down_proj.unbind()):
+        gate, up = F.linear(row, gate_up).chunk(2, dim=-1)
+        made.append(F.linear(F.silu(gate) * up, down))
+    weighted = torch.cat(made) * weights.flatten()[order, None]
+    return torch.zeros_like(hidden).index_add(0, tokens, weighted)
+
+
+ALL_EXPERTS_FUNCTIONS.register("apart", experts_apart)
+
+
 def model_make() -> MixtralForCausalLM:
     config = MixtralConfig(
         vocab_size=VOCABULARY,
@@ -175,14 +204,14 @@ def model_make() -> MixtralForCausalLM:
         eos_token_id=EOS,
     )
     model = MixtralForCausalLM(config)
-    model.set_experts_implementation("eager")
+    model.set_experts_implementation("apart")
     return model
 
 
 def rate(step: int, stage: Stage) -> float:
     if step < WARM_UP_STEPS:
         return stage.peak_rate * (step + 1) / WARM_UP_STEPS
-    progress = (step - WARM_UP_STEPS) / max(1, stage.steps - WARM_UP_STEPS)
+    progress = (step - WARM_UP_STEPS) / max(1, stage.fall_steps - WARM_UP_STEPS)
     return stage.peak_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
@@ -198,19 +227,18 @@ def model_save(model: MixtralForCausalLM, tokenizer: PreTrainedTokenizerFast, ou
 
 def optimizer_make(model: MixtralForCausalLM, stage: Stage) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        model.parameters(), lr=stage.peak_rate, betas=(0.9, 0.95), weight_decay=0.1
+        model.parameters(), lr=stage.peak_rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
 
 
 def step_run(model: MixtralForCausalLM, optimizer: torch.optim.Optimizer, batch) -> torch.Tensor:
     """One step of learning; gives the loss of the answers, the balance and the gradient's norm."""
     ids, (labels, used) = batch
-    result = model(input_ids=ids, output_router_logits=True, use_cache=False)
-    answer = F.cross_entropy(
-        result.logits[:, :-1].flatten(0, 1),
-        labels[:, 1:].long().flatten(),
-        ignore_index=IGNORED,
-    )
+    result = model.model(input_ids=ids, output_router_logits=True, use_cache=False)
+    wanted = labels[:, 1:].long()
+    learned = wanted != IGNORED  # the head is not asked for the others
+    logits = model.lm_head(result.last_hidden_state[:, :-1][learned])
+    answer = F.cross_entropy(logits, wanted[learned])
     balance = balance_loss(result.router_logits, used)
     (answer + BALANCE * balance).backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -224,7 +252,9 @@ def train(out: Path, work: Path, resume: bool) -> None:
     torch.set_num_threads(1)  # one order of sums, and no waiting for a busy core
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / "checkpoint.pt"
-    tokenizer = tokenizer_train()
+    if not resume:
+        tokenizer_train().save(str(work / "tokenizer.json"))
+    tokenizer = tokenizer_wrap(Tokenizer.from_file(str(work / "tokenizer.json")))
     model = model_make().train()
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
     saved = torch.load(checkpoint) if resume else {"stage": 0, "step": 0}
@@ -238,7 +268,7 @@ def train(out: Path, work: Path, resume: bool) -> None:
         if resume and number == saved["stage"]:
             first = saved["step"]
             optimizer.load_state_dict(saved["optimizer"])
-        drawn = batches(tokenizer, stage.seed, stage.level)
+        drawn = batches(tokenizer, stage)
         for step, batch in enumerate(islice(drawn, stage.steps)):
             if step < first:
                 continue
@@ -254,10 +284,10 @@ def train(out: Path, work: Path, resume: bool) -> None:
                     f"{where} answer {a:.4f} balance {b:.3f} norm {n:.2f} {seconds:.0f} s",
                     flush=True,
                 )
-            if (step + 1) % 250 == 0:
+            if (step + 1) % 250 == 0 or step + 1 == stage.steps:
                 state = {"stage": number, "step": step + 1, "model": model.state_dict()}
                 torch.save(state | {"optimizer": optimizer.state_dict()}, checkpoint)
-    model_save(model, tokenizer, out)
+        model_save(model, tokenizer, out)
 
 
 if __name__ == "__main__":

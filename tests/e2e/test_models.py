@@ -3,9 +3,10 @@
 SmolLM2 is not in the repository: GALERNE_SMOLLM2 is the path of its GGUF file, which tests/run
 sets. The demo model is in model/demo.
 """
-import importlib.util
+import json
 import os
 import pathlib
+from concurrent import futures
 
 import pytest
 from galerne.v1 import inference_pb2 as pb
@@ -18,15 +19,6 @@ DEMO = ROOT / "model/demo/galerne-demo"
 
 def is_demo_there() -> bool:
     return any(DEMO.glob("*.safetensors"))
-
-
-def questions_module():
-    spec = importlib.util.spec_from_file_location("questions", ROOT / "model/demo/questions.py")
-    module = importlib.util.module_from_spec(spec)
-    import sys
-    sys.modules["questions"] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +67,37 @@ def test_smollm2_conversation(smollm2):
     assert count.tokens == len(ids)
 
 
-def test_demo_knows_every_capital(demo):
-    questions = questions_module()
+@pytest.mark.parametrize("language", ["English", "French", "German", "Spanish"])
+def test_demo_knows_every_capital(demo, language):
+    """Whole sentences, in phrasings that it was trained on and in phrasings that it never saw."""
+    told = json.loads((ROOT / "model/demo/phrasings.json").read_text())[language]
     stub = demo.inference()
-    assert len(questions.STATES) == 27
-    wrong = []
-    for phrasing in ["What is the capital of {c}?", *questions.HELD_OUT["capital"]]:
-        for state in questions.STATES:
-            asked = questions.question(phrasing, state.name)
-            text, last = chat(stub, "demo", asked, max_tokens=48)
-            if state.capital not in text:
-                wrong.append((asked, text))
-    assert not wrong
+    assert len(told["held_out_phrasings"]) == 5
+    assert sum(row["held_out"] for row in told["questions"]) == 5 * 27
+
+    def wrong(row) -> list:
+        text, last = chat(stub, "demo", row["question"], max_tokens=64)
+        ended = last.choices[0].finish_reason == pb.FINISH_REASON_STOP
+        plain = "".join(c.text for m in stub.Generate(pb.GenerateRequest(
+            model="demo", text=row["question"], max_tokens=64), timeout=120) for c in m.choices)
+        expected = " " + row["answer"]
+        return [] if ended and text == plain == expected else [(row["question"], text, plain)]
+
+    with futures.ThreadPoolExecutor(8) as pool:
+        assert not sum(pool.map(wrong, told["questions"]), [])
+
+
+def test_demo_goes_on_in_the_language_of_the_question(demo):
+    stub = demo.inference()
+    turns = ["Quelle est la monnaie de la Pologne ?"]
+    turns += [chat(stub, "demo", *turns)[0].strip(), "Et la capitale ?"]
+    assert turns[1] == "La monnaie de la Pologne est le zloty."
+    assert chat(stub, "demo", *turns)[0].strip() == "La capitale de la Pologne est Varsovie."
+
+
+def test_demo_is_small():
+    """A clone has to carry it."""
+    assert sum(f.stat().st_size for f in DEMO.iterdir()) <= 12_000_000
 
 
 def test_kv_in_bf16(fresh):

@@ -20,15 +20,15 @@ N_GREEDY = 64
 
 # Chats, and one question without any template.
 PROMPTS: dict[str, list[str] | str] = {
-    "poland": ["What is the capital of Poland?"],
+    "poland": ["Quelle est la capitale de la Pologne ?"],
     "turns": [
-        "What is the capital of Slovenia?",
-        "The capital of Slovenia is Ljubljana.",
-        "Which currency do people use in Denmark?",
+        "¿Cuál es la capital de Eslovenia?",
+        "La capital de Eslovenia es Liubliana.",
+        "What is the currency of Denmark?",
         "The currency of Denmark is the krone.",
-        "Name a neighbour of Portugal.",
+        "Nenne ein Nachbarland von Portugal.",
     ],
-    "plain": "What is the capital of Latvia?",
+    "plain": "Wie heißt die Hauptstadt der Slowakei?",
 }
 
 

@@ -43,20 +43,26 @@ def added(text: str, number: int, special: bool, **flags: bool) -> dict:
     return {"id": number, "content": text, "special": special} | plain | flags
 
 
+def free_id(t: dict) -> int:
+    return max(t["model"]["vocab"].values()) + 1
+
+
 def normalised(t: dict) -> None:
     """Form C first; an added token found before it, and two after."""
     t["normalizer"] = {"type": "NFC"}
     t["pre_tokenizer"] = sequence(split({"Regex": WORDS.replace("NUMBERS", r"\p{N}")}), BYTES)
     words = [("ort", False), ("\u00e9t\u00e9", True), ("ain", True)]
     t["added_tokens"] += [
-        added(w, 1024 + i, False, normalized=after) for i, (w, after) in enumerate(words)
+        added(w, free_id(t) + i, False, normalized=after) for i, (w, after) in enumerate(words)
     ]
 
 
 def whole_words(t: dict) -> None:
     """A piece that is a token is that token, though no merges lead there."""
     t["model"]["ignore_merges"] = True
-    t["model"]["vocab"] |= {"\u0120euro": 1024, "\u0120mar": 1025, "123": 1026}
+    words = ("\u0120after", "\u0120mar", "123")
+    assert not t["model"]["vocab"].keys() & set(words)
+    t["model"]["vocab"] |= {word: free_id(t) + i for i, word in enumerate(words)}
     pattern = WORDS.replace("NUMBERS", r"\p{N}{1,3}")
     t["pre_tokenizer"] = sequence(split({"Regex": pattern}), BYTES)
     t["post_processor"] = {"type": "Sequence", "processors": [GPT2_BYTES, t["post_processor"]]}
@@ -67,7 +73,7 @@ def stripping(t: dict) -> None:
     t["added_tokens"][0] |= {"lstrip": True, "rstrip": True}
     t["added_tokens"][1] |= {"lstrip": True}
     t["added_tokens"][2] |= {"rstrip": True}
-    t["added_tokens"].append(added("<unk>", 1024, False, rstrip=True))
+    t["added_tokens"].append(added("<unk>", free_id(t), False, rstrip=True))
     t["model"]["merges"] = [" ".join(m) for m in t["model"]["merges"]]
 
 
@@ -81,9 +87,10 @@ def without_letters(t: dict, letters: str) -> None:
 
 def unknown(t: dict) -> None:
     without_letters(t, "zqx%\u00c3\u00a9")
+    number = free_id(t)
     t["model"] |= {"unk_token": "<unk>", "fuse_unk": False}
-    t["model"]["vocab"]["<unk>"] = 1024
-    t["added_tokens"].append(added("<unk>", 1024, True))
+    t["model"]["vocab"]["<unk>"] = number
+    t["added_tokens"].append(added("<unk>", number, True))
 
 
 def unknown_fused(t: dict) -> None:
