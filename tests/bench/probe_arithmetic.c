@@ -1,4 +1,6 @@
+#if defined(__x86_64__)
 #include <immintrin.h>
+#endif
 #include <pthread.h>
 #include <time.h>
 
@@ -16,6 +18,7 @@
  * lest it throws them away. */
 typedef double (*work)(void);
 
+#if defined(__x86_64__)
 #define KEEP(register_class, sums)                                                                 \
     UNROLL for (int i = 0; i < SUMS; i++) __asm__ volatile("" : "+" register_class(sums[i]))
 
@@ -65,6 +68,7 @@ __attribute__((target("avx2"))) static double int8_avx2(void)
     }
     return 2.0 * 32 * 8 * TURNS;
 }
+#endif
 
 static double plain(void)
 {
@@ -131,14 +135,24 @@ uint64_t probe_thread_ns(void)
 
 double probe_f32_gop_per_s(uint32_t threads_count)
 {
-    bool wide = __builtin_cpu_supports("avx512f");
-    bool fused = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    return gop_per_s(threads_count, wide ? f32_avx512 : fused ? f32_avx2 : plain);
+    work run = plain;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f"))
+        run = f32_avx512;
+    else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        run = f32_avx2;
+#endif
+    return gop_per_s(threads_count, run);
 }
 
 double probe_int8_gop_per_s(uint32_t threads_count)
 {
-    bool vnni = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni");
-    bool pairs = __builtin_cpu_supports("avx2");
-    return gop_per_s(threads_count, vnni ? int8_vnni : pairs ? int8_avx2 : plain);
+    work run = plain;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni"))
+        run = int8_vnni;
+    else if (__builtin_cpu_supports("avx2"))
+        run = int8_avx2;
+#endif
+    return gop_per_s(threads_count, run);
 }
