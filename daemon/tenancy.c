@@ -255,8 +255,8 @@ static const struct client *client_find(const struct roll *roll, const char *nam
     return bsearch(&key, roll->clients, roll->n_clients, sizeof key, client_order);
 }
 
-/* A fingerprint is the surest name, one that was cut or changed is none, and one that looks like a
- * user of this host is not such a user. */
+/* A fingerprint is the surest name, one that was cut, changed or looks like a fingerprint is none,
+ * and one that looks like a user of this host is not such a user. */
 static const struct client *peer_find(const struct roll *roll, const struct tls_peer *peer)
 {
     const struct client *client = client_find(roll, peer->fingerprint);

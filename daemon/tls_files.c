@@ -36,7 +36,7 @@ struct tls_files {
     const char *paths[FILES_COUNT]; /* of the configuration; "" when not set */
     struct stamp loaded[FILES_COUNT], seen[FILES_COUNT];
     pthread_mutex_t lock;
-    struct set set; /* under the lock */
+    struct set set;              /* under the lock */
     _Atomic uint64_t generation; /* written under the lock */
 };
 
@@ -66,8 +66,8 @@ static enum status text_read(const char *path, char **ret_text, struct error *er
     else if (problem)
         status = error_set(error, STATUS_IO, "%s: %s", path, strerror(problem));
     else if (size_bytes > FILE_MAX_BYTES)
-        status = error_set(error, STATUS_INVALID, "%s: expected at most %d bytes", path,
-                           FILE_MAX_BYTES);
+        status =
+            error_set(error, STATUS_INVALID, "%s: expected at most %d bytes", path, FILE_MAX_BYTES);
     else if (memchr(text, 0, size_bytes))
         status = error_set(error, STATUS_INVALID, "%s: expected text, it holds a zero byte", path);
     if (status != STATUS_OK) {
@@ -123,9 +123,9 @@ static enum status key_check(const char *const paths[], gnutls_x509_crt_t certif
     int problem = gnutls_x509_privkey_import2(key, &datum, GNUTLS_X509_FMT_PEM, NULL, 0);
     enum status status = STATUS_OK;
     if (problem < 0)
-        status = error_set(error, STATUS_INVALID,
-                           "%s: expected a private key in PEM, not encrypted: %s", paths[KEY],
-                           gnutls_strerror(problem));
+        status =
+            error_set(error, STATUS_INVALID, "%s: expected a private key in PEM, not encrypted: %s",
+                      paths[KEY], gnutls_strerror(problem));
     else if (gnutls_x509_privkey_get_key_id(key, GNUTLS_KEYID_USE_SHA256, id_of_key, &key_bytes) <
                  0 ||
              gnutls_x509_crt_get_key_id(certificate, GNUTLS_KEYID_USE_SHA256, id_of_certificate,
@@ -341,7 +341,9 @@ void tls_peer_add(struct tls_peer *peer, struct span name)
         exact = exact && good;
     }
     to[n] = '\0';
-    peer->exact[peer->n_names++] = exact;
+    char print[TLS_NAME_MAX_BYTES];
+    memcpy(print, to, n + 1);
+    peer->exact[peer->n_names++] = exact && !tls_fingerprint_normalize(print);
 }
 
 bool tls_peer_certificate(struct tls_peer *peer, struct span pem)

@@ -91,7 +91,7 @@ static void everybody_is_local(void **state)
 static void finds_by_every_name(void **state)
 {
     begin("tenants:\n"
-          "- {name: chat, clients: [alice, \"spiffe://x/y\", \"uid:0007\"]}\n"
+          "- {name: chat, clients: [alice, \"al?ce\", \"spiffe://x/y\", \"uid:0007\"]}\n"
           "- {name: batch, clients: [bob, \"sha256:" PRINT "\", \"user:root\"]}\n");
     assert_true(tenancy_is_shared(tenancy));
     assert_string_equal(tenant_of(peer_of("alice", NULL, ""), 0), "chat");
@@ -107,7 +107,11 @@ static void finds_by_every_name(void **state)
     assert_null(tenant_of(peer_of(NULL, NULL, ""), 0));
     /* A certificate is not a user of this host, and a changed name is nobody's. */
     assert_null(tenant_of(peer_of("uid:7", NULL, ""), 7));
-    assert_null(tenant_of(peer_of("alice\x01", NULL, ""), 0));
+    assert_string_equal(tenant_of(peer_of("al?ce", NULL, ""), 0), "chat");
+    const char *changed = "al\tce";
+    assert_string_equal(peer_of(changed, NULL, "")->names[0], "al?ce");
+    assert_null(tenant_of(peer_of(changed, NULL, ""), 0));
+    assert_null(tenant_of(peer_of(PRINT, NULL, ""), 0)); /* called so; its own print is another */
 }
 
 static void unknown_ones_go_to_the_default(void **state)

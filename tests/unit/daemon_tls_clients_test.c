@@ -65,6 +65,23 @@ static void test_bad_lines(void **state)
     expect_bad((struct span){"a\0b", 3}, "zero byte");
 }
 
+/* A name that may be chosen freely is nobody's fingerprint, however it is written. */
+static void test_names_like_fingerprints(void **state)
+{
+    static const char *const prints[] = {
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        "sha256:0123456789ABCDEF0123456789abcdef0123456789abcdef0123456789abcdef",
+        "01:23:45:67:89:ab:cd:ef:0123456789abcdef0123456789abcdef0123456789abcdef"};
+    struct tls_peer peer = {.n_names = 0};
+    for (size_t i = 0; i < array_count(prints); i++) {
+        tls_peer_add(&peer, span_of(prints[i]));
+        assert_string_equal(peer.names[i], prints[i]); /* as the log shows it */
+        assert_false(peer.exact[i]);
+    }
+    tls_peer_add(&peer, span_of(prints[0] + 1)); /* one digit less is a name */
+    assert_true(peer.exact[array_count(prints)]);
+}
+
 /* A name that had to be changed for the log must not match a line. */
 static void test_names_of_a_peer(void **state)
 {
@@ -92,6 +109,7 @@ int main(void)
         cmocka_unit_test(test_empty),
         cmocka_unit_test(test_bad_lines),
         cmocka_unit_test(test_names_of_a_peer),
+        cmocka_unit_test(test_names_like_fingerprints),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
