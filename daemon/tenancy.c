@@ -290,6 +290,14 @@ static void domain_set(const struct roll *roll, const struct config_tenant *row,
     }
 }
 
+/* Without tenants: a name that was changed may be what several were changed to, and is nobody's. */
+static uint64_t peer_domain(const struct tls_peer *peer)
+{
+    if (peer->n_names == 0)
+        return digest_domain(peer->fingerprint, UINT32_MAX);
+    return peer->exact[0] ? digest_domain(peer->names[0], UINT32_MAX) : 0;
+}
+
 enum status tenancy_find(struct tenancy *tenancy, const struct tls_peer *peer, uint32_t uid,
                          struct tenancy_place *ret_place, struct error *error)
 {
@@ -304,7 +312,7 @@ enum status tenancy_find(struct tenancy *tenancy, const struct tls_peer *peer, u
     const struct roll *roll = &tenancy->roll;
     if (!roll->shared) {
         ret_place->tenant = roll->default_row;
-        ret_place->cache_domain = peer ? digest_domain(name, 0) : digest_domain("", uid);
+        ret_place->cache_domain = peer ? peer_domain(peer) : digest_domain("", uid);
         ret_place->cache_readonly = false;
         goto out;
     }

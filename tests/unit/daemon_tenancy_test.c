@@ -86,6 +86,10 @@ static void everybody_is_local(void **state)
     assert_int_equal(place_of(NULL, UINT32_MAX).cache_domain, 0);
     assert_true(place_of(peer_of("alice", NULL, ""), 0).cache_domain !=
                 place_of(peer_of("bob", NULL, ""), 0).cache_domain);
+    assert_true(place_of(peer_of("al?ce", NULL, ""), 0).cache_domain != 0);
+    assert_int_equal(place_of(peer_of("al\tce", NULL, ""), 0).cache_domain, 0);
+    assert_true(place_of(peer_of(NULL, NULL, PRINT), 0).cache_domain != 0);
+    assert_int_equal(place_of(peer_of(NULL, NULL, ""), 0).cache_domain, 0);
 }
 
 static void finds_by_every_name(void **state)
