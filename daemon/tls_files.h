@@ -50,8 +50,8 @@ uint64_t tls_files_generation(struct tls_files *files);
 #define TLS_NAME_MAX_BYTES 128
 
 /* What a client's certificate says. Names are cut, and what is not printable ASCII (or is a quote)
- * becomes '?'; a name that was changed so is not `exact` and matches no line of the list. Nor does one
- * that looks like a fingerprint: whoever may choose his name is not another's certificate. */
+ * becomes '?'; a name that was changed so is not `exact` and matches no line of the list. Nor does
+ * one that looks like a fingerprint: whoever may choose his name is not another's certificate. */
 struct tls_peer {
     uint32_t n_names;
     char names[TLS_NAMES_MAX][TLS_NAME_MAX_BYTES]; /* [n_names]; the first is what logs call it */
