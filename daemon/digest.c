@@ -1,8 +1,18 @@
 #include "daemon/digest.h"
 
 #include <gnutls/crypto.h>
+#include <pthread.h>
+#include <sys/random.h>
 
 #define DIGEST_VERSION 1
+
+/* Drawn once; before the first digest. */
+static uint8_t secret[32];
+
+static void secret_draw(void)
+{
+    CHECK(getrandom(secret, sizeof secret, 0) == sizeof secret);
+}
 
 static void field(gnutls_hash_hd_t hash, uint8_t type, const void *value, uint32_t size_bytes)
 {
@@ -16,13 +26,16 @@ static void digest_root(gnutls_hash_hd_t hash, const struct digest_scope *scope,
                         struct sched_digest *ret_root)
 {
     static const char name[] = "galerne-kv";
+    static pthread_once_t drawn = PTHREAD_ONCE_INIT;
     uint32_t version = DIGEST_VERSION;
+    CHECK(pthread_once(&drawn, secret_draw) == 0);
     field(hash, 1, name, sizeof name - 1);
     field(hash, 2, &version, sizeof version);
     field(hash, 3, scope->model_digest, 32);
     field(hash, 4, &scope->kv_dtype, sizeof scope->kv_dtype);
     field(hash, 5, &scope->adapter, sizeof scope->adapter);
     field(hash, 6, &scope->cache_domain, sizeof scope->cache_domain);
+    field(hash, 9, secret, sizeof secret);
     gnutls_hash_output(hash, ret_root->bytes);
 }
 

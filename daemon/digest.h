@@ -4,10 +4,13 @@
  * Block i's value covers every token up to the end of block i and everything else that the block's
  * keys and values depend on, each field with its type and length in front, so that no two different
  * things share a name:
- *     root    = H("galerne-kv" | version | model digest | KV type | adapter | domain)
+ *     root    = H("galerne-kv" | version | model digest | KV type | adapter | domain | secret)
  *     value_i = H(value_{i-1} | block_tokens ids, little-endian)      value_{-1} = root
- * Pure functions, any thread; a chain (digest_chain) is one thread's and allocates only when
- * opened.
+ * The secret is drawn once in the life of the process, which cached blocks do not outlive: nobody
+ * outside can tell the name of a block, nor make prompts whose blocks meet in one place of a table.
+ *
+ * Any thread, the same values at any time; a chain (digest_chain) is one thread's and allocates
+ * only when opened.
  */
 #pragma once
 
