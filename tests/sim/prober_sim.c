@@ -32,10 +32,13 @@ static uint64_t chance_next(void)
     return x ^ (x >> 31);
 }
 
-/* The chain of a prompt that `secret` stands for, in a domain. */
-static void chain_make(struct sched_digest *chain, uint64_t secret, uint64_t domain)
+/* The chain of a prompt that `secret` stands for: the same in all domains, as if all names were
+ * known to the prober. (The daemon's differ, daemon/digest.h; here the scheduler has to tell them
+ * apart.)
+ */
+static void chain_make(struct sched_digest *chain, uint64_t secret)
 {
-    uint64_t x = secret * 0x9e3779b97f4a7c15ull ^ domain;
+    uint64_t x = secret * 0x9e3779b97f4a7c15ull;
     for (uint32_t i = 0; i < DIGESTS; i++)
         for (uint32_t b = 0; b < sizeof chain->bytes; b += 8) {
             x = (x ^ (x >> 29)) * 0xbf58476d1ce4e5b9ull + i;
@@ -47,7 +50,7 @@ static sched_id send(uint32_t tenant, uint64_t domain, uint64_t secret, uint32_t
                      uint32_t output_tokens)
 {
     sched_id id = sched->free_ids[sched->n_free_ids - 1];
-    chain_make(digests[id], secret, domain);
+    chain_make(digests[id], secret);
     struct sched_submission s = {.request_id = id,
                                  .tenant = tenant,
                                  .deadline_ns = UINT64_MAX,
