@@ -338,6 +338,8 @@ static enum status loading_turn(struct worker_link *link, uint64_t now_ns, struc
             error, STATUS_UNAVAILABLE, "the worker did not load the model within %llu ms",
             (unsigned long long)(link->options.config->worker_start_limit_ns / NS_PER_MS));
     }
+    if (status == STATUS_UNAVAILABLE)
+        return error_set(error, status, "the worker left while it loaded the model; see its log");
     return status;
 }
 

@@ -69,6 +69,25 @@ def test_no_ready_before_the_self_test_token(manager):
     assert m.generate()
 
 
+LEAVING = """
+import socket
+listener = socket.socket(fileno=3)
+while True:
+    connection, _ = listener.accept()
+    connection.recv(1)
+    connection.close()
+"""
+
+
+def test_a_worker_that_leaves_before_it_serves(manager):
+    m = manager(worker="held")
+    front = m.start(wait=False)
+    m.spawn([sys.executable, "-c", LEAVING], {"worker": m.worker_socket})
+    assert front.wait(30) == 1  # after a few attempts
+    assert "model tiny failed: the worker left while it loaded the model; see its log" in m.log()
+    assert not m.said("READY=1")
+
+
 def test_a_worker_that_stands_still_delays_ready(manager):
     m = manager(worker="held")
     worker = m.start_worker()
