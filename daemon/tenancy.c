@@ -22,6 +22,7 @@ struct roll {
     bool shared;                                 /* from the configuration */
     struct config_tenant rows[TENANCY_ROWS_MAX]; /* [n_rows]; parent_index is a row */
     bool had_own[TENANCY_ROWS_MAX];              /* [n_rows] requests, maybe, now or before */
+    bool left_out[TENANCY_ROWS_MAX];             /* [n_rows] by the configuration */
     struct client clients[CONFIG_CLIENTS_MAX];   /* [n_clients] */
 };
 
@@ -59,6 +60,7 @@ static void rows_carry(const struct roll *old, struct roll *next)
                                       .limit_percent = 100,
                                       .cached_percent = 100};
         memcpy(row->name, old->rows[i].name, sizeof row->name);
+        next->left_out[i] = true;
     }
 }
 
@@ -74,6 +76,7 @@ static enum status row_set(struct roll *next, const struct config_tenant *tenant
     if (row == CONFIG_NONE)
         row = next->n_rows++;
     next->rows[row] = *tenant;
+    next->left_out[row] = false;
     return STATUS_OK;
 }
 
@@ -83,6 +86,26 @@ static bool has_below(const struct roll *roll, uint32_t row)
         if (roll->rows[i].parent_index == row)
             return true;
     return false;
+}
+
+/* What runs of a tenant that is left out still counts for those above it: it stays below the
+ * nearest that is there and has others below it. */
+static void left_out_set(const struct roll *old, const struct config *config, struct roll *next)
+{
+    bool is_above[TENANCY_ROWS_MAX] = {false};
+    for (uint32_t i = 0; i < config->n_tenants; i++) {
+        uint32_t row = row_find(next, config->tenants[i].name);
+        if (next->rows[row].parent_index != CONFIG_NONE)
+            is_above[next->rows[row].parent_index] = true;
+    }
+    for (uint32_t i = 0; i < old->n_rows; i++) {
+        if (!next->left_out[i])
+            continue;
+        uint32_t above = old->rows[i].parent_index;
+        while (above != CONFIG_NONE && !is_above[above])
+            above = old->rows[above].parent_index;
+        next->rows[i].parent_index = above;
+    }
 }
 
 /* A tenant that may have requests of its own cannot become one that has only others'. One that was
@@ -180,6 +203,7 @@ static enum status roll_make(const struct roll *old, const struct config *config
             next->rows[row_find(next, config->tenants[i].name)].parent_index =
                 row_find(next, config->tenants[i].parent);
     next->default_row = row_find(next, next->shared ? config->default_tenant : LOCAL);
+    left_out_set(old, config, next);
     status = leaves_set(config, next, error);
     return status == STATUS_OK ? clients_set(config, next, error) : status;
 }

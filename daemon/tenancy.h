@@ -4,7 +4,8 @@
  * One object for the process. It begins with the configuration's tenants, or with one tenant
  * `local` that everybody belongs to, and takes new ones while the daemon runs. A tenant keeps its
  * row as long as it has its name: one that a new configuration leaves out stays as a closed row
- * without rights, so that what it has running goes on and row numbers mean the same for ever.
+ * without rights, so that what it has running goes on and row numbers mean the same for ever. It
+ * stays below those that were above it and still are, so that their limits count it.
  *
  * A client over TCP is found by the SHA-256 of its certificate, then by its names in their order;
  * on the unix socket by its user id. With tenants in force a client that none lists is the default

@@ -260,6 +260,27 @@ static void comes_back_with_those_below(void **state)
     assert_int_equal(tenancy_replace(tenancy, &config, &error), STATUS_INVALID);
 }
 
+/* Whom an organisation limits is limited by it to the end. */
+static void left_out_below_its_organisation(void **state)
+{
+    struct tenant_row rows[TENANCY_ROWS_MAX];
+    uint64_t generation;
+    begin("tenants:\n- name: bank\n- {name: chat, parent: bank}\n- {name: key, parent: chat}\n"
+          "- {name: night, parent: bank}\n");
+    change("tenants:\n- name: bank\n- {name: night, parent: bank}\n");
+    assert_int_equal(tenancy_rows(tenancy, 100, rows, &generation), 4);
+    assert_true(rows[1].closed && rows[2].closed);
+    assert_int_equal(rows[1].parent, 0);
+    assert_int_equal(rows[2].parent, 0); /* the nearest that is there */
+    change("tenants:\n- {name: bank, weight: 2}\n- {name: night, parent: bank}\n");
+    assert_int_equal(tenancy_rows(tenancy, 100, rows, &generation), 4);
+    assert_int_equal(rows[2].parent, 0);
+    change("tenants:\n- name: bank\n"); /* it has its own now, and can have none below it */
+    assert_int_equal(tenancy_rows(tenancy, 100, rows, &generation), 4);
+    for (uint32_t i = 0; i < 4; i++)
+        assert_int_equal(rows[i].parent, TENANT_TOP);
+}
+
 static void runs_out_of_rows(void **state)
 {
     char text[256];
@@ -284,6 +305,7 @@ int main(void)
         cmocka_unit_test_teardown(rows_keep_their_place, end),
         cmocka_unit_test_teardown(refuses_whole, end),
         cmocka_unit_test_teardown(comes_back_with_those_below, end),
+        cmocka_unit_test_teardown(left_out_below_its_organisation, end),
         cmocka_unit_test_teardown(runs_out_of_rows, end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
