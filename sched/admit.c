@@ -244,14 +244,17 @@ static uint32_t candidates_paused(struct sched *sched, bool idle, uint32_t *ret_
 
 /*
  * The head of the line does not fit. Readers that are slow must not keep everybody else out: if
- * preempting them makes enough room, they go, and the head fits once their blocks are back. What
- * they are expected to sample keeps nobody out: they do not sample.
+ * preempting them makes enough room, they go, and the head fits once their blocks are back. Enough
+ * is what its admission asks for; what they are expected to sample is no part of it: they do not.
  */
 static void room_make(struct sched *sched, struct draft *draft, struct seq *head)
 {
     if (sched->n_paused == 0)
         return;
-    uint32_t n_blocks = need_of(sched, head, true).cost_blocks + headroom_of(sched, head);
+    struct need need = need_of(sched, head, true);
+    uint32_t n_blocks = need.cost_blocks + headroom_of(sched, head);
+    if (draft->forecast_made)
+        n_blocks += forecast_demand(sched, draft, head, &need);
     bool idle = sched->plan.n_rows == 0 && sched->n_flights == 0;
     uint32_t held;
     uint32_t n = candidates_paused(sched, idle, &held);

@@ -355,6 +355,26 @@ static void paused_makes_room_at_once_when_nothing_runs(void **state)
     fixture_close(&f);
 }
 
+/* The head would fit now, but not what it is expected to sample: that is no reason to wait for a
+ * reader who may never come. */
+static void paused_makes_room_for_what_is_foreseen(void **state)
+{
+    struct fixture f;
+    struct sched_limits limits = fixture_limits;
+    limits.blocks_count = 6;
+    limits.context_tokens = 24;
+    fixture_open_with(&f, &limits, &policy_fair);
+    sched_id slow = submit(&f, 8, 4); /* 3 of 6 */
+    step_whole(&f);
+    set_paused(&f, slow, true);
+    sched_id big = submit(&f, 4, 16); /* 2, and 3 more to come */
+    step_whole(&f);
+    assert_int_equal(state_of(&f, slow), SEQ_WAITING);
+    step_whole(&f);
+    assert_non_null(open_of(&f, big));
+    fixture_close(&f);
+}
+
 /* Momentarily no rows is not nothing to run: a token is in flight. */
 static void paused_is_safe_while_a_step_is_in_flight(void **state)
 {
@@ -447,6 +467,7 @@ int main(void)
         cmocka_unit_test(paused_goes_before_the_last_admitted),
         cmocka_unit_test(paused_makes_room_after_a_while),
         cmocka_unit_test(paused_makes_room_at_once_when_nothing_runs),
+        cmocka_unit_test(paused_makes_room_for_what_is_foreseen),
         cmocka_unit_test(paused_is_safe_while_a_step_is_in_flight),
         cmocka_unit_test(paused_keeps_its_slot_when_another_is_coming),
         cmocka_unit_test(paused_gives_its_slot),
