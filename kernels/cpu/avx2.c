@@ -1,10 +1,18 @@
 #include "kernels/cpu/avx2.h"
 
+#include <cpuid.h>
+
+/* Not every compiler knows the name of this one. */
+static bool f16c_supported(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+
 /* __builtin_cpu_supports also asks the operating system whether it keeps the wide registers. */
 static bool avx2_supported(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c_supported();
 }
 
 const struct tier tier_avx2 = {
