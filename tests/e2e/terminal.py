@@ -22,8 +22,10 @@ class Terminal:
         self.shown = b""
         self.seen = 0  # where in plain() the latest wait ended
         settings = {"TERM": "xterm", "HOME": "/nonexistent", **os.environ, **(env or {})}
-        # setsid --ctty: Ctrl-C, Ctrl-Z and a new size come as signals.
-        self.process = subprocess.Popen(["setsid", "--ctty", *map(str, command)], env=settings,
+        # setsid --ctty: Ctrl-C, Ctrl-Z and a new size come as signals. Whoever runs the tests may
+        # ignore some (nohup does), which the program would inherit.
+        self.process = subprocess.Popen(["env", "--default-signal", "setsid", "--ctty",
+                                         *map(str, command)], env=settings,
                                         stdin=self.there, stdout=self.there, stderr=self.there)
 
     def close(self) -> None:
