@@ -19,9 +19,9 @@
 #define ROUNDS 5
 #define ROUND_STEPS 16
 #define SEQUENCES_MAX 32
-#define CONTEXT_TOKENS 640
-#define PROMPT_TOKENS 512
-#define START_TOKENS 64 /* of a sequence that decodes */
+#define CONTEXT_TOKENS 640 /* or the model's, if that is less */
+#define PROMPT_TOKENS 512  /* or what the context leaves for one more */
+#define START_TOKENS 64    /* of a sequence that decodes */
 #define BLOCK_TOKENS 16
 
 struct run {
@@ -30,7 +30,7 @@ struct run {
     struct step *step;
     struct step_result *result;
     uint64_t number;
-    uint32_t threads_count;
+    uint32_t threads_count, prompt_tokens;
     uint32_t positions[SEQUENCES_MAX], blocks_used[SEQUENCES_MAX];
 };
 
@@ -150,15 +150,15 @@ static void report(const char *name, const char *what, double tokens_per_s, doub
 static void prompts_bench(struct run *run, const char *name)
 {
     double seconds[ROUNDS], share[ROUNDS];
-    prompt_s(run, 0, PROMPT_TOKENS); /* warm */
+    prompt_s(run, 0, run->prompt_tokens); /* warm */
     for (uint32_t i = 0; i < ROUNDS; i++) {
         slots_close(run, 1);
-        double roof = roof_s(run, PROMPT_TOKENS, 1);
-        seconds[i] = prompt_s(run, 0, PROMPT_TOKENS);
+        double roof = roof_s(run, run->prompt_tokens, 1);
+        seconds[i] = prompt_s(run, 0, run->prompt_tokens);
         share[i] = 100 * roof / seconds[i];
     }
     slots_close(run, 1);
-    report(name, "prompt_512", PROMPT_TOKENS / median(seconds), median(share));
+    report(name, "prompt_512", run->prompt_tokens / median(seconds), median(share));
 }
 
 static void batch_bench(struct run *run, const char *name, uint32_t n)
@@ -175,7 +175,14 @@ static void batch_bench(struct run *run, const char *name, uint32_t n)
     }
     slots_close(run, n);
     snprintf(what, sizeof what, "batch_%u", n);
-    report(name, what, n / median(seconds), median(share));
+    double step = median(seconds);
+    report(name, what, n / step, median(share));
+    if (n > 1)
+        return;
+    double rate = (double)model_decode_bytes(run->model) / step / 1e9;
+    double probe = probe_read_gb_per_s(run->threads_count);
+    printf("             %8.1f GB/s of weights, %.1f %% of the probe's %.1f\n", rate,
+           100 * rate / probe, probe);
 }
 
 /* Memory of our own that is resident: weights, and what was touched of the rest. */
@@ -204,14 +211,21 @@ int main(int argc, char **argv)
     }
     struct model_options options = {.ops = &ops_cpu,
                                     .device = {.threads_count = run.threads_count}};
+    struct model_plan plan;
+    if (model_plan(argv[1], &options, &plan, &error) != STATUS_OK) {
+        fprintf(stderr, "bench_decode: %s\n", error.text);
+        return 1;
+    }
+    uint32_t context = u32_min(CONTEXT_TOKENS, plan.arch.context_tokens);
+    run.prompt_tokens = u32_min(PROMPT_TOKENS, context - 1);
     options.limits =
         (struct step_limits){.slots_max = SEQUENCES_MAX,
                              .rows_max = SEQUENCES_MAX,
                              .tokens_max = PROMPT_TOKENS,
-                             .open_tokens_max = CONTEXT_TOKENS,
-                             .context_tokens = CONTEXT_TOKENS,
+                             .open_tokens_max = context,
+                             .context_tokens = context,
                              .block_tokens = BLOCK_TOKENS,
-                             .blocks_count = SEQUENCES_MAX * CONTEXT_TOKENS / BLOCK_TOKENS};
+                             .blocks_count = SEQUENCES_MAX * div_up_u32(context, BLOCK_TOKENS)};
     run.limits = options.limits;
     uint64_t start_ns = clock_now_ns();
     if (model_open(argv[1], &options, NULL, &run.model, &error) != STATUS_OK) {
