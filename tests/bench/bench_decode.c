@@ -70,7 +70,7 @@ static void row_add(struct run *run, uint32_t slot, uint32_t n_tokens, uint32_t 
                                                         .n_blocks = wanted - run->blocks_used[slot],
                                                         .mask_slot = STEP_MASK_NONE};
     for (uint32_t b = run->blocks_used[slot]; b < wanted; b++)
-        step_blocks(step)[step->n_blocks++] = slot * (CONTEXT_TOKENS / BLOCK_TOKENS) + b;
+        step_blocks(step)[step->n_blocks++] = slot * step_slot_blocks_max(&run->limits) + b;
     run->blocks_used[slot] = wanted;
     run->positions[slot] = end;
 }
