@@ -13,7 +13,8 @@
  * worker. Only when nobody answers is a process spawned (inline: a thread). A hung worker (see
  * link_hung) is killed by the pid that the kernel gives with its messages; it must be of our own
  * user. The pid that the socket tells may be the manager's own and is trusted less. After a loss
- * the next start follows at once, then after 1 s, 2 s, ... 30 s while losses repeat.
+ * the next attempt follows at once, then after 1 s, 2 s, ... 30 s while losses repeat. (The one at
+ * once may meet the socket of the one that is still dying; that counts as a loss like any other.)
  *
  * A refusal by the worker (FAILED, or a model digest that is not ours) leads to FAILED, which is
  * tried again every 30 s: an operator may have mended the files' permissions, the GPU, the memory.

@@ -170,7 +170,7 @@ static void tenants_promise(struct sched *sched, uint32_t tenant, uint32_t n_blo
     }
 }
 
-/* Slow readers take nothing for now, and may lose what they have. */
+/* Slow readers take nothing while they do not read, and may lose what they have. */
 static struct forecast_one running_foreseen(const struct sched *sched, const struct seq *seq)
 {
     if (seq->paused)

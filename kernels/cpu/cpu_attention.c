@@ -28,8 +28,9 @@ struct attention_run {
     struct device *device;
     const struct tile *tiles; /* [n_tiles] */
     const struct bundle *bundles;
-    uint32_t n_tiles, n_bundles, n_splits;
-    uint32_t group; /* query heads of one KV head */
+    uint32_t n_tiles, n_bundles;
+    uint32_t first_split, n_splits; /* that somebody attends to some of */
+    uint32_t group;                 /* query heads of one KV head */
     size_t state_floats;
     float *partials; /* [n_kv_heads][n_tiles][n_splits][pairs] states, when splits are items */
 };
@@ -297,14 +298,15 @@ static void bundle_item(void *context, uint32_t thread, uint32_t item)
 static float *partial_of(const struct attention_run *run, uint32_t tile, uint32_t kv_head,
                          uint32_t split)
 {
-    size_t index = ((size_t)kv_head * run->n_tiles + tile) * run->n_splits + split;
+    size_t index =
+        ((size_t)kv_head * run->n_tiles + tile) * run->n_splits + split - run->first_split;
     return run->partials + index * ATTEND_PAIRS_MAX * run->state_floats;
 }
 
 static void split_item(void *context, uint32_t thread, uint32_t item)
 {
     const struct attention_run *run = context;
-    uint32_t split = item % run->n_splits, index = item / run->n_splits;
+    uint32_t split = run->first_split + item % run->n_splits, index = item / run->n_splits;
     uint32_t kv_head = index / run->n_tiles, tile = index % run->n_tiles, pair = 0;
     struct room room = room_of(run->device->threads[thread].data, run->args->head_dim);
     float *partial = partial_of(run, tile, kv_head, split);
@@ -346,13 +348,15 @@ static void fold_item(void *context, uint32_t thread, uint32_t item)
 static bool run_plan(struct attention_run *run, uint32_t *ret_last)
 {
     const struct attention_args *args = run->args;
-    uint32_t pairs = run->device->tier->attend_pairs, n_tiles = 0, last = 0;
+    uint32_t pairs = run->device->tier->attend_pairs, n_tiles = 0, first = UINT32_MAX, last = 0;
     for (uint32_t r = 0, n; r < args->n_rows; r += n) {
         n = run_length(args, r);
         n_tiles += tiles_of_run(n, run->group, pairs);
+        first = u32_min(first, row_first(args, r));
         last = u32_max(last, args->host_positions[r + n - 1]);
     }
-    run->n_splits = last / ATTEND_SPLIT_TOKENS + 1;
+    run->first_split = first / ATTEND_SPLIT_TOKENS;
+    run->n_splits = last / ATTEND_SPLIT_TOKENS - run->first_split + 1;
     size_t n_items = (size_t)n_tiles * args->n_kv_heads, partials = 0;
     bool by_splits = run->n_splits > 1 && n_items < few_items(run->device);
     if (by_splits)
