@@ -95,11 +95,20 @@ struct weight_source {
     bool exact;                      /* the input is never quantised (routers) */
 };
 
-/* out[r][o] = sum_i W[o][i] * in[r][i] (+ bias[o]) (+ residual[r][o]). out may equal residual. */
+/*
+ * Products norm their rows themselves, where a network does, so that no backend has to write what
+ * it can keep at hand: with `norm`, x below is
+ *     x[r][i] = in[r][i] / sqrt(mean_i(in[r]^2) + norm_eps) * norm[i]   (Zhang & Sennrich 2019)
+ * rounded to f32, and without it x = in.
+ *
+ * out[r][o] = sum_i W[o][i] * x[r][i] (+ bias[o]) (+ residual[r][o]). out may equal residual.
+ */
 struct linear_args {
     const struct weight *weight; /* a plain matrix, or `stack_index` of a stack */
     uint32_t stack_index;
     uint32_t n_rows;
+    const float *norm; /* [in_count] or NULL */
+    float norm_eps;
     const float *in;       /* [n_rows][in_count] */
     const float *bias;     /* [out_count] or NULL */
     const float *residual; /* [n_rows][out_count] or NULL */
@@ -125,15 +134,6 @@ struct tokens_gather_args {
     const uint32_t *host_slots;   /* host [n_rows] */
     const uint32_t *last_sampled; /* [n_slots] */
     uint32_t *ids;                /* [n_rows] */
-};
-
-/* out[r][i] = in[r][i] / sqrt(mean_i(in[r]^2) + eps) * weight[i]   (Zhang & Sennrich 2019) */
-struct rmsnorm_args {
-    uint32_t n_rows, n;
-    float eps;
-    const float *in;     /* [n_rows][n] */
-    const float *weight; /* [n] */
-    float *out;          /* [n_rows][n]; may equal in */
 };
 
 /*
@@ -172,18 +172,32 @@ struct attention_args {
     float *out; /* [n_rows][n_heads * head_dim] */
 };
 
-/* out[r][i] = silu(gate_up[r][i]) * gate_up[r][n + i], silu(x) = x / (1 + exp(-x)) */
-struct silu_mul_args {
-    uint32_t n_rows, n;
-    const float *gate_up; /* [n_rows][2 n] */
-    float *out;           /* [n_rows][n] */
+/*
+ * A whole feed-forward block (Shazeer 2020, SwiGLU), x as linear_args has it:
+ *     g = W_gate x (+ bias);  u = W_up x (+ bias)
+ *     out[r] = in[r] + W_down (silu(g) * u) (+ bias),  silu(x) = x / (1 + exp(-x))
+ * One op and not two products, because what lies between them, silu(g) * u, is wanted in the form
+ * that W_down's type asks for (quantised, say), which only who knows both can make while it is at
+ * hand.
+ */
+struct mlp_args {
+    uint32_t n_rows, hidden, intermediate;
+    const struct weight *gate_up; /* [2 * intermediate][hidden]: gate, then up */
+    const struct weight *down;    /* [hidden][intermediate] */
+    const float *gate_up_bias;    /* [2 * intermediate] or NULL */
+    const float *down_bias;       /* [hidden] or NULL */
+    const float *norm;            /* [hidden] or NULL */
+    float norm_eps;
+    const float *in; /* [n_rows][hidden] */
+    float *out;      /* [n_rows][hidden]; may equal in */
 };
 
 /*
- * A whole mixture-of-experts block (Mixtral): router logits in f32, softmax over all experts, the
- * `top_k` largest (ties: the lower expert), their weights divided by their sum when `normalise`;
- * out[r] = residual[r] + sum_j weight_j * down_j(silu(gate_j x) * up_j x), summed in the order of
- * rank j. Dropless: every row visits all of its experts, whatever else is in the step.
+ * A whole mixture-of-experts block (Mixtral), x as linear_args has it: router logits in f32,
+ * softmax over all experts, the `top_k` largest (ties: the lower expert), their weights divided by
+ * their sum when `normalise`; out[r] = in[r] + sum_j weight_j * down_j(silu(gate_j x) * up_j x),
+ * summed in the order of rank j. Dropless: every row visits all of its experts, whatever else is in
+ * the step.
  */
 #define MOE_TOP_K_MAX 64
 struct moe_args {
@@ -193,9 +207,10 @@ struct moe_args {
     const struct weight
         *gate_up;              /* stack [n_experts] of [2 * intermediate][hidden]: gate, then up */
     const struct weight *down; /* stack [n_experts] of [hidden][intermediate] */
-    const float *in;           /* [n_rows][hidden], normed */
-    const float *residual;     /* [n_rows][hidden] */
-    float *out;                /* [n_rows][hidden]; may equal residual */
+    const float *norm;         /* [hidden] or NULL */
+    float norm_eps;
+    const float *in; /* [n_rows][hidden] */
+    float *out;      /* [n_rows][hidden]; may equal in */
 };
 
 /* out[j] = in[host_rows[j]]: picks the rows that are sampled. */
@@ -312,7 +327,7 @@ struct op_limits {
     uint32_t rows_max;    /* rows of a step */
     uint32_t sampled_max; /* rows that are sampled in a step */
     uint32_t vocab, n_heads, head_dim;
-    uint32_t hidden, moe_intermediate, n_experts, top_k;
+    uint32_t hidden, intermediate, n_experts, top_k; /* n_experts 0: the op mlp, else moe */
     uint32_t context_tokens;
 };
 
@@ -353,11 +368,10 @@ struct ops {
 
     void (*tokens_gather)(struct device *device, const struct tokens_gather_args *args);
     void (*embed)(struct device *device, const struct embed_args *args);
-    void (*rmsnorm)(struct device *device, const struct rmsnorm_args *args);
     void (*linear)(struct device *device, const struct linear_args *args);
     void (*rope_kv)(struct device *device, const struct rope_kv_args *args);
     void (*attention)(struct device *device, const struct attention_args *args);
-    void (*silu_mul)(struct device *device, const struct silu_mul_args *args);
+    void (*mlp)(struct device *device, const struct mlp_args *args);
     void (*moe)(struct device *device, const struct moe_args *args);
     void (*rows_gather)(struct device *device, const struct rows_gather_args *args);
     void (*sample)(struct device *device, const struct sample_args *args);

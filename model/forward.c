@@ -42,25 +42,24 @@ void batch_close(struct batch *batch)
 
 /* Values of a row of each buffer. */
 struct widths {
-    size_t hidden, qkv, attended, gate_up, gated;
+    size_t hidden, qkv, attended;
+    size_t inside; /* of what a backend keeps inside of ops: rows normed, gates and ups */
 };
 
 static struct widths widths_of(const struct arch *a)
 {
-    size_t dense = a->kind == MODEL_MIXTRAL ? 0 : a->intermediate;
     return (struct widths){
         .hidden = a->hidden,
         .qkv = (size_t)(a->n_heads + 2 * a->n_kv_heads) * a->head_dim,
         .attended = (size_t)a->n_heads * a->head_dim,
-        .gate_up = 2 * dense,
-        .gated = dense,
+        .inside = a->hidden + 3 * (a->kind == MODEL_MIXTRAL ? 0 : (size_t)a->intermediate),
     };
 }
 
 uint64_t forward_bytes(const struct arch *arch, const struct step_limits *limits)
 {
     struct widths w = widths_of(arch);
-    uint64_t token_values = 1 + 2 * w.hidden + w.qkv + w.attended + w.gate_up + w.gated;
+    uint64_t token_values = 1 + w.hidden + w.qkv + w.attended + w.inside;
     uint64_t sampled_values = w.hidden + arch->vocab + 1;
     return limits->tokens_max * token_values * sizeof(float) +
            limits->rows_max * (sampled_values * sizeof(float) + sizeof(struct sample_result)) +
@@ -94,11 +93,8 @@ enum status forward_open(struct forward *f, const struct step_limits *limits, st
         {f->arch->head_dim / 2, sizeof(float), (void **)&f->inv_freq},
         {tokens, sizeof(uint32_t), (void **)&f->ids},
         {tokens * w.hidden, sizeof(float), (void **)&f->x},
-        {tokens * w.hidden, sizeof(float), (void **)&f->normed},
         {tokens * w.qkv, sizeof(float), (void **)&f->qkv},
         {tokens * w.attended, sizeof(float), (void **)&f->attended},
-        {tokens * w.gate_up, sizeof(float), (void **)&f->gate_up},
-        {tokens * w.gated, sizeof(float), (void **)&f->gated},
         {rows * w.hidden, sizeof(float), (void **)&f->sampled},
         {rows * f->arch->vocab, sizeof(float), (void **)&f->logits},
         {rows, sizeof(struct sample_result), (void **)&f->results},
@@ -126,30 +122,13 @@ enum status forward_open(struct forward *f, const struct step_limits *limits, st
 void forward_close(struct forward *f)
 {
     void *const buffers[] = {
-        f->inv_freq, f->ids,     f->x,      f->normed,  f->qkv,          f->attended, f->gate_up,
-        f->gated,    f->sampled, f->logits, f->results, f->last_sampled, f->entries,  f->history,
+        f->inv_freq, f->ids,          f->x,       f->qkv,     f->attended, f->sampled, f->logits,
+        f->results,  f->last_sampled, f->entries, f->history,
     };
     for (size_t i = 0; i < array_count(buffers); i++)
         if (buffers[i])
             f->ops->buffer_free(f->device, buffers[i]);
     *f = (struct forward){0};
-}
-
-static void norm(const struct forward *f, uint32_t n_rows, const float *in, const float *weight,
-                 float *out)
-{
-    f->ops->rmsnorm(f->device, &(struct rmsnorm_args){.n_rows = n_rows,
-                                                      .n = f->arch->hidden,
-                                                      .eps = f->arch->rms_eps,
-                                                      .in = in,
-                                                      .weight = weight,
-                                                      .out = out});
-}
-
-/* out = W in (+ bias) (+ residual) */
-static void linear(const struct forward *f, const struct linear_args *args)
-{
-    f->ops->linear(f->device, args);
 }
 
 /* x += W_o attention(W_qkv norm(x)) */
@@ -184,47 +163,42 @@ static void attention(const struct forward *f, const struct batch *b, uint32_t l
         .layer = layer,
         .out = f->attended,
     };
-    norm(f, b->n_rows, f->x, w->attention_norm, f->normed);
-    linear(f, &(struct linear_args){.weight = w->qkv,
-                                    .n_rows = b->n_rows,
-                                    .in = f->normed,
-                                    .bias = w->qkv_bias,
-                                    .out = f->qkv});
+    f->ops->linear(f->device, &(struct linear_args){.weight = w->qkv,
+                                                    .n_rows = b->n_rows,
+                                                    .norm = w->attention_norm,
+                                                    .norm_eps = a->rms_eps,
+                                                    .in = f->x,
+                                                    .bias = w->qkv_bias,
+                                                    .out = f->qkv});
     f->ops->rope_kv(f->device, &rope);
     f->ops->attention(f->device, &attend);
-    linear(f, &(struct linear_args){.weight = w->output,
-                                    .n_rows = b->n_rows,
-                                    .in = f->attended,
-                                    .bias = w->output_bias,
-                                    .residual = f->x,
-                                    .out = f->x});
+    f->ops->linear(f->device, &(struct linear_args){.weight = w->output,
+                                                    .n_rows = b->n_rows,
+                                                    .in = f->attended,
+                                                    .bias = w->output_bias,
+                                                    .residual = f->x,
+                                                    .out = f->x});
 }
 
 /* x += W_down (silu(W_gate norm(x)) * W_up norm(x)) */
 static void dense(const struct forward *f, const struct batch *b, const struct layer_weights *w)
 {
-    norm(f, b->n_rows, f->x, w->mlp_norm, f->normed);
-    linear(f, &(struct linear_args){.weight = w->gate_up,
-                                    .n_rows = b->n_rows,
-                                    .in = f->normed,
-                                    .bias = w->gate_up_bias,
-                                    .out = f->gate_up});
-    f->ops->silu_mul(f->device, &(struct silu_mul_args){.n_rows = b->n_rows,
-                                                        .n = f->arch->intermediate,
-                                                        .gate_up = f->gate_up,
-                                                        .out = f->gated});
-    linear(f, &(struct linear_args){.weight = w->down,
-                                    .n_rows = b->n_rows,
-                                    .in = f->gated,
-                                    .bias = w->down_bias,
-                                    .residual = f->x,
-                                    .out = f->x});
+    f->ops->mlp(f->device, &(struct mlp_args){.n_rows = b->n_rows,
+                                              .hidden = f->arch->hidden,
+                                              .intermediate = f->arch->intermediate,
+                                              .gate_up = w->gate_up,
+                                              .down = w->down,
+                                              .gate_up_bias = w->gate_up_bias,
+                                              .down_bias = w->down_bias,
+                                              .norm = w->mlp_norm,
+                                              .norm_eps = f->arch->rms_eps,
+                                              .in = f->x,
+                                              .out = f->x});
 }
 
-/* x += sum over the experts chosen by the router */
+/* x += sum over the experts that the router chooses for norm(x) */
 static void mixture(const struct forward *f, const struct batch *b, const struct layer_weights *w)
 {
-    norm(f, b->n_rows, f->x, w->mlp_norm, f->normed);
     f->ops->moe(f->device, &(struct moe_args){.n_rows = b->n_rows,
                                               .hidden = f->arch->hidden,
                                               .intermediate = f->arch->intermediate,
@@ -234,8 +208,9 @@ static void mixture(const struct forward *f, const struct batch *b, const struct
                                               .router = w->router,
                                               .gate_up = w->gate_up,
                                               .down = w->down,
-                                              .in = f->normed,
-                                              .residual = f->x,
+                                              .norm = w->mlp_norm,
+                                              .norm_eps = f->arch->rms_eps,
+                                              .in = f->x,
                                               .out = f->x});
 }
 
@@ -260,11 +235,12 @@ static void choose(const struct forward *f, const struct batch *b)
                                                               .host_rows = b->sampled_rows,
                                                               .in = f->x,
                                                               .out = f->sampled});
-    norm(f, b->n_sampled, f->sampled, f->weights->final_norm, f->sampled);
-    linear(f, &(struct linear_args){.weight = f->weights->head,
-                                    .n_rows = b->n_sampled,
-                                    .in = f->sampled,
-                                    .out = f->logits});
+    f->ops->linear(f->device, &(struct linear_args){.weight = f->weights->head,
+                                                    .n_rows = b->n_sampled,
+                                                    .norm = f->weights->final_norm,
+                                                    .norm_eps = f->arch->rms_eps,
+                                                    .in = f->sampled,
+                                                    .out = f->logits});
     f->ops->sample(f->device, &(struct sample_args){.n_rows = b->n_sampled,
                                                     .vocab = f->arch->vocab,
                                                     .logits = f->logits,

@@ -40,11 +40,8 @@ struct forward {
     float *inv_freq;               /* [head_dim / 2] */
     uint32_t *ids;                 /* [T] */
     float *x;                      /* [T][hidden] the residual stream */
-    float *normed;                 /* [T][hidden] */
     float *qkv;                    /* [T][(n_heads + 2 n_kv_heads) * head_dim] */
     float *attended;               /* [T][n_heads * head_dim] */
-    float *gate_up;                /* [T][2 * intermediate], dense only */
-    float *gated;                  /* [T][intermediate], dense only */
     float *sampled;                /* [R][hidden] */
     float *logits;                 /* [R][vocab] */
     struct sample_result *results; /* [R] */
@@ -59,7 +56,7 @@ enum status forward_open(struct forward *forward, const struct step_limits *limi
                          struct error *error);
 void forward_close(struct forward *forward);
 
-/* Bytes of the buffers. */
+/* Bytes of the buffers, and of what a backend keeps inside of ops. */
 uint64_t forward_bytes(const struct arch *arch, const struct step_limits *limits);
 
 /* What a sequence that begins in `slot` samples by: entries [n_entries], and every id so far. */

@@ -121,7 +121,7 @@ static enum status open_scratch(struct model *m, struct error *error)
         .n_heads = a->n_heads,
         .head_dim = a->head_dim,
         .hidden = a->hidden,
-        .moe_intermediate = a->kind == MODEL_MIXTRAL ? a->intermediate : 0,
+        .intermediate = a->intermediate,
         .n_experts = a->n_experts,
         .top_k = a->top_k,
         .context_tokens = m->limits.context_tokens,

@@ -20,8 +20,10 @@ struct device {
     bool failed;              /* memory ran out inside an op */
     uint32_t rows_max;        /* of reserve; 0 before */
     uint32_t in_max;          /* largest in_count of a weight */
-    struct scratch tiles;     /* rows of a product regrouped in tiles */
+    struct scratch normed;    /* rows of a product normed */
+    struct scratch tiles;     /* the same regrouped in tiles */
     struct scratch blocks;    /* rows of a product quantised */
+    struct scratch mlp;       /* of the op mlp: what lies between its products */
     struct scratch moe;       /* of the op moe */
     struct scratch attention; /* tiles, and partial results */
     struct scratch *threads;  /* [threads_count]: of one item */
@@ -75,14 +77,27 @@ static inline uint32_t rows_first(const struct rows_run *run, uint32_t item)
 
 /* The rows that products read, in the forms that their weights want. */
 struct feed {
+    const float *norm; /* [in_count], or NULL: rows are taken as they are */
+    float norm_eps;
     const float *in; /* [n_rows][in_count] */
     uint32_t n_rows, in_count;
-    float *tiles;                   /* room to regroup them: [n_rows][in_count] */
-    struct row_block *blocks;       /* room to quantise them: [n_rows][in_count / 32], rounded up */
+    float *normed;            /* room for them normed: [n_rows][in_count]; NULL without norm */
+    float *tiles;             /* room to regroup them: [n_rows][in_count] */
+    struct row_block *blocks; /* room to quantise them: [n_rows][in_count / 32], rounded up */
     bool wants_tiles, wants_blocks; /* products_add sets these, */
-    uint32_t n_tile_items, n_block_items; /* and products_run how its items are counted */
-    uint32_t first_item;
+    uint32_t n_items, first_item;   /* and products_run how its items are counted */
 };
+
+/* Room in the device's scratch for the forms of a feed: false when memory is out. */
+bool cpu_feed_room(struct device *device, struct feed *feed);
+
+/* gated[r] = silu(gate_up[r][i]) * gate_up[r][n + i] */
+struct gate_args {
+    uint32_t n_rows, n;
+    const float *gate_up; /* [n_rows][2 n] */
+    float *gated;         /* [n_rows][n] */
+};
+void cpu_gate(struct device *device, const struct gate_args *args);
 
 /* Products that run side by side: an op `linear` is one for each segment of its weight, a mixture
  * has as many for each expert. */
@@ -135,11 +150,10 @@ const uint32_t *cpu_kv_blocks(const struct kv *kv, uint32_t slot, uint32_t first
 
 void cpu_tokens_gather(struct device *device, const struct tokens_gather_args *args);
 void cpu_embed(struct device *device, const struct embed_args *args);
-void cpu_rmsnorm(struct device *device, const struct rmsnorm_args *args);
 void cpu_linear(struct device *device, const struct linear_args *args);
 void cpu_rope_kv(struct device *device, const struct rope_kv_args *args);
 void cpu_attention(struct device *device, const struct attention_args *args);
-void cpu_silu_mul(struct device *device, const struct silu_mul_args *args);
+void cpu_mlp(struct device *device, const struct mlp_args *args);
 void cpu_moe(struct device *device, const struct moe_args *args);
 void cpu_rows_gather(struct device *device, const struct rows_gather_args *args);
 void cpu_sample(struct device *device, const struct sample_args *args);
@@ -148,4 +162,5 @@ void cpu_sample(struct device *device, const struct sample_args *args);
 size_t cpu_attention_bytes(const struct device *device, const struct op_limits *limits);
 size_t cpu_attention_thread_bytes(uint32_t head_dim);
 size_t cpu_sample_work_bytes(uint32_t vocab);
+size_t cpu_mlp_work_bytes(const struct op_limits *limits);
 size_t cpu_moe_work_bytes(const struct op_limits *limits);

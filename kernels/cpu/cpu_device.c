@@ -7,8 +7,10 @@ static void cpu_device_close(struct device *device)
     for (uint32_t i = 0; device->threads && i < pool_threads_count(device->pool); i++)
         scratch_free(&device->threads[i]);
     memory_free(device->threads);
+    scratch_free(&device->normed);
     scratch_free(&device->tiles);
     scratch_free(&device->blocks);
+    scratch_free(&device->mlp);
     scratch_free(&device->moe);
     scratch_free(&device->attention);
     pool_close(device->pool);
@@ -97,7 +99,8 @@ bool cpu_products_reserve(struct device *device)
         return true;
     size_t values = size_product(device->rows_max, device->in_max);
     size_t blocks = size_product(device->rows_max, div_up_u32(device->in_max, BLOCK_VALUES));
-    return scratch_need(&device->tiles, size_product(values, sizeof(float))) &&
+    return scratch_need(&device->normed, size_product(values, sizeof(float))) &&
+           scratch_need(&device->tiles, size_product(values, sizeof(float))) &&
            scratch_need(&device->blocks, size_product(blocks, sizeof(struct row_block)));
 }
 
@@ -123,18 +126,19 @@ static enum status cpu_reserve(struct device *device, const struct op_limits *li
     size_t item = size_max(cpu_attention_thread_bytes(limits->head_dim),
                            cpu_sample_work_bytes(limits->vocab));
     size_t attention = cpu_attention_bytes(device, limits);
-    size_t moe = cpu_moe_work_bytes(limits);
+    size_t mlp = cpu_mlp_work_bytes(limits), moe = cpu_moe_work_bytes(limits);
     bool have = cpu_products_reserve(device);
-    have = have && scratch_need(&device->moe, moe);
+    have = have && scratch_need(&device->mlp, mlp) && scratch_need(&device->moe, moe);
     have = have && scratch_need(&device->attention, attention);
     for (uint32_t i = 0; have && i < pool_threads_count(device->pool); i++)
         have = scratch_need(&device->threads[i], item) != NULL;
     if (!have)
         return error_set(error, STATUS_EXHAUSTED,
-                         "backend cpu: no memory for scratch: %zu bytes of mixture, %zu of "
+                         "backend cpu: no memory for scratch: %zu bytes of layers, %zu of "
                          "attention, %zu for each of %u threads, tiles for %u rows: lower the "
                          "tokens of a step",
-                         moe, attention, item, pool_threads_count(device->pool), limits->rows_max);
+                         mlp + moe, attention, item, pool_threads_count(device->pool),
+                         limits->rows_max);
     return STATUS_OK;
 }
 
@@ -166,11 +170,10 @@ const struct ops ops_cpu = {
     .kv_copy = cpu_kv_copy,
     .tokens_gather = cpu_tokens_gather,
     .embed = cpu_embed,
-    .rmsnorm = cpu_rmsnorm,
     .linear = cpu_linear,
     .rope_kv = cpu_rope_kv,
     .attention = cpu_attention,
-    .silu_mul = cpu_silu_mul,
+    .mlp = cpu_mlp,
     .moe = cpu_moe,
     .rows_gather = cpu_rows_gather,
     .sample = cpu_sample,

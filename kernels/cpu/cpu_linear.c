@@ -17,56 +17,74 @@
 /* Values that are worth a thread to be quantised. */
 #define ITEM_VALUES_MIN 8192
 
+/* Where row `row` stands when products read it as it is. */
+static const float *feed_row(const struct feed *feed, uint32_t row)
+{
+    return (feed->norm ? feed->normed : feed->in) + (size_t)row * feed->in_count;
+}
+
+static void row_quantise(const struct tier *tier, const struct feed *feed, uint32_t row)
+{
+    uint32_t n_blocks = feed->in_count / BLOCK_VALUES;
+    uint32_t first = row / BLOCK_TILE_ROWS * BLOCK_TILE_ROWS;
+    uint32_t n = u32_min(BLOCK_TILE_ROWS, feed->n_rows - first);
+    tier->row_blocks(feed_row(feed, row), n_blocks,
+                     feed->blocks + (size_t)first * n_blocks + (row - first), n);
+}
+
 static void tile_fill(const struct feed *feed, uint32_t tile)
 {
     uint32_t first = tile_first(feed->n_rows, tile);
     uint32_t n = tile_first(feed->n_rows, tile + 1) - first;
-    const float *in = feed->in + (size_t)first * feed->in_count;
+    const float *in = feed_row(feed, first);
     float *to = feed->tiles + (size_t)first * feed->in_count;
     for (uint32_t k = 0; k < feed->in_count; k++)
         for (uint32_t r = 0; r < n; r++)
             *to++ = in[(size_t)r * feed->in_count + k];
 }
 
-/* Quantises one of n_block_items runs of rows. */
-static void blocks_fill(const struct tier *tier, const struct feed *feed, uint32_t item)
+/* What items of a feed are cut of: tiles where it wants some, else rows. */
+static uint32_t feed_units(const struct feed *feed)
 {
-    uint64_t n_rows = feed->n_rows;
-    uint32_t row = (uint32_t)(n_rows * item / feed->n_block_items);
-    uint32_t end = (uint32_t)(n_rows * (item + 1) / feed->n_block_items);
-    uint32_t n_blocks = feed->in_count / BLOCK_VALUES;
-    for (; row < end; row++) {
-        uint32_t first = row / BLOCK_TILE_ROWS * BLOCK_TILE_ROWS;
-        uint32_t n = u32_min(BLOCK_TILE_ROWS, feed->n_rows - first);
-        tier->row_blocks(feed->in + (size_t)row * feed->in_count, n_blocks,
-                         feed->blocks + (size_t)first * n_blocks + (row - first), n);
-    }
+    return feed->wants_tiles ? tiles_count(feed->n_rows) : feed->n_rows;
 }
 
 static void feed_item(void *context, uint32_t thread, uint32_t item)
 {
     const struct products *products = context;
+    const struct tier *tier = products->device->tier;
     uint32_t at = products->n_feeds - 1;
     while (products->feeds[at].first_item > item)
         at--;
     const struct feed *feed = &products->feeds[at];
-    uint32_t index = item - feed->first_item;
-    if (index < feed->n_tile_items)
-        tile_fill(feed, index);
-    else
-        blocks_fill(products->device->tier, feed, index - feed->n_tile_items);
+    uint64_t n_units = feed_units(feed), index = item - feed->first_item;
+    uint32_t unit = (uint32_t)(n_units * index / feed->n_items);
+    uint32_t end = (uint32_t)(n_units * (index + 1) / feed->n_items);
+    for (; unit < end; unit++) {
+        uint32_t row = feed->wants_tiles ? tile_first(feed->n_rows, unit) : unit;
+        uint32_t row_end = feed->wants_tiles ? tile_first(feed->n_rows, unit + 1) : unit + 1;
+        for (; row < row_end; row++) {
+            size_t first = (size_t)row * feed->in_count;
+            if (feed->norm)
+                tier->rmsnorm(feed->in + first, feed->norm, feed->norm_eps, feed->in_count,
+                              feed->normed + first);
+            if (feed->wants_blocks)
+                row_quantise(tier, feed, row);
+        }
+        if (feed->wants_tiles)
+            tile_fill(feed, unit);
+    }
 }
 
 static void feed_count(struct products *products, struct feed *feed)
 {
     size_t most = (size_t)ITEMS_PER_THREAD * pool_threads_count(products->device->pool);
     size_t worth = (size_t)feed->n_rows * feed->in_count / ITEM_VALUES_MIN;
+    bool wanted = feed->norm || feed->wants_tiles || feed->wants_blocks;
     feed->first_item = products->n_feed_items;
-    feed->n_tile_items = feed->wants_tiles ? tiles_count(feed->n_rows) : 0;
-    feed->n_block_items = 0;
-    if (feed->wants_blocks)
-        feed->n_block_items = (uint32_t)size_max(1, size_min(size_min(worth, most), feed->n_rows));
-    products->n_feed_items += feed->n_tile_items + feed->n_block_items;
+    feed->n_items =
+        wanted ? (uint32_t)size_max(1, size_min(size_min(worth, most), feed_units(feed))) : 0;
+    products->n_feed_items += feed->n_items;
 }
 
 static uint32_t part_n_items(const struct products *products, const struct product_part *part)
@@ -107,6 +125,7 @@ void products_add(struct products *products, const struct weight *weight, uint32
         bool blocks = dtype_has_blocks(segment->dtype);
         bool tiles = !blocks && feed->n_rows >= TILE_FROM_ROWS;
         CHECK((!tiles || feed->tiles) && (!blocks || feed->blocks));
+        CHECK(!feed->norm || feed->normed);
         feed->wants_blocks |= blocks;
         feed->wants_tiles |= tiles;
         products->parts[products->n_parts++] = (struct product_part){
@@ -116,7 +135,7 @@ void products_add(struct products *products, const struct weight *weight, uint32
                         .out_count = segment->out_count,
                         .n_rows = feed->n_rows,
                         .out_stride = weight->out_count,
-                        .in = feed->in,
+                        .in = feed_row(feed, 0),
                         .tiles = tiles ? feed->tiles : NULL,
                         .blocks = feed->blocks,
                         .bias = ends->bias ? ends->bias + segment->first_out : NULL,
@@ -140,26 +159,32 @@ void products_run(struct products *products)
     pool_run(products->device->pool, range_multiply, products, products->n_items);
 }
 
+bool cpu_feed_room(struct device *device, struct feed *feed)
+{
+    size_t values_bytes = (size_t)feed->n_rows * feed->in_count * sizeof(float);
+    size_t n_blocks = (size_t)feed->n_rows * div_up_u32(feed->in_count, BLOCK_VALUES);
+    if (feed->norm)
+        feed->normed = cpu_work(device, &device->normed, values_bytes);
+    feed->tiles = cpu_work(device, &device->tiles, values_bytes);
+    feed->blocks = cpu_work(device, &device->blocks, n_blocks * sizeof(struct row_block));
+    return feed->tiles && feed->blocks && (feed->normed || !feed->norm);
+}
+
 void cpu_linear(struct device *device, const struct linear_args *args)
 {
     if (args->n_rows == 0)
         return;
-    const struct weight *weight = args->weight;
-    size_t values = (size_t)args->n_rows * weight->in_count;
-    size_t n_blocks = (size_t)args->n_rows * div_up_u32(weight->in_count, BLOCK_VALUES);
-    struct feed feed = {
-        .in = args->in,
-        .n_rows = args->n_rows,
-        .in_count = weight->in_count,
-        .tiles = cpu_work(device, &device->tiles, values * sizeof(float)),
-        .blocks = cpu_work(device, &device->blocks, n_blocks * sizeof(struct row_block)),
-    };
+    struct feed feed = {.norm = args->norm,
+                        .norm_eps = args->norm_eps,
+                        .in = args->in,
+                        .n_rows = args->n_rows,
+                        .in_count = args->weight->in_count};
     struct product_part parts[WEIGHT_PARTS_MAX];
     struct products products = {.device = device, .feeds = &feed, .n_feeds = 1, .parts = parts};
-    if (!feed.tiles || !feed.blocks)
+    if (!cpu_feed_room(device, &feed))
         return;
     products_add(
-        &products, weight, args->stack_index,
+        &products, args->weight, args->stack_index,
         &(struct product_ends){.bias = args->bias, .residual = args->residual, .out = args->out});
     products_run(&products);
 }

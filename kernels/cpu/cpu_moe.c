@@ -15,6 +15,7 @@ struct moe_run {
     struct device *device;
     const struct moe_args *args;
     uint32_t first_row, n_rows; /* of this run */
+    const float *in;            /* [n_rows][hidden] of this run, normed */
     float *logits;              /* [n_rows][n_experts] */
     uint32_t *experts;          /* [n_rows][top_k], by rank */
     float *shares;              /* [n_rows][top_k], by rank */
@@ -22,6 +23,7 @@ struct moe_run {
     uint32_t *ends;             /* [n_experts]: end of each expert's routed rows */
     struct feed *feeds;         /* [n_experts] */
     struct product_part *parts; /* [n_experts * WEIGHT_PARTS_MAX] */
+    float *normed;              /* [n_rows][hidden] */
     /* Routed rows, sorted by expert: n_routed = n_rows * top_k of them. */
     float *rows;              /* [n_routed][hidden]: inputs, then outputs of down */
     float *gate_up;           /* [n_routed][2 * intermediate] */
@@ -47,6 +49,7 @@ static size_t moe_layout(struct moe_run *run, char *memory, const struct moe_arg
         {(void **)&run->feeds, args->n_experts, sizeof(struct feed)},
         {(void **)&run->parts, (size_t)args->n_experts * WEIGHT_PARTS_MAX,
          sizeof(struct product_part)},
+        {(void **)&run->normed, n_rows * args->hidden, sizeof(float)},
         {(void **)&run->rows, n_routed * args->hidden, sizeof(float)},
         {(void **)&run->gate_up, n_routed * 2 * args->intermediate, sizeof(float)},
         {(void **)&run->gated, n_routed * args->intermediate, sizeof(float)},
@@ -68,7 +71,7 @@ size_t cpu_moe_work_bytes(const struct op_limits *limits)
         return 0;
     struct moe_run run = {.n_rows = u32_min(limits->rows_max, ROWS_AT_ONCE)};
     struct moe_args args = {.hidden = limits->hidden,
-                            .intermediate = limits->moe_intermediate,
+                            .intermediate = limits->intermediate,
                             .n_experts = limits->n_experts,
                             .top_k = limits->top_k};
     return moe_layout(&run, NULL, &args);
@@ -139,8 +142,7 @@ static void collect_item(void *context, uint32_t thread, uint32_t item)
     for (uint32_t r = rows_first(rows, item); r < rows_first(rows, item + 1); r++)
         for (uint32_t j = 0; j < args->top_k; j++)
             memcpy(run->rows + (size_t)run->places[r * args->top_k + j] * args->hidden,
-                   args->in + (size_t)(run->first_row + r) * args->hidden,
-                   args->hidden * sizeof(float));
+                   run->in + (size_t)r * args->hidden, args->hidden * sizeof(float));
 }
 
 /* The products of all experts that have rows. */
@@ -167,18 +169,23 @@ static void experts_multiply(struct moe_run *run, const struct weight *weight, c
     products_run(&products);
 }
 
+/* Norms the rows on the way. */
 static void router_multiply(struct moe_run *run)
 {
     const struct moe_args *args = run->args;
     struct products products = {
         .device = run->device, .feeds = run->feeds, .n_feeds = 1, .parts = run->parts};
     run->feeds[0] = (struct feed){
+        .norm = args->norm,
+        .norm_eps = args->norm_eps,
         .in = args->in + (size_t)run->first_row * args->hidden,
         .n_rows = run->n_rows,
         .in_count = args->hidden,
+        .normed = run->normed,
         .tiles = run->tiles,
         .blocks = run->blocks,
     };
+    run->in = args->norm ? run->normed : run->feeds[0].in;
     products_add(&products, args->router, 0, &(struct product_ends){.out = run->logits});
     products_run(&products);
 }
@@ -200,7 +207,7 @@ static void values_mix(const struct moe_run *run, uint32_t row, uint32_t first)
             sums[i] += share * down[i];
     }
     for (uint32_t i = 0; i < n; i++)
-        args->out[at + i] = args->residual[at + i] + sums[i];
+        args->out[at + i] = args->in[at + i] + sums[i];
 }
 
 static void mix_item(void *context, uint32_t thread, uint32_t item)
@@ -222,9 +229,7 @@ static void moe_run(struct moe_run *run)
     rows_place(run);
     rows_run(device, run, run->n_rows, (size_t)args->top_k * args->hidden, collect_item);
     experts_multiply(run, args->gate_up, run->rows, run->gate_up);
-    struct silu_mul_args gate = {
-        .n_rows = n_routed, .n = args->intermediate, .gate_up = run->gate_up, .out = run->gated};
-    cpu_silu_mul(device, &gate);
+    cpu_gate(device, &(struct gate_args){n_routed, args->intermediate, run->gate_up, run->gated});
     experts_multiply(run, args->down, run->gated, run->rows);
     rows_run(device, run, run->n_rows, (size_t)args->top_k * args->hidden, mix_item);
 }

@@ -1,6 +1,6 @@
 #include "kernels/cpu/cpu.h"
 
-/* The ops that treat each row by itself: gathers, embedding, norm, gate. */
+/* The ops that treat each row by itself: gathers and the embedding. */
 
 void cpu_tokens_gather(struct device *device, const struct tokens_gather_args *args)
 {
@@ -31,34 +31,4 @@ void cpu_rows_gather(struct device *device, const struct rows_gather_args *args)
     for (uint32_t r = 0; r < args->n_out; r++)
         memcpy(args->out + (size_t)r * args->n, args->in + (size_t)args->host_rows[r] * args->n,
                args->n * sizeof(float));
-}
-
-static void rmsnorm_item(void *context, uint32_t thread, uint32_t item)
-{
-    const struct rows_run *run = context;
-    const struct rmsnorm_args *args = run->args;
-    for (uint32_t r = rows_first(run, item); r < rows_first(run, item + 1); r++) {
-        size_t at = (size_t)r * args->n;
-        run->device->tier->rmsnorm(args->in + at, args->weight, args->eps, args->n, args->out + at);
-    }
-}
-
-void cpu_rmsnorm(struct device *device, const struct rmsnorm_args *args)
-{
-    rows_run(device, args, args->n_rows, args->n, rmsnorm_item);
-}
-
-static void silu_mul_item(void *context, uint32_t thread, uint32_t item)
-{
-    const struct rows_run *run = context;
-    const struct silu_mul_args *args = run->args;
-    for (uint32_t r = rows_first(run, item); r < rows_first(run, item + 1); r++) {
-        const float *gate = args->gate_up + (size_t)r * 2 * args->n;
-        run->device->tier->silu_mul(gate, gate + args->n, args->n, args->out + (size_t)r * args->n);
-    }
-}
-
-void cpu_silu_mul(struct device *device, const struct silu_mul_args *args)
-{
-    rows_run(device, args, args->n_rows, 4ul * args->n, silu_mul_item);
 }

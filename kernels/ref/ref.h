@@ -11,8 +11,9 @@
 #include "kernels/source.h"
 
 struct device {
-    struct scratch work; /* of the op that runs now */
-    bool failed;         /* memory ran out inside an op: sync reports it */
+    struct scratch work;   /* of the op that runs now */
+    struct scratch normed; /* a row of it */
+    bool failed;           /* memory ran out inside an op: sync reports it */
 };
 
 struct weight {
@@ -42,7 +43,22 @@ float *ref_kv_at(struct kv *kv, uint32_t layer, uint32_t slot, uint32_t position
 /* sum_i row[i] * in[i]. */
 double ref_dot(const float *row, const float *in, uint32_t n);
 
-double ref_silu(double x);
+/* What products take of some rows: the rows normed, or as they are when norm is NULL. NULL when
+ * memory is out (the device is then marked as failed). Valid until the next call. */
+struct ref_rows {
+    const float *norm; /* [n] or NULL */
+    float norm_eps;
+    const float *in; /* [n_rows][n] */
+    uint32_t n_rows, n;
+};
+const float *ref_rows_norm(struct device *device, const struct ref_rows *rows);
+
+/* out = silu(gate x) * up x with matrix `index` of a weight: [out_count / 2]. bias may be NULL. */
+void ref_gate(const struct weight *gate_up, uint32_t index, const float *bias, const float *in,
+              double *out);
+
+/* sum_i row[i] * in[i]. */
+double ref_dot_wide(const float *row, const double *in, uint32_t n);
 
 enum status ref_weight_pack(struct device *device, const struct weight_source *source,
                             struct weight **ret_weight, struct error *error);
@@ -60,11 +76,10 @@ void ref_kv_copy(struct device *device, struct kv *kv, const uint32_t *host_from
 
 void ref_tokens_gather(struct device *device, const struct tokens_gather_args *args);
 void ref_embed(struct device *device, const struct embed_args *args);
-void ref_rmsnorm(struct device *device, const struct rmsnorm_args *args);
 void ref_linear(struct device *device, const struct linear_args *args);
 void ref_rope_kv(struct device *device, const struct rope_kv_args *args);
 void ref_attention(struct device *device, const struct attention_args *args);
-void ref_silu_mul(struct device *device, const struct silu_mul_args *args);
+void ref_mlp(struct device *device, const struct mlp_args *args);
 void ref_moe(struct device *device, const struct moe_args *args);
 void ref_rows_gather(struct device *device, const struct rows_gather_args *args);
 void ref_sample(struct device *device, const struct sample_args *args);

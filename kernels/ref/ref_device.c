@@ -18,6 +18,7 @@ static void ref_device_close(struct device *device)
     if (!device)
         return;
     scratch_free(&device->work);
+    scratch_free(&device->normed);
     free(device);
 }
 
@@ -62,13 +63,14 @@ static enum status ref_reserve(struct device *device, const struct op_limits *li
                                struct error *error)
 {
     size_t attention = size_product(limits->context_tokens, sizeof(double));
-    size_t moe = size_product(limits->hidden + limits->n_experts + 2ul * limits->moe_intermediate,
+    size_t moe = size_product((size_t)limits->hidden + limits->n_experts + limits->intermediate,
                               sizeof(double));
+    size_t normed = size_product(size_product(limits->rows_max, limits->hidden), sizeof(float));
     size_t sample = ref_sample_work_bytes(limits->vocab);
     size_t most = size_max(attention, size_max(moe, sample));
-    if (!scratch_need(&device->work, most))
+    if (!scratch_need(&device->work, most) || !scratch_need(&device->normed, normed))
         return error_set(error, STATUS_EXHAUSTED, "backend ref: no memory for %zu bytes of scratch",
-                         most);
+                         most + normed);
     return STATUS_OK;
 }
 
@@ -99,11 +101,10 @@ const struct ops ops_ref = {
     .kv_copy = ref_kv_copy,
     .tokens_gather = ref_tokens_gather,
     .embed = ref_embed,
-    .rmsnorm = ref_rmsnorm,
     .linear = ref_linear,
     .rope_kv = ref_rope_kv,
     .attention = ref_attention,
-    .silu_mul = ref_silu_mul,
+    .mlp = ref_mlp,
     .moe = ref_moe,
     .rows_gather = ref_rows_gather,
     .sample = ref_sample,

@@ -89,14 +89,27 @@ double ref_dot(const float *row, const float *in, uint32_t n)
     return sum;
 }
 
+double ref_dot_wide(const float *row, const double *in, uint32_t n)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += (double)row[i] * in[i];
+    return sum;
+}
+
 void ref_linear(struct device *device, const struct linear_args *args)
 {
     const struct weight *weight = args->weight;
-    for (uint32_t o = 0; o < weight->out_count; o++) {
+    const float *in = ref_rows_norm(device, &(struct ref_rows){.norm = args->norm,
+                                                               .norm_eps = args->norm_eps,
+                                                               .in = args->in,
+                                                               .n_rows = args->n_rows,
+                                                               .n = weight->in_count});
+    for (uint32_t o = 0; in && o < weight->out_count; o++) {
         const float *row = ref_weight_row(weight, args->stack_index, o);
         for (uint32_t r = 0; r < args->n_rows; r++) {
             size_t at = (size_t)r * weight->out_count + o;
-            double sum = ref_dot(row, args->in + (size_t)r * weight->in_count, weight->in_count);
+            double sum = ref_dot(row, in + (size_t)r * weight->in_count, weight->in_count);
             sum += args->bias ? (double)args->bias[o] : 0;
             sum += args->residual ? (double)args->residual[at] : 0;
             args->out[at] = (float)sum;

@@ -9,14 +9,6 @@ struct moe_work {
     double *sum;    /* [hidden] */
 };
 
-static double dot_wide(const float *row, const double *in, uint32_t n)
-{
-    double sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        sum += (double)row[i] * in[i];
-    return sum;
-}
-
 static void router_softmax(const struct moe_args *args, const float *in, double *probabilities)
 {
     double most = -INFINITY, sum = 0;
@@ -49,20 +41,17 @@ static uint32_t expert_take(double *probabilities, uint32_t n_experts, double *r
 static void expert_add(const struct moe_args *args, uint32_t expert, double weight, const float *in,
                        const struct moe_work *work)
 {
-    for (uint32_t i = 0; i < args->intermediate; i++) {
-        double gate = ref_dot(ref_weight_row(args->gate_up, expert, i), in, args->hidden);
-        const float *up_row = ref_weight_row(args->gate_up, expert, args->intermediate + i);
-        work->gated[i] = ref_silu(gate) * ref_dot(up_row, in, args->hidden);
-    }
+    ref_gate(args->gate_up, expert, NULL, in, work->gated);
     for (uint32_t o = 0; o < args->hidden; o++)
-        work->sum[o] += weight * dot_wide(ref_weight_row(args->down, expert, o), work->gated,
-                                          args->intermediate);
+        work->sum[o] += weight * ref_dot_wide(ref_weight_row(args->down, expert, o), work->gated,
+                                              args->intermediate);
 }
 
-static void row_mix(const struct moe_args *args, uint32_t row, const struct moe_work *work)
+/* `in` is normed. */
+static void row_mix(const struct moe_args *args, uint32_t row, const float *in,
+                    const struct moe_work *work)
 {
-    const float *in = args->in + (size_t)row * args->hidden;
-    const float *residual = args->residual + (size_t)row * args->hidden;
+    const float *residual = args->in + (size_t)row * args->hidden;
     router_softmax(args, in, work->logits);
     double chosen[MOE_TOP_K_MAX], total = 0;
     uint32_t experts[MOE_TOP_K_MAX];
@@ -86,11 +75,16 @@ void ref_moe(struct device *device, const struct moe_args *args)
     CHECK(args->down->out_count == args->hidden && args->down->in_count == args->intermediate);
     double *doubles = ref_work(
         device, sizeof(double) * ((size_t)args->n_experts + args->intermediate + args->hidden));
-    if (!doubles)
+    const float *in = ref_rows_norm(device, &(struct ref_rows){.norm = args->norm,
+                                                               .norm_eps = args->norm_eps,
+                                                               .in = args->in,
+                                                               .n_rows = args->n_rows,
+                                                               .n = args->hidden});
+    if (!doubles || !in)
         return;
     struct moe_work work = {.logits = doubles,
                             .gated = doubles + args->n_experts,
                             .sum = doubles + args->n_experts + args->intermediate};
     for (uint32_t r = 0; r < args->n_rows; r++)
-        row_mix(args, r, &work);
+        row_mix(args, r, in + (size_t)r * args->hidden, &work);
 }

@@ -27,28 +27,22 @@ void ref_rows_gather(struct device *device, const struct rows_gather_args *args)
                args->n * sizeof(float));
 }
 
-void ref_rmsnorm(struct device *device, const struct rmsnorm_args *args)
+const float *ref_rows_norm(struct device *device, const struct ref_rows *rows)
 {
-    for (uint32_t r = 0; r < args->n_rows; r++) {
-        const float *in = args->in + (size_t)r * args->n;
-        float *out = args->out + (size_t)r * args->n;
-        double scale = 1 / sqrt(ref_dot(in, in, args->n) / args->n + (double)args->eps);
-        for (uint32_t i = 0; i < args->n; i++)
-            out[i] = (float)((double)in[i] * scale * (double)args->weight[i]);
+    if (!rows->norm)
+        return rows->in;
+    size_t bytes = size_product(size_product(rows->n_rows, rows->n), sizeof(float));
+    float *normed = scratch_need(&device->normed, bytes);
+    if (!normed) {
+        device->failed = true;
+        return NULL;
     }
-}
-
-double ref_silu(double x)
-{
-    return x / (1 + exp(-x));
-}
-
-void ref_silu_mul(struct device *device, const struct silu_mul_args *args)
-{
-    for (uint32_t r = 0; r < args->n_rows; r++) {
-        const float *gate = args->gate_up + (size_t)r * 2 * args->n;
-        const float *up = gate + args->n;
-        for (uint32_t i = 0; i < args->n; i++)
-            args->out[(size_t)r * args->n + i] = (float)(ref_silu((double)gate[i]) * (double)up[i]);
+    for (uint32_t r = 0; r < rows->n_rows; r++) {
+        const float *in = rows->in + (size_t)r * rows->n;
+        float *out = normed + (size_t)r * rows->n;
+        double scale = 1 / sqrt(ref_dot(in, in, rows->n) / rows->n + (double)rows->norm_eps);
+        for (uint32_t i = 0; i < rows->n; i++)
+            out[i] = (float)((double)in[i] * scale * (double)rows->norm[i]);
     }
+    return normed;
 }

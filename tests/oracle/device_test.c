@@ -147,6 +147,7 @@ enum { QKV = (HEADS + 2 * KV_HEADS) * D };
 
 struct net {
     struct weight *qkv, *router, *gate_up, *down, *head;
+    struct weight *up, *down_plain; /* of one mlp */
     struct kv *kv;
     float *hidden, *wide, *mixed, *logits, *norm, *inv_freq;
     uint32_t *sampled;
@@ -181,6 +182,8 @@ static struct net net_make(struct rig *rig)
         .head = rig_weight(rig, DTYPE_Q8_0, V, H, values), /* bytes are bytes */
         .gate_up = experts_pack(rig, 2 * I, H, values),
         .down = experts_pack(rig, H, I, values),
+        .up = rig_weight(rig, DTYPE_Q4_0, 2 * I, H, values),
+        .down_plain = rig_weight(rig, DTYPE_BF16, H, I, values),
         .kv = rig_kv(rig, &shape),
         .hidden = rig_put(rig, values, R * H * sizeof(float)),
         .wide = rig_put(rig, NULL, R * QKV * sizeof(float)),
@@ -225,7 +228,7 @@ static void net_attend(struct rig *rig, const struct net *net, const uint32_t *p
 }
 
 /* Every op that computes, at the largest shapes of the limits. */
-static void net_step(struct rig *rig, const struct net *net)
+static void net_step(struct rig *rig, const struct net *net, bool experts)
 {
     static const uint32_t slots[R];
     uint32_t positions[R];
@@ -235,14 +238,12 @@ static void net_step(struct rig *rig, const struct net *net)
         params[i] = (struct sample_params){.temperature = 1, .top_p = 0.9f, .n_logprobs = 3};
     }
     const struct ops *ops = rig->ops;
-    struct rmsnorm_args norm = {.n_rows = R,
-                                .n = H,
-                                .eps = 1e-5f,
-                                .in = net->hidden,
-                                .weight = net->norm,
-                                .out = net->hidden};
-    ops->rmsnorm(rig->device, &norm);
-    struct linear_args qkv = {.weight = net->qkv, .n_rows = R, .in = net->hidden, .out = net->wide};
+    struct linear_args qkv = {.weight = net->qkv,
+                              .n_rows = R,
+                              .norm = net->norm,
+                              .norm_eps = 1e-5f,
+                              .in = net->hidden,
+                              .out = net->wide};
     ops->linear(rig->device, &qkv);
     net_attend(rig, net, positions, slots);
     struct moe_args moe = {.n_rows = R,
@@ -254,10 +255,23 @@ static void net_step(struct rig *rig, const struct net *net)
                            .router = net->router,
                            .gate_up = net->gate_up,
                            .down = net->down,
+                           .norm = net->norm,
+                           .norm_eps = 1e-5f,
                            .in = net->hidden,
-                           .residual = net->hidden,
                            .out = net->hidden};
-    ops->moe(rig->device, &moe);
+    struct mlp_args mlp = {.n_rows = R,
+                           .hidden = H,
+                           .intermediate = I,
+                           .gate_up = net->up,
+                           .down = net->down_plain,
+                           .norm = net->norm,
+                           .norm_eps = 1e-5f,
+                           .in = net->hidden,
+                           .out = net->hidden};
+    if (experts)
+        ops->moe(rig->device, &moe);
+    else
+        ops->mlp(rig->device, &mlp);
     struct linear_args head = {
         .weight = net->head, .n_rows = R, .in = net->hidden, .out = net->logits};
     ops->linear(rig->device, &head);
@@ -274,7 +288,7 @@ static void net_step(struct rig *rig, const struct net *net)
 }
 
 /* `early`: reserve comes before the weights, or after them; both orders must do. */
-static void allocations_check(const char *backend, bool early)
+static void allocations_check(const char *backend, bool early, bool experts)
 {
     struct rig rig = rig_open(backend, NULL, backend[0] == 'r' ? 1 : 3);
     const struct op_limits limits = {.rows_max = R,
@@ -283,9 +297,9 @@ static void allocations_check(const char *backend, bool early)
                                      .n_heads = HEADS,
                                      .head_dim = D,
                                      .hidden = H,
-                                     .moe_intermediate = I,
-                                     .n_experts = E,
-                                     .top_k = 2,
+                                     .intermediate = I,
+                                     .n_experts = experts ? E : 0,
+                                     .top_k = experts ? 2 : 0,
                                      .context_tokens = CONTEXT};
     struct error error = {0};
     if (early)
@@ -294,7 +308,7 @@ static void allocations_check(const char *backend, bool early)
     if (!early)
         assert_int_equal(rig.ops->reserve(rig.device, &limits, &error), STATUS_OK);
     uint32_t before = atomic_load(&allocations);
-    net_step(&rig, &net);
+    net_step(&rig, &net, experts);
     assert_int_equal(atomic_load(&allocations), before);
     assert_int_equal(rig.ops->sync(rig.device, &error), STATUS_OK);
     rig_close(&rig);
@@ -306,9 +320,11 @@ static void no_allocation_after_reserve(void **state)
     void *volatile memory = calloc(1, 1);
     free(memory);
     assert_int_equal(atomic_load(&allocations), before + 1); /* the wrap works */
-    allocations_check("cpu", false);
-    allocations_check("cpu", true);
-    allocations_check("ref", true);
+    for (int experts = 0; experts < 2; experts++) {
+        allocations_check("cpu", false, experts);
+        allocations_check("cpu", true, experts);
+        allocations_check("ref", true, experts);
+    }
 }
 
 /* ---- memory runs out at each allocation in turn ---- */
@@ -316,7 +332,7 @@ static void no_allocation_after_reserve(void **state)
 static const struct op_limits small_limits = {.rows_max = 9,
                                               .vocab = 50,
                                               .hidden = 8,
-                                              .moe_intermediate = 8,
+                                              .intermediate = 8,
                                               .n_experts = 2,
                                               .top_k = 1,
                                               .context_tokens = 32};

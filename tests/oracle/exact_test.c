@@ -62,7 +62,7 @@ struct linear_data {
     enum dtype dtype;
     uint32_t out_count, in_count;
     const void *weight;
-    const float *in, *residual, *bias;
+    const float *in, *residual, *bias, *norm;
 };
 
 static void linear_run(const struct subject *subject, struct rig *rig, const uint32_t *rows,
@@ -75,6 +75,8 @@ static void linear_run(const struct subject *subject, struct rig *rig, const uin
     float *buffer = rig_poison(rig, out_bytes);
     struct linear_args args = {.weight = weight,
                                .n_rows = n,
+                               .norm = rig_put(rig, d->norm, d->in_count * sizeof(float)),
+                               .norm_eps = 1e-6f,
                                .in = rows_put(rig, d->in, d->in_count, rows, n),
                                .bias = rig_put(rig, d->bias, d->out_count * sizeof(float)),
                                .residual = rows_put(rig, d->residual, d->out_count, rows, n),
@@ -94,20 +96,22 @@ static void linear_check(void **state, enum dtype dtype, uint32_t out_count, uin
     void *weight = dice_weights(&dice, dtype, n_weights, 1);
     float *in = dice_floats(&dice, (size_t)ROWS * in_count, 1);
     float *residual = dice_floats(&dice, (size_t)ROWS * out_count, 1);
-    float *bias = dice_floats(&dice, out_count, 1);
+    float *bias = dice_floats(&dice, out_count, 1), *norm = dice_floats(&dice, in_count, 1);
     struct linear_data data = {.dtype = dtype,
                                .out_count = out_count,
                                .in_count = in_count,
                                .weight = weight,
                                .in = in,
                                .residual = residual,
-                               .bias = bias};
+                               .bias = bias,
+                               .norm = norm};
     struct subject subject = {.out_values = out_count, .run = linear_run, .data = &data};
     subject_check(state, &subject);
     free(weight);
     free(in);
     free(residual);
     free(bias);
+    free(norm);
 }
 
 static void linear_exact(void **state)
@@ -122,60 +126,85 @@ static void linear_exact(void **state)
     linear_check(state, DTYPE_Q4_1, 420, 64);
 }
 
-/* ---- rmsnorm, silu_mul ---- */
+/* ---- mlp ---- */
 
-static void rmsnorm_run(const struct subject *subject, struct rig *rig, const uint32_t *rows,
-                        uint32_t n, float *out)
+struct mlp_data {
+    uint32_t hidden, intermediate;
+    enum dtype gate_up_dtype, down_dtype;
+    const void *gate_up, *down;
+    const float *in, *norm, *gate_up_bias, *down_bias;
+};
+
+static void mlp_run(const struct subject *subject, struct rig *rig, const uint32_t *rows,
+                    uint32_t n, float *out)
 {
-    const float *in = subject->data;
-    uint32_t width = (uint32_t)subject->out_values;
-    float *buffer = rig_poison(rig, n * width * sizeof(float));
-    struct rmsnorm_args args = {.n_rows = n,
-                                .n = width,
-                                .eps = 1e-6f,
-                                .in = rows_put(rig, in, width, rows, n),
-                                .weight = rig_put(rig, in, width * sizeof(float)),
-                                .out = buffer};
-    rig->ops->rmsnorm(rig->device, &args);
-    rig_get(rig, buffer, out, n * width * sizeof(float));
+    const struct mlp_data *d = subject->data;
+    size_t bytes = (size_t)n * d->hidden * sizeof(float);
+    float *buffer = rig_poison(rig, bytes);
+    struct mlp_args args = {
+        .n_rows = n,
+        .hidden = d->hidden,
+        .intermediate = d->intermediate,
+        .gate_up = rig_weight(rig, d->gate_up_dtype, 2 * d->intermediate, d->hidden, d->gate_up),
+        .down = rig_weight(rig, d->down_dtype, d->hidden, d->intermediate, d->down),
+        .gate_up_bias = rig_put(rig, d->gate_up_bias, 2 * d->intermediate * sizeof(float)),
+        .down_bias = rig_put(rig, d->down_bias, d->hidden * sizeof(float)),
+        .norm = rig_put(rig, d->norm, d->hidden * sizeof(float)),
+        .norm_eps = 1e-6f,
+        .in = rows_put(rig, d->in, d->hidden, rows, n),
+        .out = buffer};
+    rig->ops->mlp(rig->device, &args);
+    rig_get(rig, buffer, out, bytes);
     while (rig->n_buffers > 0)
         rig->ops->buffer_free(rig->device, rig->buffers[--rig->n_buffers]);
+    while (rig->n_weights > 0)
+        rig->ops->weight_free(rig->device, rig->weights[--rig->n_weights]);
 }
 
-static void silu_mul_run(const struct subject *subject, struct rig *rig, const uint32_t *rows,
-                         uint32_t n, float *out)
-{
-    uint32_t width = (uint32_t)subject->out_values;
-    float *buffer = rig_poison(rig, n * width * sizeof(float));
-    struct silu_mul_args args = {.n_rows = n,
-                                 .n = width,
-                                 .gate_up = rows_put(rig, subject->data, 2ul * width, rows, n),
-                                 .out = buffer};
-    rig->ops->silu_mul(rig->device, &args);
-    rig_get(rig, buffer, out, n * width * sizeof(float));
-    while (rig->n_buffers > 0)
-        rig->ops->buffer_free(rig->device, rig->buffers[--rig->n_buffers]);
-}
-
-static void rows_exact(void **state)
+static void mlp_check(void **state, uint32_t hidden, uint32_t intermediate, enum dtype gate_up,
+                      enum dtype down)
 {
     struct dice dice = {72};
-    static const uint32_t widths[] = {24, 577, 1000};
-    for (size_t i = 0; i < array_count(widths); i++) {
-        float *data = dice_floats(&dice, 2ul * ROWS * widths[i], 3);
-        struct subject norm = {.out_values = widths[i], .run = rmsnorm_run, .data = data};
-        struct subject gate = {.out_values = widths[i], .run = silu_mul_run, .data = data};
-        subject_check(state, &norm);
-        subject_check(state, &gate);
-        free(data);
-    }
+    size_t n = (size_t)intermediate * hidden;
+    float *in = dice_floats(&dice, (size_t)ROWS * hidden, 1);
+    float *norm = dice_floats(&dice, hidden, 1);
+    float *gate_up_bias = dice_floats(&dice, 2ul * intermediate, 1);
+    float *down_bias = dice_floats(&dice, hidden, 1);
+    struct mlp_data data = {.hidden = hidden,
+                            .intermediate = intermediate,
+                            .gate_up_dtype = gate_up,
+                            .down_dtype = down,
+                            .gate_up = dice_weights(&dice, gate_up, 2 * n, 0.3f),
+                            .down = dice_weights(&dice, down, n, 0.3f),
+                            .in = in,
+                            .norm = norm,
+                            .gate_up_bias = gate_up_bias,
+                            .down_bias = down_bias};
+    struct subject subject = {.out_values = hidden, .run = mlp_run, .data = &data};
+    subject_check(state, &subject);
+    free(in);
+    free(norm);
+    free(gate_up_bias);
+    free(down_bias);
+    free((void *)(uintptr_t)data.gate_up);
+    free((void *)(uintptr_t)data.down);
+}
+
+static void mlp_exact(void **state)
+{
+    mlp_check(state, 77, 65, DTYPE_F32, DTYPE_BF16);
+    mlp_check(state, 64, 400, DTYPE_F16, DTYPE_F32);
+    mlp_check(state, 96, 320, DTYPE_Q4_1, DTYPE_Q4_1);
+    mlp_check(state, 576, 96, DTYPE_Q8_0, DTYPE_Q4_0);
+    mlp_check(state, 64, 77, DTYPE_Q4_0, DTYPE_BF16);
+    mlp_check(state, 65, 96, DTYPE_BF16, DTYPE_Q8_0);
 }
 
 /* ---- moe ---- */
 
 struct moe_data {
     uint32_t hidden, intermediate, n_experts, top_k;
-    const float *in, *residual, *router;
+    const float *in, *norm, *router;
     enum dtype gate_up_dtype, down_dtype;
     const void *gate_up, *down;
 };
@@ -214,8 +243,9 @@ static void moe_run(const struct subject *subject, struct rig *rig, const uint32
         .router = rig_weight(rig, DTYPE_F32, d->n_experts, d->hidden, d->router),
         .gate_up = stack_pack(rig, d->gate_up_dtype, d->gate_up, 2 * d->intermediate, d->hidden),
         .down = stack_pack(rig, d->down_dtype, d->down, d->hidden, d->intermediate),
+        .norm = rig_put(rig, d->norm, d->hidden * sizeof(float)),
+        .norm_eps = 1e-6f,
         .in = rows_put(rig, d->in, d->hidden, rows, n),
-        .residual = rows_put(rig, d->residual, d->hidden, rows, n),
         .out = buffer};
     rig->ops->moe(rig->device, &args);
     rig_get(rig, buffer, out, bytes);
@@ -232,14 +262,14 @@ static void moe_check(void **state, uint32_t hidden, uint32_t intermediate, enum
     enum { E = 8 };
     size_t n = (size_t)E * intermediate * hidden;
     float *in = dice_floats(&dice, (size_t)ROWS * hidden, 1);
-    float *residual = dice_floats(&dice, (size_t)ROWS * hidden, 1);
+    float *norm = dice_floats(&dice, hidden, 1);
     float *router = dice_floats(&dice, (size_t)E * hidden, 0.5f);
     struct moe_data data = {.hidden = hidden,
                             .intermediate = intermediate,
                             .n_experts = E,
                             .top_k = 2,
                             .in = in,
-                            .residual = residual,
+                            .norm = norm,
                             .router = router,
                             .gate_up_dtype = gate_up,
                             .down_dtype = down,
@@ -248,7 +278,7 @@ static void moe_check(void **state, uint32_t hidden, uint32_t intermediate, enum
     struct subject subject = {.out_values = hidden, .run = moe_run, .data = &data};
     subject_check(state, &subject);
     free(in);
-    free(residual);
+    free(norm);
     free(router);
     free((void *)(uintptr_t)data.gate_up);
     free((void *)(uintptr_t)data.down);
@@ -426,7 +456,7 @@ static void sample_exact(void **state)
 int main(void)
 {
     static const struct rig_test tests[] = {
-        {"exact: linear", linear_exact}, {"exact: rmsnorm, silu_mul", rows_exact},
+        {"exact: linear", linear_exact}, {"exact: mlp", mlp_exact},
         {"exact: moe", moe_exact},       {"exact: rope_kv, attention", attention_exact},
         {"exact: sample", sample_exact},
     };

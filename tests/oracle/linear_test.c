@@ -5,20 +5,26 @@
  * row as the rule of ops.h quantises it, computed here in double; and against `ref`, which does not
  * quantise, within that and sum over blocks (most / 254) sum |w|. The size |w| of a Q4_1 weight is
  * |d q| + |minimum|, which are added apart.
+ *
+ * With a norm, x is the row normed in double and rounded once, off which the backend may be by
+ * 8 u |x|. That may move a quantised value over the half between two numbers, so such rows are held
+ * to the second bound alone.
  */
 #include "tests/oracle/rig.h"
 
 #include <math.h>
 
+#define NORM_EPS 1e-5f
+
 struct linear_case {
     uint32_t out_count, in_count, n_rows, n_stack, n_parts;
     enum dtype dtypes[2];
-    bool bias, residual;
+    bool bias, residual, norm;
     bool wild, extreme; /* see linear_check */
 };
 
 static void linear_run(struct rig *rig, const struct linear_case *c,
-                       const struct weight_source *source, const float *const host[3], float *out)
+                       const struct weight_source *source, const float *const host[4], float *out)
 {
     size_t in_bytes = sizeof(float) * c->n_rows * c->in_count;
     size_t out_bytes = sizeof(float) * c->n_rows * c->out_count;
@@ -26,6 +32,7 @@ static void linear_run(struct rig *rig, const struct linear_case *c,
     float *in = rig_put(rig, host[0], in_bytes);
     float *bias = c->bias ? rig_put(rig, host[1], c->out_count * sizeof(float)) : NULL;
     float *residual = c->residual ? rig_put(rig, host[2], out_bytes) : NULL;
+    float *norm = c->norm ? rig_put(rig, host[3], c->in_count * sizeof(float)) : NULL;
     for (uint32_t i = 0; i < c->n_stack; i++) {
         float *device_out = rig_poison(rig, out_bytes);
         if (i == 0 && c->residual) {
@@ -37,6 +44,8 @@ static void linear_run(struct rig *rig, const struct linear_case *c,
         struct linear_args args = {.weight = weight,
                                    .stack_index = i,
                                    .n_rows = c->n_rows,
+                                   .norm = norm,
+                                   .norm_eps = NORM_EPS,
                                    .in = in,
                                    .bias = bias,
                                    .residual = residual,
@@ -117,15 +126,15 @@ struct results {
 };
 
 static void output_check(const struct linear_case *c, const struct output *output,
-                         const float *const host[3], size_t at, const struct results *results)
+                         const float *const host[4], size_t at, const struct results *results)
 {
     uint32_t r = (uint32_t)(at / c->out_count), o = (uint32_t)(at % c->out_count);
     double bias = c->bias ? (double)host[1][o] : 0;
     double residual = c->residual ? (double)host[2][at] : 0;
     struct wanted wanted = output_expect(c, output, host[0] + (size_t)r * c->in_count,
                                          bias + residual, fabs(bias) + fabs(residual));
-    double bound = 8 * UNIT * wanted.size;
-    if (dtype_has_blocks(output->dtype))
+    double bound = (c->norm ? 16 : 8) * UNIT * wanted.size;
+    if (dtype_has_blocks(output->dtype) && !c->norm)
         close_to("linear, as quantised", at, results->got[at], (float)wanted.quantised, bound);
     close_to("linear", at, results->got[at], results->expected[at], bound + wanted.slack);
 }
@@ -141,6 +150,23 @@ static void weights_extreme(const struct weight_part *part, uint32_t in_count)
     uint8_t *at = (uint8_t *)(uintptr_t)part->data;
     for (uint32_t i = 0; i < part->out_count * n_blocks; i++, at += block_bytes)
         memset(at + head, i / n_blocks % 2 ? largest : smallest, quant_bytes);
+}
+
+/* The rows normed, from the formula. */
+static float *rows_norm(const struct linear_case *c, const float *in, const float *norm)
+{
+    float *normed = malloc((size_t)c->n_rows * c->in_count * sizeof *normed);
+    assert_non_null(normed);
+    for (uint32_t r = 0; r < c->n_rows; r++) {
+        size_t first = (size_t)r * c->in_count;
+        double squares = 0;
+        for (uint32_t k = 0; k < c->in_count; k++)
+            squares += (double)in[first + k] * (double)in[first + k];
+        for (uint32_t k = 0; k < c->in_count; k++)
+            normed[first + k] = (float)((double)in[first + k] * (double)norm[k] /
+                                        sqrt(squares / c->in_count + (double)NORM_EPS));
+    }
+    return normed;
 }
 
 static void linear_check(void **state, struct dice *dice, const struct linear_case *c)
@@ -169,12 +195,15 @@ static void linear_check(void **state, struct dice *dice, const struct linear_ca
     /* The largest products that there are: every value is an end of the range, or its opposite. */
     for (uint32_t i = 0; c->extreme && i < c->n_rows * c->in_count; i++)
         host[0][i] = i / 32 % 3 == 0 || host[0][i] > 0 ? 1 : -1;
-    const float *const inputs[3] = {host[0], host[1], host[2]};
+    float *norm = dice_floats(dice, c->in_count, 2);
+    const float *inputs[4] = {host[0], host[1], host[2], norm};
     float *got = malloc(c->n_stack * n_out * sizeof *got);
     float *expected = malloc(c->n_stack * n_out * sizeof *expected);
     struct rig cpu = rig_cpu(state), ref = rig_open("ref", NULL, 1);
     linear_run(&cpu, c, &source, inputs, got);
     linear_run(&ref, c, &source, inputs, expected);
+    float *normed = rows_norm(c, host[0], norm);
+    inputs[0] = c->norm ? normed : host[0];
     for (uint32_t m = 0; m < c->n_stack; m++)
         for (uint32_t o = 0; o < c->out_count; o++) {
             struct output output = output_read(c, &source, m, o);
@@ -190,6 +219,8 @@ static void linear_check(void **state, struct dice *dice, const struct linear_ca
         free((void *)(uintptr_t)parts[i].data);
     for (int i = 0; i < 3; i++)
         free(host[i]);
+    free(norm);
+    free(normed);
     free(got);
     free(expected);
 }
@@ -206,7 +237,8 @@ static void linear_odd_shapes(void **state)
                                     .n_stack = 1,
                                     .n_parts = 1,
                                     .bias = dice_below(&dice, 2),
-                                    .residual = dice_below(&dice, 2)};
+                                    .residual = dice_below(&dice, 2),
+                                    .norm = dice_below(&dice, 2)};
             c.dtypes[0] = dice_below(&dice, 2) ? DTYPE_F32 : DTYPE_BF16;
             linear_check(state, &dice, &c);
         }
@@ -224,6 +256,8 @@ static void linear_all_row_counts(void **state)
                 .out_count = 150, .in_count = 96, .n_rows = n_rows, .n_stack = 1, .n_parts = 1};
             c.dtypes[0] = dtypes_all[t];
             c.residual = c.bias = (n_rows + t) % 2;
+            linear_check(state, &dice, &c);
+            c.norm = true;
             linear_check(state, &dice, &c);
         }
 }

@@ -14,10 +14,11 @@ struct moe_case {
     bool normalise;
     enum dtype dtype; /* of the experts */
     bool ties, one_expert;
+    bool plain; /* without a norm */
 };
 
 struct moe_data {
-    float *in, *residual, *router;
+    float *in, *norm, *router;
     void *gate_up, *down;
 };
 
@@ -27,7 +28,7 @@ static struct moe_data data_make(struct dice *dice, const struct moe_case *c)
     size_t n_up = 2ul * c->n_experts * c->intermediate * c->hidden, n_down = n_up / 2;
     struct moe_data d = {
         .in = dice_floats(dice, n_in, 1),
-        .residual = dice_floats(dice, n_in, 1),
+        .norm = dice_floats(dice, c->hidden, 1),
         .router = dice_floats(dice, n_router, 3 / sqrtf((float)c->hidden)),
         .gate_up = dice_weights(dice, c->dtype, n_up, 2 / sqrtf((float)c->hidden)),
         .down = dice_weights(dice, c->dtype, n_down, 2 / sqrtf((float)c->intermediate)),
@@ -45,7 +46,7 @@ static struct moe_data data_make(struct dice *dice, const struct moe_case *c)
 static void data_free(struct moe_data *d)
 {
     free(d->in);
-    free(d->residual);
+    free(d->norm);
     free(d->router);
     free(d->gate_up);
     free(d->down);
@@ -77,8 +78,8 @@ static struct weight *experts_pack(struct rig *rig, const struct moe_case *c, co
 static void moe_run(struct rig *rig, const struct moe_case *c, const struct moe_data *d, float *out)
 {
     size_t bytes = (size_t)c->n_rows * c->hidden * sizeof(float);
-    float *residual = rig_put(rig, d->residual, bytes), *device_out = residual;
-    if (c->n_rows % 2) /* out may equal residual */
+    float *in = rig_put(rig, d->in, bytes), *device_out = in;
+    if (c->n_rows % 2) /* out may equal in */
         device_out = rig_poison(rig, bytes);
     struct moe_args args = {
         .n_rows = c->n_rows,
@@ -90,8 +91,9 @@ static void moe_run(struct rig *rig, const struct moe_case *c, const struct moe_
         .router = rig_weight(rig, DTYPE_F32, c->n_experts, c->hidden, d->router),
         .gate_up = experts_pack(rig, c, d->gate_up, 2, 2 * c->intermediate, c->hidden),
         .down = experts_pack(rig, c, d->down, 1, c->hidden, c->intermediate),
-        .in = rig_put(rig, d->in, bytes),
-        .residual = residual,
+        .norm = c->plain ? NULL : rig_put(rig, d->norm, c->hidden * sizeof(float)),
+        .norm_eps = 1e-5f,
+        .in = in,
         .out = device_out};
     rig->ops->moe(rig->device, &args);
     rig_get(rig, device_out, out, bytes);
@@ -121,24 +123,29 @@ static void moe_check(void **state, struct dice *dice, const struct moe_case *c)
 
 static void moe_shapes(void **state)
 {
-    static const struct moe_case cases[] = {{1, 48, 40, 8, 2, true, DTYPE_F32, false, false},
-                                            {2, 48, 40, 8, 2, true, DTYPE_BF16, false, false},
-                                            {13, 24, 33, 5, 3, false, DTYPE_F32, false, false},
-                                            {40, 96, 64, 8, 2, true, DTYPE_F32, false, false},
-                                            {40, 96, 64, 8, 2, true, DTYPE_BF16, false, false},
-                                            {7, 16, 8, 1, 1, true, DTYPE_F32, false, false},
-                                            {9, 40, 24, 4, 4, true, DTYPE_F32, false, false},
-                                            {30, 20, 12, 33, 8, true, DTYPE_BF16, false, false},
-                                            {300, 32, 16, 8, 2, true, DTYPE_F32, false, false},
-                                            {257, 32, 16, 4, 1, false, DTYPE_BF16, false, false},
-                                            {19, 48, 40, 8, 2, true, DTYPE_F16, false, false},
-                                            {1, 64, 96, 8, 2, true, DTYPE_Q8_0, false, false},
-                                            {23, 96, 64, 8, 2, true, DTYPE_Q8_0, false, false},
-                                            {40, 64, 32, 8, 3, true, DTYPE_Q4_0, false, false},
-                                            {300, 64, 32, 5, 2, false, DTYPE_Q4_1, false, false}};
+    static const struct moe_case cases[] = {
+        {1, 48, 40, 8, 2, true, DTYPE_F32, false, false, false},
+        {2, 48, 40, 8, 2, true, DTYPE_BF16, false, false, false},
+        {13, 24, 33, 5, 3, false, DTYPE_F32, false, false, false},
+        {40, 96, 64, 8, 2, true, DTYPE_F32, false, false, false},
+        {40, 96, 64, 8, 2, true, DTYPE_BF16, false, false, false},
+        {7, 16, 8, 1, 1, true, DTYPE_F32, false, false, false},
+        {9, 40, 24, 4, 4, true, DTYPE_F32, false, false, false},
+        {30, 20, 12, 33, 8, true, DTYPE_BF16, false, false, false},
+        {300, 32, 16, 8, 2, true, DTYPE_F32, false, false, false},
+        {257, 32, 16, 4, 1, false, DTYPE_BF16, false, false, false},
+        {19, 48, 40, 8, 2, true, DTYPE_F16, false, false, false},
+        {1, 64, 96, 8, 2, true, DTYPE_Q8_0, false, false, false},
+        {23, 96, 64, 8, 2, true, DTYPE_Q8_0, false, false, false},
+        {40, 64, 32, 8, 3, true, DTYPE_Q4_0, false, false, false},
+        {300, 64, 32, 5, 2, false, DTYPE_Q4_1, false, false, false}};
     struct dice dice = {30};
     for (size_t i = 0; i < array_count(cases); i++)
-        moe_check(state, &dice, &cases[i]);
+        for (int plain = 0; plain < 2; plain++) {
+            struct moe_case c = cases[i];
+            c.plain = plain;
+            moe_check(state, &dice, &c);
+        }
 }
 
 static void moe_ties(void **state)
