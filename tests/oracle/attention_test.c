@@ -127,7 +127,7 @@ static void scene_check(void **state, struct dice *dice, const struct shape *sha
     size_t n_out = (size_t)s.n_rows * shape->n_heads * n;
     float *qkv[2], *out[2];
     for (int b = 0; b < 2; b++) {
-        struct rig rig = b ? rig_open("ref", NULL, 1) : rig_cpu(state);
+        struct rig rig = b ? rig_open("ref", NULL, 1) : rig_tested(state);
         qkv[b] = malloc(n_qkv * sizeof(float));
         out[b] = malloc(n_out * sizeof(float));
         scene_run(&s, &rig, qkv[b], out[b]);
@@ -330,7 +330,7 @@ static void behind_the_window(void **state)
     for (int reference = 0; reference < 2; reference++) {
         struct dice dice = {22};
         for (size_t i = 0; i < array_count(shapes); i++) {
-            struct rig rig = reference ? rig_open("ref", NULL, 1) : rig_cpu(state);
+            struct rig rig = reference ? rig_open("ref", NULL, 1) : rig_tested(state);
             behind_check(&rig, &dice, &shapes[i]);
             rig_close(&rig);
         }
@@ -348,7 +348,7 @@ static void copy_on_write(void **state)
     float *rows = dice_floats(&dice, 17 * s.row_values, 1);
     before = malloc(n_out * sizeof(float));
     after = malloc(n_out * sizeof(float));
-    struct rig rig = rig_cpu(state);
+    struct rig rig = rig_tested(state);
     struct kv *kv = rig_kv(&rig, &s.kv_shape);
     rig_kv_poison(&rig, kv, &s.kv_shape);
     const uint32_t blocks[2] = {3, 4}, copies[2] = {5, 6}, slots[17] = {0};
@@ -410,7 +410,7 @@ static void copy_on_write(void **state)
 
 static void block_bytes(void **state)
 {
-    struct rig rig = rig_cpu(state);
+    struct rig rig = rig_tested(state);
     const struct kv_shape shape = {.n_layers = 30,
                                    .n_kv_heads = 3,
                                    .head_dim = 64,

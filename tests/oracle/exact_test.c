@@ -27,7 +27,7 @@ static void subject_check(void **state, const struct subject *subject)
     for (uint32_t r = 0; r < ROWS; r++)
         subject->run(subject, &rig, &r, 1, alone + r * n_out);
     rig_close(&rig);
-    rig = rig_cpu(state);
+    rig = rig_tested(state);
     for (uint32_t trial = 0; trial < TRIALS; trial++) {
         uint32_t rows[ROWS], n = trial < 14 ? trial + 1 : dice_between(&dice, 1, ROWS);
         dice_shuffle(&dice, rows, ROWS);
@@ -36,7 +36,7 @@ static void subject_check(void **state, const struct subject *subject)
             if (memcmp(together + i * n_out, alone + rows[i] * n_out, row_bytes) != 0)
                 fail_msg("row %u differs in a call of %u rows", rows[i], n);
         rig_close(&rig);
-        rig = rig_cpu(state);
+        rig = rig_tested(state);
     }
     rig_close(&rig);
     free(alone);
@@ -370,7 +370,7 @@ static void sequence_check(void **state, const struct sequence *s)
     rig_close(&rig);
     static const uint32_t chunks[] = {1, 2, 7, 16, 33, LENGTH, LENGTH};
     for (size_t i = 0; i < array_count(chunks); i++) {
-        rig = rig_cpu(state);
+        rig = rig_tested(state);
         sequence_run(s, &rig, &dice, chunks[i], chunked);
         assert_memory_equal(alone, chunked, bytes);
         rig_close(&rig);

@@ -199,7 +199,7 @@ static void linear_check(void **state, struct dice *dice, const struct linear_ca
     const float *inputs[4] = {host[0], host[1], host[2], norm};
     float *got = malloc(c->n_stack * n_out * sizeof *got);
     float *expected = malloc(c->n_stack * n_out * sizeof *expected);
-    struct rig cpu = rig_cpu(state), ref = rig_open("ref", NULL, 1);
+    struct rig cpu = rig_tested(state), ref = rig_open("ref", NULL, 1);
     linear_run(&cpu, c, &source, inputs, got);
     linear_run(&ref, c, &source, inputs, expected);
     float *normed = rows_norm(c, host[0], norm);
@@ -317,7 +317,7 @@ static void linear_blocks_not_finite(void **state)
     enum { ROWS = 8, OUT = 40, IN = 96 };
     struct dice dice = {10};
     for (size_t t = 3; t < array_count(dtypes_all); t++) {
-        struct rig rig = rig_cpu(state);
+        struct rig rig = rig_tested(state);
         void *data = dice_weights(&dice, dtypes_all[t], OUT * IN, 1);
         float *in = dice_floats(&dice, ROWS * IN, 1), outs[2][ROWS * OUT];
         struct weight *weight = rig_weight(&rig, dtypes_all[t], OUT, IN, data);
@@ -352,7 +352,7 @@ static void linear_blocks_not_finite(void **state)
 static void weight_size(void **state)
 {
     struct dice dice = {5};
-    struct rig rig = rig_cpu(state);
+    struct rig rig = rig_tested(state);
     struct weight_part parts[4];
     size_t bytes = 0;
     for (size_t t = 0; t < array_count(dtypes_all); t++) {

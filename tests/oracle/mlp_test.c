@@ -89,7 +89,7 @@ static void mlp_check(void **state, struct dice *dice, const struct mlp_case *c)
     size_t n = (size_t)c->n_rows * c->hidden;
     struct mlp_data data = data_make(dice, c);
     float *got = malloc(n * sizeof *got), *expected = malloc(n * sizeof *expected);
-    struct rig cpu = rig_cpu(state), ref = rig_open("ref", NULL, 1);
+    struct rig cpu = rig_tested(state), ref = rig_open("ref", NULL, 1);
     mlp_run(&cpu, c, &data, got);
     mlp_run(&ref, c, &data, expected);
     bool blocks = dtype_has_blocks(c->gate_up) || dtype_has_blocks(c->down);
@@ -187,7 +187,7 @@ static void gate_at_all_sizes(void **state)
 {
     struct dice dice = {24};
     enum { ROWS = 200 };
-    struct rig rig = rig_cpu(state);
+    struct rig rig = rig_tested(state);
     float in[ROWS], out[ROWS], one = 1, pair[2] = {1, -3};
     for (uint32_t i = 0; i < ROWS; i++)
         in[i] = dice_float(&dice) * (i % 5 ? 8 : 120);
@@ -223,7 +223,7 @@ static void mlp_not_finite(void **state)
         struct mlp_data data = data_make(&dice, &c);
         float outs[2][ROWS * HIDDEN];
         for (int bad = 0; bad < 2; bad++) {
-            struct rig rig = rig_cpu(state);
+            struct rig rig = rig_tested(state);
             if (bad) {
                 data.in[2 * HIDDEN + 40] = NAN;
                 data.in[5 * HIDDEN + 63] = NAN;

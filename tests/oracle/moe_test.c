@@ -104,7 +104,7 @@ static void moe_check(void **state, struct dice *dice, const struct moe_case *c)
     size_t n = (size_t)c->n_rows * c->hidden;
     struct moe_data data = data_make(dice, c);
     float *got = malloc(n * sizeof *got), *expected = malloc(n * sizeof *expected);
-    struct rig cpu = rig_cpu(state), ref = rig_open("ref", NULL, 1);
+    struct rig cpu = rig_tested(state), ref = rig_open("ref", NULL, 1);
     moe_run(&cpu, c, &data, got);
     moe_run(&ref, c, &data, expected);
     for (size_t i = 0; i < n; i++) {

@@ -2,12 +2,15 @@
 
 #include <math.h>
 
+#include "kernels/module.h"
+
 struct rig rig_open(const char *backend, const char *tier, uint32_t threads_count)
 {
-    struct rig rig = {.ops = ops_find(backend)};
+    struct rig rig = {0};
     struct device_options options = {.threads_count = threads_count, .tier = tier};
     struct error error = {0};
-    assert_non_null(rig.ops);
+    if (module_ops(backend, &rig.ops, &error) != STATUS_OK)
+        fail_msg("module_ops: %s", error.text);
     if (rig.ops->device_open(&options, &rig.device, &error) != STATUS_OK)
         fail_msg("device_open: %s", error.text);
     return rig;
@@ -119,15 +122,30 @@ void rig_kv_poison(struct rig *rig, struct kv *kv, const struct kv_shape *shape)
     free(inv_freq);
 }
 
-static struct config configs[] = {{"scalar", 1},      {"scalar", 2},     {"avx2", 1},
-                                  {"avx2", 2},        {"avx2", 3},       {"avx512", 1},
-                                  {"avx512", 2},      {"avx512", 3},     {"avx512-vnni", 1},
-                                  {"avx512-vnni", 2}, {"avx512-vnni", 3}};
+static struct config cpu_configs[] = {
+    {"cpu", "scalar", 1}, {"cpu", "scalar", 2}, {"cpu", "avx2", 1},        {"cpu", "avx2", 2},
+    {"cpu", "avx2", 3},   {"cpu", "avx512", 1}, {"cpu", "avx512", 2},      {"cpu", "avx512", 3},
+    {"cpu", "avx512-vnni", 1}, {"cpu", "avx512-vnni", 2}, {"cpu", "avx512-vnni", 3}};
+/* GALERNE_ORACLE_BACKEND names the backend under test, else it is cpu: cuda or cuda-host. */
+static struct config cuda_host_configs[] = {{"cuda-host", "sm80", 1}, {"cuda-host", "sm90", 1}};
+static struct config cuda_configs[] = {{"cuda", "sm80", 1}, {"cuda", "sm90", 1}};
 
-struct rig rig_cpu(void **state)
+static struct config *configs_of(const char *backend, size_t *ret_n)
+{
+    if (!backend || strcmp(backend, "cpu") == 0) {
+        *ret_n = array_count(cpu_configs);
+        return cpu_configs;
+    }
+    *ret_n = array_count(cuda_configs);
+    if (strcmp(backend, "cuda-host") == 0)
+        return cuda_host_configs;
+    return strcmp(backend, "cuda") == 0 ? cuda_configs : NULL;
+}
+
+struct rig rig_tested(void **state)
 {
     const struct config *config = *state;
-    return rig_open("cpu", config->tier, config->threads_count);
+    return rig_open(config->backend, config->tier, config->threads_count);
 }
 
 /* A tier that this CPU lacks is skipped by name; one that is not known at all is a failure. */
@@ -137,11 +155,13 @@ static int config_setup(void **state)
     struct device_options options = {.threads_count = 1, .tier = config->tier};
     struct device *device;
     struct error error = {0};
-    if (ops_cpu.device_open(&options, &device, &error) == STATUS_OK) {
-        ops_cpu.device_close(device);
+    const struct ops *ops = NULL;
+    enum status status = module_ops(config->backend, &ops, &error);
+    if (status == STATUS_OK && ops->device_open(&options, &device, &error) == STATUS_OK) {
+        ops->device_close(device);
         return 0;
     }
-    if (error.status == STATUS_UNSUPPORTED && strstr(error.text, "not supported by this CPU")) {
+    if (error.status == STATUS_UNSUPPORTED && strstr(error.text, "not supported by")) {
         print_message("skipped: %s\n", error.text);
         skip();
     }
@@ -151,7 +171,14 @@ static int config_setup(void **state)
 
 int rig_main(const char *group, const struct rig_test *tests, size_t n_tests)
 {
-    size_t n = n_tests * array_count(configs);
+    size_t n_configs;
+    const char *backend = getenv("GALERNE_ORACLE_BACKEND");
+    struct config *configs = configs_of(backend, &n_configs);
+    if (!configs) {
+        print_error("GALERNE_ORACLE_BACKEND=%s: use cpu, cuda or cuda-host\n", backend);
+        return 1;
+    }
+    size_t n = n_tests * n_configs;
     struct CMUnitTest *all = calloc(n, sizeof *all);
     char(*names)[96] = calloc(n, sizeof *names);
     if (!all || !names)

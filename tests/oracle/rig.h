@@ -3,8 +3,9 @@
  *
  * A rig opens one device and owns every buffer that it gives out. Outputs are poisoned: they are
  * filled with NaN before an op writes them, so that a value that was not written shows. Each test
- * of a program runs once per configuration of the CPU backend (tier and threads); a tier that this
- * CPU lacks is reported as skipped, with its reason. One thread.
+ * of a program runs once per configuration of the backend under test (tier and threads): of cpu, or
+ * of what the environment variable GALERNE_ORACLE_BACKEND names. A tier that this machine lacks is
+ * reported as skipped, with its reason. One thread.
  */
 #pragma once
 
@@ -49,10 +50,11 @@ void rig_kv_poison(struct rig *rig, struct kv *kv, const struct kv_shape *shape)
 
 /* Which configuration a test runs under: the cmocka state points to one of these. */
 struct config {
+    const char *backend;
     const char *tier;
     uint32_t threads_count;
 };
-struct rig rig_cpu(void **state);
+struct rig rig_tested(void **state);
 
 struct rig_test {
     const char *name;

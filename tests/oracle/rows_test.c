@@ -20,7 +20,7 @@ static void embed_and_gathers(void **state)
         void *data = dice_weights(&dice, dtype, VOCAB * HIDDEN, 1);
         float table[VOCAB * HIDDEN];
         dtype_widen(dtype, data, VOCAB * HIDDEN, table);
-        struct rig rig = rig_cpu(state);
+        struct rig rig = rig_tested(state);
         uint32_t *device_ids = rig_poison(&rig, sizeof ids);
         struct tokens_gather_args gather = {.n_rows = ROWS,
                                             .host_ids = ids,

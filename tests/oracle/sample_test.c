@@ -217,7 +217,7 @@ static void result_check(const struct draw *draw, uint32_t row)
 
 static struct rig rig_of(void **state, bool ref)
 {
-    return ref ? rig_open("ref", NULL, 1) : rig_cpu(state);
+    return ref ? rig_open("ref", NULL, 1) : rig_tested(state);
 }
 
 /* ref has no tiers and no threads: the long tests try it with the first configuration alone. */
@@ -453,7 +453,7 @@ static void distribution_check(void **state, struct sample_params params)
         if (weight >= (double)params.min_p)
             sum += expected[twin.tokens[i].id] = weight;
     }
-    struct rig rig = rig_cpu(state);
+    struct rig rig = rig_tested(state);
     struct draw draw = {.n_rows = ROWS_MAX};
     float rows[ROWS_MAX][8];
     uint32_t history[array_count(ids) + 1];
@@ -530,7 +530,7 @@ static void distribution_of_positions(void **state)
     uint32_t counts[8] = {0};
     for (uint32_t id = 0; id < 8; id++)
         sum += exp((double)logits[id] / 0.8);
-    struct rig rig = rig_cpu(state);
+    struct rig rig = rig_tested(state);
     struct draw draw = {.n_rows = ROWS_MAX};
     float rows[ROWS_MAX][8];
     for (uint32_t r = 0; r < ROWS_MAX; r++) {

@@ -1,0 +1,332 @@
+#include "kernels/cuda/cuda.h"
+
+extern "C" {
+#include "kernels/module.h"
+}
+
+#ifdef __CUDACC__
+#define BACKEND "cuda"
+#define SUMMARY "NVIDIA GPUs: compute capability 8.0 and later, tensor paths for 9.0"
+#else
+#define BACKEND "cuda-host"
+#define SUMMARY "the kernels of cuda, emulated on the host: for tests"
+#endif
+
+#define STAGE_BYTES ((size_t)4 << 20)
+
+static void cuda_device_close(struct device *device)
+{
+    if (!device)
+        return;
+    if (device->runtime) {
+        for (uint32_t i = 0; i < SCRATCH_COUNT; i++)
+            runtime_free(device->runtime, device->scratch[i]);
+        runtime_free(device->runtime, device->stage.there);
+        runtime_pinned_free(device->runtime, device->stage.pinned);
+    }
+    runtime_close(device->runtime);
+    free(device);
+}
+
+static enum status stage_open(struct device *device, struct error *error)
+{
+    struct stage *stage = &device->stage;
+    stage->pinned = (char *)runtime_pinned_alloc(device->runtime, STAGE_BYTES);
+    stage->there = (char *)runtime_alloc(device->runtime, STAGE_BYTES);
+    if (!stage->pinned || !stage->there)
+        return device_no_memory(device, "arguments of kernels", STAGE_BYTES,
+                                "another process may hold the card's memory", error);
+    stage->size_bytes = STAGE_BYTES;
+    return STATUS_OK;
+}
+
+/* The tier names a path that the card has, for tests: "sm80" leaves out what needs sm_90a. */
+static enum status tier_take(struct device *device, const char *tier, struct error *error)
+{
+    device->wgmma = runtime_facts_of(device->runtime)->has_wgmma;
+    if (!tier || strcmp(tier, "sm90") == 0) {
+        if (tier && !device->wgmma)
+            return error_set(error, STATUS_UNSUPPORTED,
+                             "backend " BACKEND ": tier sm90 is not supported by %s",
+                             runtime_facts_of(device->runtime)->text);
+        return STATUS_OK;
+    }
+    if (strcmp(tier, "sm80") != 0)
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "backend " BACKEND " has no tier '%s': use sm80, sm90 or none", tier);
+    device->wgmma = false;
+    return STATUS_OK;
+}
+
+static enum status cuda_device_open(const struct device_options *options,
+                                    struct device **ret_device, struct error *error)
+{
+    struct device *device = (struct device *)calloc(1, sizeof *device);
+    if (!device)
+        return error_set(error, STATUS_EXHAUSTED, "backend " BACKEND ": no memory for a device");
+    enum status status = runtime_open(&device->runtime, error);
+    if (status == STATUS_OK)
+        status = tier_take(device, options->tier, error);
+    if (status == STATUS_OK)
+        status = stage_open(device, error);
+    if (status == STATUS_OK) {
+        snprintf(device->text, sizeof device->text, "%s", runtime_facts_of(device->runtime)->text);
+        *ret_device = device;
+        return STATUS_OK;
+    }
+    cuda_device_close(device);
+    return status;
+}
+
+static const char *cuda_device_text(const struct device *device)
+{
+    return device->text;
+}
+
+static double mib(size_t bytes)
+{
+    return (double)bytes / (1024 * 1024);
+}
+
+enum status device_no_memory(struct device *device, const char *what, size_t bytes,
+                             const char *helps, struct error *error)
+{
+    return error_set(error, STATUS_EXHAUSTED,
+                     "backend " BACKEND ": no memory for %s: %.1f MiB are needed, %.1f MiB of the "
+                     "device are free: %s",
+                     what, mib(bytes), mib(runtime_free_bytes(device->runtime)), helps);
+}
+
+/* ---- buffers ---- */
+
+static void *cuda_buffer_alloc(struct device *device, size_t size_bytes)
+{
+    return runtime_alloc(device->runtime, size_bytes);
+}
+
+static void cuda_buffer_free(struct device *device, void *buffer)
+{
+    runtime_free(device->runtime, buffer);
+}
+
+/* What fits goes through the stage, so that it can be captured and never waits. */
+static void cuda_buffer_write(struct device *device, void *buffer, const void *host,
+                              size_t size_bytes)
+{
+    if (size_bytes == 0)
+        return;
+    if (device->capturing || size_bytes <= STAGE_BYTES / 64)
+        runtime_move(device->runtime, buffer, device_stage(device, host, size_bytes), size_bytes);
+    else
+        runtime_upload(device->runtime, buffer, host, size_bytes);
+}
+
+static void cuda_buffer_read(struct device *device, const void *buffer, void *host,
+                             size_t size_bytes)
+{
+    if (size_bytes)
+        runtime_download(device->runtime, host, buffer, size_bytes);
+}
+
+/* ---- arguments on their way ---- */
+
+struct device_graph {
+    struct runtime_graph *graph;
+    struct stage stage; /* its own: the graph reads it at every launch */
+};
+
+static void stage_reset(struct stage *stage)
+{
+    stage->used_bytes = 0;
+    stage->n_entries = 0;
+}
+
+/* The same array is sent for every layer of a step: sent once, it is found again. A graph knows
+ * arrays by their place, since their contents will change. */
+static const struct stage_entry *stage_find(const struct stage *stage, const void *host,
+                                            size_t bytes, bool by_place)
+{
+    for (uint32_t i = 0; i < stage->n_entries; i++) {
+        const struct stage_entry *entry = &stage->entries[i];
+        if (entry->bytes == bytes &&
+            (by_place ? entry->host == host
+                      : memcmp(stage->pinned + entry->offset, host, bytes) == 0))
+            return entry;
+    }
+    return NULL;
+}
+
+const void *device_stage(struct device *device, const void *host, size_t bytes)
+{
+    struct stage *stage = device->capturing ? &device->capturing->stage : &device->stage;
+    CHECK(bytes <= stage->size_bytes);
+    const struct stage_entry *found = stage_find(stage, host, bytes, device->capturing != NULL);
+    if (found)
+        return stage->there + found->offset;
+    size_t room = round_up(bytes, 16);
+    if (stage->used_bytes + room > stage->size_bytes || stage->n_entries == STAGE_ENTRIES_MAX) {
+        CHECK(!device->capturing);
+        (void)runtime_wait(device->runtime, NULL); /* a failure sticks until sync */
+        stage_reset(stage);
+    }
+    struct stage_entry *entry = &stage->entries[stage->n_entries++];
+    *entry = (struct stage_entry){host, stage->used_bytes, bytes};
+    stage->used_bytes += room;
+    memcpy(stage->pinned + entry->offset, host, bytes);
+    runtime_upload_pinned(device->runtime, stage->there + entry->offset,
+                          stage->pinned + entry->offset, bytes);
+    return stage->there + entry->offset;
+}
+
+/* ---- scratch ---- */
+
+enum status device_scratch_reserve(struct device *device, enum scratch_kind kind, size_t bytes,
+                                   const char *what, struct error *error)
+{
+    if (bytes <= device->scratch_bytes[kind])
+        return STATUS_OK;
+    runtime_free(device->runtime, device->scratch[kind]);
+    device->scratch_bytes[kind] = 0;
+    device->scratch[kind] = runtime_alloc(device->runtime, bytes);
+    if (!device->scratch[kind])
+        return device_no_memory(device, what, bytes, "lower step_tokens_max", error);
+    device->scratch_bytes[kind] = bytes;
+    return STATUS_OK;
+}
+
+void *device_scratch(struct device *device, enum scratch_kind kind, size_t bytes)
+{
+    if (device_scratch_reserve(device, kind, bytes, "scratch", NULL) != STATUS_OK) {
+        device->failed = true;
+        return NULL;
+    }
+    return device->scratch[kind];
+}
+
+static enum status cuda_reserve(struct device *device, const struct op_limits *limits,
+                                struct error *error)
+{
+    const struct {
+        enum scratch_kind kind;
+        const char *what;
+        size_t bytes;
+    } needs[] = {
+        {SCRATCH_LINEAR, "scratch of products", cuda_linear_scratch_bytes(device, limits)},
+        {SCRATCH_MLP, "scratch of feed-forward blocks",
+         limits->n_experts ? cuda_moe_scratch_bytes(device, limits)
+                           : cuda_mlp_scratch_bytes(device, limits)},
+        {SCRATCH_ATTENTION, "scratch of attention", cuda_attention_scratch_bytes(device, limits)},
+        {SCRATCH_SAMPLE, "scratch of sampling", cuda_sample_scratch_bytes(limits)},
+    };
+    for (size_t i = 0; i < array_count(needs); i++) {
+        enum status status =
+            device_scratch_reserve(device, needs[i].kind, needs[i].bytes, needs[i].what, error);
+        if (status != STATUS_OK)
+            return status;
+    }
+    return STATUS_OK;
+}
+
+static enum status cuda_sync(struct device *device, struct error *error)
+{
+    enum status status = runtime_wait(device->runtime, error);
+    stage_reset(&device->stage);
+    if (status == STATUS_OK && device->failed)
+        return error_set(error, STATUS_INTERNAL,
+                         "backend " BACKEND ": memory ran out inside an op");
+    return status;
+}
+
+/* ---- graphs ---- */
+
+static void graph_free(struct device *device, struct device_graph *graph)
+{
+    if (!graph)
+        return;
+    runtime_graph_free(device->runtime, graph->graph);
+    runtime_free(device->runtime, graph->stage.there);
+    runtime_pinned_free(device->runtime, graph->stage.pinned);
+    free(graph);
+}
+
+static enum status cuda_graph_begin(struct device *device, struct error *error)
+{
+    CHECK(!device->capturing);
+    struct device_graph *graph = (struct device_graph *)calloc(1, sizeof *graph);
+    if (!graph)
+        return error_set(error, STATUS_EXHAUSTED, "backend " BACKEND ": no memory for a graph");
+    graph->stage.size_bytes = STAGE_BYTES / 4;
+    graph->stage.pinned = (char *)runtime_pinned_alloc(device->runtime, graph->stage.size_bytes);
+    graph->stage.there = (char *)runtime_alloc(device->runtime, graph->stage.size_bytes);
+    if (!graph->stage.pinned || !graph->stage.there) {
+        graph_free(device, graph);
+        return device_no_memory(device, "arguments of a graph", STAGE_BYTES / 4,
+                                "lower running_max", error);
+    }
+    device->capturing = graph;
+    runtime_capture_begin(device->runtime);
+    return STATUS_OK;
+}
+
+static enum status cuda_graph_end(struct device *device, void **ret_graph, struct error *error)
+{
+    struct device_graph *graph = device->capturing;
+    CHECK(graph);
+    device->capturing = NULL;
+    enum status status = runtime_capture_end(device->runtime, &graph->graph, error);
+    if (status == STATUS_OK)
+        *ret_graph = graph;
+    else
+        graph_free(device, graph);
+    return status;
+}
+
+/* The host arrays of the captured calls are read anew, each where it lay. */
+static void cuda_graph_launch(struct device *device, void *captured)
+{
+    struct device_graph *graph = (struct device_graph *)captured;
+    struct stage *stage = &graph->stage;
+    runtime_graph_settle(device->runtime, graph->graph);
+    for (uint32_t i = 0; i < stage->n_entries; i++)
+        memcpy(stage->pinned + stage->entries[i].offset, stage->entries[i].host,
+               stage->entries[i].bytes);
+    runtime_graph_launch(device->runtime, graph->graph);
+}
+
+extern "C" __attribute__((visibility("default"))) const struct module_stamp galerne_module;
+const struct module_stamp galerne_module = {GALERNE_VERSION, sizeof(struct ops)};
+
+extern "C" __attribute__((visibility("default"))) const struct ops galerne_ops;
+const struct ops galerne_ops = {
+    .name = BACKEND,
+    .summary = SUMMARY,
+    .device_open = cuda_device_open,
+    .device_close = cuda_device_close,
+    .device_text = cuda_device_text,
+    .buffer_alloc = cuda_buffer_alloc,
+    .buffer_free = cuda_buffer_free,
+    .buffer_write = cuda_buffer_write,
+    .buffer_read = cuda_buffer_read,
+    .weight_pack = cuda_weight_pack,
+    .weight_free = cuda_weight_free,
+    .weight_bytes = cuda_weight_bytes,
+    .kv_block_bytes = cuda_kv_block_bytes,
+    .kv_open = cuda_kv_open,
+    .kv_close = cuda_kv_close,
+    .kv_table_set = cuda_kv_table_set,
+    .kv_copy = cuda_kv_copy,
+    .tokens_gather = cuda_tokens_gather,
+    .embed = cuda_embed,
+    .linear = cuda_linear,
+    .rope_kv = cuda_rope_kv,
+    .attention = cuda_attention,
+    .mlp = cuda_mlp,
+    .moe = cuda_moe,
+    .rows_gather = cuda_rows_gather,
+    .sample = cuda_sample,
+    .reserve = cuda_reserve,
+    .sync = cuda_sync,
+    .graph_begin = cuda_graph_begin,
+    .graph_end = cuda_graph_end,
+    .graph_launch = cuda_graph_launch,
+};

@@ -1,0 +1,350 @@
+/*
+ * leaf_host: the leaves as calls into the emulator (host_block.h). See leaf.h for what each means.
+ *
+ * Places in shared memory and in memory that a kernel writes are small objects, so that every
+ * access passes by the emulator, which looks for races and for addresses that are nobody's.
+ */
+#pragma once
+
+#include <math.h>
+
+#include "kernels/cuda/host_block.h"
+
+#define ON_HOST 1
+#define LEAF static inline
+#define LEAF_BOTH static inline
+#define KERNEL(name, type, n_threads, blocks_per_processor)                                        \
+    static void name([[maybe_unused]] const type a)
+
+struct alignas(16) bytes16 {
+    uint32_t word[4];
+};
+
+LEAF uint32_t thread_index()
+{
+    return host_now->thread;
+}
+LEAF uint32_t block_threads()
+{
+    return host_now->threads;
+}
+LEAF uint32_t block_x()
+{
+    return host_now->x;
+}
+LEAF uint32_t block_y()
+{
+    return host_now->y;
+}
+LEAF uint32_t block_z()
+{
+    return host_now->z;
+}
+LEAF uint32_t grid_x()
+{
+    return host_now->grid_x;
+}
+LEAF uint32_t grid_y()
+{
+    return host_now->grid_y;
+}
+LEAF uint32_t grid_z()
+{
+    return host_now->grid_z;
+}
+
+/* ---- places ---- */
+
+template <typename T> struct shared_place {
+    uint32_t at;
+    operator T() const
+    {
+        T value;
+        memcpy(&value, host_shared(at, sizeof(T), HOST_READ), sizeof(T));
+        return value;
+    }
+    void operator=(T value) const
+    {
+        memcpy(host_shared(at, sizeof(T), HOST_WRITE), &value, sizeof(T));
+    }
+    void operator=(const shared_place &other) const
+    {
+        *this = (T)other;
+    }
+    void operator+=(T value) const
+    {
+        *this = (T)*this + value;
+    }
+};
+
+template <typename T> struct shared {
+    uint32_t at; /* bytes from the start of the block's shared memory */
+    shared_place<T> operator[](size_t i) const
+    {
+        return {(uint32_t)(at + i * sizeof(T))};
+    }
+    shared operator+(size_t i) const
+    {
+        return {(uint32_t)(at + i * sizeof(T))};
+    }
+    template <typename U> shared<U> as() const
+    {
+        return {at};
+    }
+};
+
+template <typename T> LEAF shared<T> shared_at(uint32_t offset_bytes)
+{
+    return {offset_bytes};
+}
+
+/* The address inside the block, as instructions take it. */
+template <typename T> LEAF uint32_t shared_address(shared<T> s)
+{
+    return s.at;
+}
+
+template <typename T> struct global_place {
+    T *at;
+    operator T() const
+    {
+        host_global(at, sizeof(T), HOST_READ);
+        return *at;
+    }
+    void operator=(T value) const
+    {
+        host_global(at, sizeof(T), HOST_WRITE);
+        *at = value;
+    }
+    void operator=(const global_place &other) const
+    {
+        *this = (T)other;
+    }
+    void operator+=(T value) const
+    {
+        *this = (T)*this + value;
+    }
+};
+
+template <typename T> struct global {
+    T *at;
+    explicit global(T *pointer) : at(pointer) {}
+    global_place<T> operator[](size_t i) const
+    {
+        return {at + i};
+    }
+    global operator+(size_t i) const
+    {
+        return global(at + i);
+    }
+    template <typename U> global<U> as() const
+    {
+        return global<U>((U *)(void *)at);
+    }
+};
+
+LEAF bytes16 load_stream(const void *from)
+{
+    bytes16 value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+/* ---- meeting ---- */
+
+LEAF void barrier()
+{
+    host_barrier(0, host_now->threads, true);
+}
+LEAF void barrier_of(uint32_t id, uint32_t threads)
+{
+    host_barrier(id, threads, true);
+}
+LEAF void barrier_arrive(uint32_t id, uint32_t threads)
+{
+    host_barrier(id, threads, false);
+}
+LEAF void warp_sync()
+{
+    host_warp_meet("warp_sync", NULL, NULL);
+}
+
+struct host_shuffle {
+    uint64_t value;
+    uint32_t from;
+};
+void host_shuffle_run(void **lanes);
+void host_ballot_run(void **lanes);
+
+template <typename T> LEAF T shuffle(T value, uint32_t lane)
+{
+    struct host_shuffle mine = {0, lane};
+    static_assert(sizeof(T) <= sizeof mine.value, "at most 8 bytes");
+    memcpy(&mine.value, &value, sizeof value);
+    host_warp_meet("shuffle", &mine, host_shuffle_run);
+    memcpy(&value, &mine.value, sizeof value);
+    return value;
+}
+template <typename T> LEAF T shuffle_xor(T value, uint32_t mask)
+{
+    return shuffle(value, (thread_index() & 31) ^ mask);
+}
+LEAF uint32_t warp_ballot(bool yes)
+{
+    struct host_shuffle mine = {yes, 0};
+    host_warp_meet("ballot", &mine, host_ballot_run);
+    return (uint32_t)mine.value;
+}
+
+/* ---- copies ---- */
+
+template <typename T> LEAF void copy_async16(shared<T> to, const void *from, bool valid)
+{
+    host_copy_async(to.at, from, 16, valid);
+}
+LEAF void copy_async_commit()
+{
+    host_copy_commit();
+}
+template <uint32_t groups> LEAF void copy_async_wait()
+{
+    host_copy_wait(groups);
+}
+
+LEAF void mbarrier_init(shared<uint64_t> bar, uint32_t count)
+{
+    host_mbarrier_init(bar.at, count);
+}
+LEAF void mbarrier_fence() {}
+LEAF void mbarrier_arrive(shared<uint64_t> bar)
+{
+    host_mbarrier_arrive(bar.at, 0);
+}
+/* Arrives, and announces so many bytes of copies for this phase. */
+LEAF void mbarrier_expect(shared<uint64_t> bar, uint32_t bytes)
+{
+    host_mbarrier_arrive(bar.at, bytes);
+}
+LEAF void mbarrier_wait(shared<uint64_t> bar, uint32_t parity)
+{
+    host_mbarrier_wait(bar.at, parity);
+}
+template <typename T>
+LEAF void copy_bulk(shared<T> to, const void *from, uint32_t bytes, shared<uint64_t> bar)
+{
+    host_copy_bulk(to.at, from, bytes, bar.at);
+}
+LEAF void async_fence()
+{
+    host_async_fence();
+}
+
+/* Between launches that overlap: see launch.h. Emulated launches never do. */
+LEAF void launch_wait() {}
+LEAF void launch_next() {}
+
+/* ---- atomics on memory that a kernel writes ---- */
+
+template <typename T> LEAF T atomic_add(T *at, T value)
+{
+    host_global(at, sizeof(T), HOST_ATOMIC);
+    T before = *at;
+    *at = (T)(before + value);
+    return before;
+}
+template <typename T> LEAF T atomic_max(T *at, T value)
+{
+    host_global(at, sizeof(T), HOST_ATOMIC);
+    T before = *at;
+    *at = value > before ? value : before;
+    return before;
+}
+template <typename T> LEAF T atomic_or(T *at, T value)
+{
+    host_global(at, sizeof(T), HOST_ATOMIC);
+    T before = *at;
+    *at = (T)(before | value);
+    return before;
+}
+template <typename T> LEAF T atomic_exchange(T *at, T value)
+{
+    host_global(at, sizeof(T), HOST_ATOMIC);
+    T before = *at;
+    *at = value;
+    return before;
+}
+template <typename T> LEAF T atomic_add_ordered(T *at, T value)
+{
+    host_global_order();
+    return atomic_add(at, value);
+}
+template <typename T> LEAF T shared_atomic_add(shared<T> s, size_t i, T value)
+{
+    T *at = (T *)host_shared((uint32_t)(s.at + i * sizeof(T)), sizeof(T), HOST_ATOMIC);
+    T before = *at;
+    *at = (T)(before + value);
+    return before;
+}
+template <typename T> LEAF T shared_atomic_max(shared<T> s, size_t i, T value)
+{
+    T *at = (T *)host_shared((uint32_t)(s.at + i * sizeof(T)), sizeof(T), HOST_ATOMIC);
+    T before = *at;
+    *at = value > before ? value : before;
+    return before;
+}
+
+/* ---- numbers ---- */
+
+LEAF float fma32(float a, float b, float c)
+{
+    return fmaf(a, b, c);
+}
+LEAF float float_of_f16(uint16_t half)
+{
+    return host_float_of_f16(half);
+}
+LEAF uint16_t f16_of(float value)
+{
+    return host_f16_of(value);
+}
+LEAF float float_of_e4m3(uint8_t byte)
+{
+    return host_float_of_e4m3(byte);
+}
+LEAF uint8_t e4m3_of(float value)
+{
+    return host_e4m3_of(value);
+}
+
+/* ---- tensor instructions of a warp: pointers to the lane's registers meet ---- */
+
+template <typename T> LEAF void ldmatrix_x4(uint32_t (&r)[4], shared<T> row)
+{
+    struct host_ldmatrix mine = {r, row.at, false};
+    host_warp_meet("ldmatrix", &mine, host_ldmatrix_run);
+}
+template <typename T> LEAF void ldmatrix_x4_turned(uint32_t (&r)[4], shared<T> row)
+{
+    struct host_ldmatrix mine = {r, row.at, true};
+    host_warp_meet("ldmatrix", &mine, host_ldmatrix_run);
+}
+LEAF void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
+{
+    struct host_mma mine = {d, a, b};
+    host_warp_meet("mma", &mine, host_mma_bf16_run);
+}
+LEAF void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
+{
+    struct host_mma mine = {d, a, b};
+    host_warp_meet("mma", &mine, host_mma_f16_run);
+}
+LEAF void mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
+{
+    struct host_mma mine = {d, a, b};
+    host_warp_meet("mma", &mine, host_mma_s8_run);
+}
+LEAF void mma_e4m3(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
+{
+    struct host_mma mine = {d, a, b};
+    host_warp_meet("mma", &mine, host_mma_e4m3_run);
+}

@@ -1,0 +1,98 @@
+/*
+ * runtime: a card and its one stream, or the emulator in its place.
+ *
+ * card.cu implements it over cudart, host.cu over the emulator. Work is enqueued in order; only
+ * `runtime_download`, `runtime_wait` and a free wait. The first failure sticks: what is enqueued
+ * after it does nothing and `runtime_wait` returns STATUS_INTERNAL with its text, after which the
+ * worker ends. One thread.
+ */
+#pragma once
+
+#include "kernels/cuda/cxx.h"
+
+struct runtime;
+
+/* UNAVAILABLE: no driver, no card, a driver or card that is too old: one line says which. */
+enum status runtime_open(struct runtime **ret_runtime, struct error *error);
+void runtime_close(struct runtime *runtime);
+
+struct runtime_facts {
+    char text[96];       /* "cuda NVIDIA H100 80GB HBM3 (sm_90)", "cuda-host, emulated" */
+    uint32_t arch;       /* 80, 89, 90, 100, ... */
+    bool has_wgmma;      /* the code for sm_90a runs here */
+    uint32_t processors; /* multiprocessors */
+    uint32_t shared_max_bytes;
+};
+const struct runtime_facts *runtime_facts_of(const struct runtime *runtime);
+size_t runtime_free_bytes(const struct runtime *runtime);
+
+/* Memory of the card, zeroed, 256-byte aligned; NULL when it is out. */
+void *runtime_alloc(struct runtime *runtime, size_t bytes);
+void runtime_free(struct runtime *runtime, void *memory);
+/* Host memory that the card copies from without a stop. */
+void *runtime_pinned_alloc(struct runtime *runtime, size_t bytes);
+void runtime_pinned_free(struct runtime *runtime, void *memory);
+
+/* From any host memory, which may be reused when the call returns. Not while capturing. */
+void runtime_upload(struct runtime *runtime, void *to, const void *host, size_t bytes);
+/* From pinned memory, which is read later: at every launch of the graph that captured it. */
+void runtime_upload_pinned(struct runtime *runtime, void *to, const void *pinned, size_t bytes);
+void runtime_download(struct runtime *runtime, void *host, const void *from, size_t bytes);
+void runtime_move(struct runtime *runtime, void *to, const void *from, size_t bytes);
+void runtime_zero(struct runtime *runtime, void *to, size_t bytes);
+enum status runtime_wait(struct runtime *runtime, struct error *error);
+
+struct runtime_graph;
+void runtime_capture_begin(struct runtime *runtime);
+enum status runtime_capture_end(struct runtime *runtime, struct runtime_graph **ret_graph,
+                                struct error *error);
+void runtime_graph_launch(struct runtime *runtime, struct runtime_graph *graph);
+/* Waits until the last launch has read its pinned memory. */
+void runtime_graph_settle(struct runtime *runtime, struct runtime_graph *graph);
+void runtime_graph_free(struct runtime *runtime, struct runtime_graph *graph);
+
+/* ---- launches ---- */
+
+struct launch {
+    uint32_t x, y, z;      /* blocks; an empty grid launches nothing */
+    uint32_t threads;      /* of a block: the number that KERNEL names */
+    uint32_t shared_bytes; /* of a block */
+    bool overlaps;         /* may begin before the launch before it has ended: the kernel calls
+                              launch_wait() before it touches what others wrote */
+};
+
+struct runtime_kernel {
+    const char *name;
+    const void *function;            /* the card's handle of it */
+    void (*run)(const void *task);   /* the emulator's way to call it */
+    uint32_t *shared_allowed_bytes;  /* what the card was told about this kernel */
+};
+void runtime_launch(struct runtime *runtime, const struct runtime_kernel *kernel,
+                    const struct launch *launch, const void *task, size_t task_bytes);
+
+#ifdef __CUDACC__
+#define KERNEL_HANDLE(kernel) ((const void *)(kernel))
+#define KERNEL_RUN(kernel, type) NULL
+#else
+#define KERNEL_HANDLE(kernel) NULL
+template <auto kernel, typename T> void kernel_run(const void *task)
+{
+    T copy; /* each thread has its own, as on a card */
+    memcpy((void *)&copy, task, sizeof copy);
+    kernel(copy);
+}
+#define KERNEL_RUN(kernel, type) (kernel_run<kernel, type>)
+#endif
+
+/* launch_kernel<kernel>(runtime, shape, task); the kernel takes one struct by value. */
+template <auto kernel, typename T>
+void launch_named(struct runtime *runtime, const char *name, const struct launch &launch,
+                  const T &task)
+{
+    static uint32_t shared_allowed_bytes = 48u << 10;
+    struct runtime_kernel it = {name, KERNEL_HANDLE(kernel), KERNEL_RUN(kernel, T),
+                                &shared_allowed_bytes};
+    runtime_launch(runtime, &it, &launch, &task, sizeof task);
+}
+#define launch_kernel(kernel, runtime, shape, task)                                                \
+    launch_named<kernel>(runtime, #kernel, shape, task)
