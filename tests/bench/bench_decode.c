@@ -2,21 +2,28 @@
  * A whole model: a prompt of 512 tokens, and decoding of 1, 4, 16 and 32 sequences at once, in
  * tokens a second, beside the roof that the probes of the same run give.
  *
- * usage: bench_decode MODEL [threads [NAME]]
+ * usage: bench_decode [-k TYPE] [-r ROUNDS] [-p prompt|batch] MODEL [threads [NAME]]
+ *     -k f32|bf16...   the type of K and V (f32)
+ *     -r ROUNDS        of probes and steps (5)
+ *     -p               only the prompt, or only the batches
  *
  * The roof of a step is the longer of two times: its weights read once at the rate of a plain
  * streaming read, and its multiply-adds at the rate of the widest instructions for the type that
  * most weights have. Attention and all else count against us. Rounds of probes and steps are
  * interleaved, since the machine's neighbours change from minute to minute; medians over the
  * rounds. With one thread everything, the probes too, is measured in the thread's own time. A model
- * that fits the caches can read faster than the probe, which does not. NAME stands in the `measure`
- * lines.
+ * that fits the caches can read faster than the probe, which does not. Of a mixture a step of many
+ * rows is expected to read as many experts as random choices would touch. NAME stands in the
+ * `measure` lines; with it a line `samples WHAT VALUE:ROOF...` gives the tokens/s of each round.
  */
+#include <math.h>
+#include <unistd.h>
+
 #include "base/clock.h"
 #include "model/model.h"
 #include "tests/bench/probe.h"
 
-#define ROUNDS 5
+#define ROUNDS_MAX 32
 #define ROUND_STEPS 16
 #define SEQUENCES_MAX 32
 #define CONTEXT_TOKENS 640 /* or the model's, if that is less */
@@ -30,7 +37,7 @@ struct run {
     struct step *step;
     struct step_result *result;
     uint64_t number;
-    uint32_t threads_count, prompt_tokens;
+    uint32_t threads_count, rounds, prompt_tokens;
     uint32_t positions[SEQUENCES_MAX], blocks_used[SEQUENCES_MAX];
 };
 
@@ -115,10 +122,24 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(double *values)
+static double median(double *values, uint32_t n)
 {
-    qsort(values, ROUNDS, sizeof *values, by_value);
-    return values[ROUNDS / 2];
+    qsort(values, n, sizeof *values, by_value);
+    return values[n / 2];
+}
+
+/* Bytes of weights that a step of `n_tokens` rows reads once. */
+static double read_bytes(const struct run *run, uint32_t n_tokens)
+{
+    const struct model_plan *plan = model_info(run->model);
+    const struct arch *a = &plan->arch;
+    double bytes = (double)model_decode_bytes(run->model);
+    if (a->n_experts == 0)
+        return bytes;
+    double expert = 3.0 * a->hidden * a->intermediate / dtype_block_count(plan->weights_dtype) *
+                    dtype_block_bytes(plan->weights_dtype);
+    double missed = pow(1 - (double)a->top_k / a->n_experts, n_tokens);
+    return bytes + a->n_layers * expert * (a->n_experts * (1 - missed) - a->top_k);
 }
 
 /* What the probes say that a step of `n_tokens` rows takes at least, of which `n_sampled` reach the
@@ -132,54 +153,65 @@ static double roof_s(const struct run *run, uint32_t n_tokens, uint32_t n_sample
     double layer = hidden * a->head_dim * (2.0 * a->n_heads + 2.0 * a->n_kv_heads) +
                    3 * n_mlp * hidden * a->intermediate + (double)a->n_experts * hidden;
     double ops = 2 * (layer * a->n_layers * n_tokens + hidden * a->vocab * n_sampled);
-    double read_s =
-        (double)model_decode_bytes(run->model) / 1e9 / probe_read_gb_per_s(run->threads_count);
-    double compute_s = ops / 1e9 /
-                       (integers ? probe_int8_gop_per_s(run->threads_count)
-                                 : probe_f32_gop_per_s(run->threads_count));
+    double read_s = read_bytes(run, n_tokens) / 1e9 / probe_read_gb_per_s(run->threads_count);
+    double compute_s =
+        ops / 1e9 /
+        (integers                            ? probe_int8_gop_per_s(run->threads_count)
+         : plan->weights_dtype == DTYPE_BF16 ? probe_bf16_gop_per_s(run->threads_count)
+                                             : probe_f32_gop_per_s(run->threads_count));
     return read_s > compute_s ? read_s : compute_s;
 }
 
-static void report(const char *name, const char *what, double tokens_per_s, double share)
+/* The tokens/s of each round, and the roof's, and how much of it was reached. */
+static void report(const struct run *run, const char *name, const char *what, double *rates,
+                   double *roofs)
 {
-    printf("  %-10s %8.1f tokens/s  %5.1f %% of the roof\n", what, tokens_per_s, share);
+    double shares[ROUNDS_MAX];
+    for (uint32_t i = 0; i < run->rounds; i++)
+        shares[i] = 100 * rates[i] / roofs[i];
+    if (name) {
+        printf("samples %s", what);
+        for (uint32_t i = 0; i < run->rounds; i++)
+            printf(" %.6g:%.6g", rates[i], roofs[i]);
+        printf("\n");
+    }
+    double rate = median(rates, run->rounds), share = median(shares, run->rounds);
+    printf("  %-10s %8.1f tokens/s  %5.1f %% of the roof\n", what, rate, share);
     if (name)
         printf("measure %s_%s_of_roof %.1f %%\n", name, what, share);
+    fflush(stdout);
 }
 
 static void prompts_bench(struct run *run, const char *name)
 {
-    double seconds[ROUNDS], share[ROUNDS];
+    double rates[ROUNDS_MAX], roofs[ROUNDS_MAX];
     prompt_s(run, 0, run->prompt_tokens); /* warm */
-    for (uint32_t i = 0; i < ROUNDS; i++) {
+    for (uint32_t i = 0; i < run->rounds; i++) {
         slots_close(run, 1);
-        double roof = roof_s(run, run->prompt_tokens, 1);
-        seconds[i] = prompt_s(run, 0, run->prompt_tokens);
-        share[i] = 100 * roof / seconds[i];
+        roofs[i] = run->prompt_tokens / roof_s(run, run->prompt_tokens, 1);
+        rates[i] = run->prompt_tokens / prompt_s(run, 0, run->prompt_tokens);
     }
     slots_close(run, 1);
-    report(name, "prompt_512", run->prompt_tokens / median(seconds), median(share));
+    report(run, name, "prompt_512", rates, roofs);
 }
 
 static void batch_bench(struct run *run, const char *name, uint32_t n)
 {
-    double seconds[ROUNDS], share[ROUNDS];
+    double rates[ROUNDS_MAX], roofs[ROUNDS_MAX];
     char what[32];
     for (uint32_t slot = 0; slot < n; slot++)
         prompt_s(run, slot, START_TOKENS);
     decode_s(run, n); /* warm */
-    for (uint32_t i = 0; i < ROUNDS; i++) {
-        double roof = roof_s(run, n, n);
-        seconds[i] = decode_s(run, n);
-        share[i] = 100 * roof / seconds[i];
+    for (uint32_t i = 0; i < run->rounds; i++) {
+        roofs[i] = n / roof_s(run, n, n);
+        rates[i] = n / decode_s(run, n);
     }
     slots_close(run, n);
     snprintf(what, sizeof what, "batch_%u", n);
-    double step = median(seconds);
-    report(name, what, n / step, median(share));
+    report(run, name, what, rates, roofs);
     if (n > 1)
         return;
-    double rate = (double)model_decode_bytes(run->model) / step / 1e9;
+    double rate = (double)model_decode_bytes(run->model) * median(rates, run->rounds) / 1e9;
     double probe = probe_read_gb_per_s(run->threads_count);
     printf("             %8.1f GB/s of weights, %.1f %% of the probe's %.1f\n", rate,
            100 * rate / probe, probe);
@@ -199,16 +231,40 @@ static double resident_mb(void)
     return (double)kb * 1024 / 1e6;
 }
 
+/* DTYPE_COUNT: there is none. */
+static enum dtype dtype_named(const char *name)
+{
+    enum dtype dtype = 0;
+    while (dtype < DTYPE_COUNT && strcasecmp(name, dtype_name(dtype)) != 0)
+        dtype++;
+    return dtype;
+}
+
 int main(int argc, char **argv)
 {
     static const uint32_t batches[] = {1, 4, 16, 32};
     struct error error;
-    struct run run = {.threads_count = argc > 2 ? (uint32_t)atoi(argv[2]) : 2};
-    const char *name = argc > 3 ? argv[3] : NULL;
-    if (argc < 2 || argc > 4) {
-        fprintf(stderr, "usage: bench_decode MODEL [threads [NAME]]\n");
+    struct run run = {.rounds = 5};
+    enum dtype kv_dtype = DTYPE_F32;
+    const char *part = "";
+    int option;
+    while ((option = getopt(argc, argv, "k:r:p:")) != -1) {
+        if (option == 'k')
+            kv_dtype = dtype_named(optarg);
+        else if (option == 'r')
+            run.rounds = u32_min((uint32_t)atoi(optarg), ROUNDS_MAX);
+        else
+            part = optarg;
+    }
+    argc -= optind;
+    argv += optind - 1;
+    if (argc < 1 || argc > 3 || run.rounds == 0 || kv_dtype == DTYPE_COUNT) {
+        fprintf(stderr, "usage: bench_decode [-k TYPE] [-r ROUNDS] [-p prompt|batch] "
+                        "MODEL [threads [NAME]]\n");
         return 64;
     }
+    run.threads_count = argc > 1 ? (uint32_t)atoi(argv[2]) : 2;
+    const char *name = argc > 2 ? argv[3] : NULL;
     struct model_options options = {.ops = &ops_cpu,
                                     .device = {.threads_count = run.threads_count}};
     struct model_plan plan;
@@ -225,6 +281,7 @@ int main(int argc, char **argv)
                              .open_tokens_max = context,
                              .context_tokens = context,
                              .block_tokens = BLOCK_TOKENS,
+                             .kv_dtype = (uint32_t)kv_dtype,
                              .blocks_count = SEQUENCES_MAX * div_up_u32(context, BLOCK_TOKENS)};
     run.limits = options.limits;
     uint64_t start_ns = clock_now_ns();
@@ -240,8 +297,9 @@ int main(int argc, char **argv)
            run.threads_count == 1 ? ", its own time" : "");
     printf("  loaded in %.0f ms, %.1f MB resident then; %.1f MB of weights for a token\n", load_ms,
            resident_mb(), (double)model_decode_bytes(run.model) / 1e6);
-    prompts_bench(&run, name);
-    for (size_t i = 0; i < array_count(batches); i++)
+    if (strcmp(part, "batch") != 0)
+        prompts_bench(&run, name);
+    for (size_t i = 0; i < array_count(batches) && strcmp(part, "prompt") != 0; i++)
         batch_bench(&run, name, batches[i]);
     model_close(run.model);
     free(run.step);

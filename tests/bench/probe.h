@@ -14,10 +14,12 @@
 double probe_read_gb_per_s(uint32_t threads_count);
 
 /* As many threads multiply and add in registers, by the widest instructions that this CPU has: 1e9
- * operations a second (a multiply-add is two). f32: fused multiply-adds. int8: bytes by bytes added
- * to 32 bits, in one instruction where there is one (VNNI), else in three. A CPU without AVX2 gives
+ * operations a second (a multiply-add is two). f32: fused multiply-adds. bf16: pairs of bf16 added
+ * to f32 in one instruction, and what f32 gives where there is none. int8: bytes by bytes added to
+ * 32 bits, in one instruction where there is one (VNNI), else in three. A CPU without AVX2 gives
  * what plain C gives. By the threads' own time, in which no neighbour shows. Some milliseconds. */
 double probe_f32_gop_per_s(uint32_t threads_count);
+double probe_bf16_gop_per_s(uint32_t threads_count);
 double probe_int8_gop_per_s(uint32_t threads_count);
 
 /* The calling thread's own time. */

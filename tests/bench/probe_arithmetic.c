@@ -1,4 +1,5 @@
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 #include <pthread.h>
@@ -42,6 +43,21 @@ __attribute__((target("avx512f,avx512vnni"))) static double int8_vnni(void)
         KEEP("v", sums);
     }
     return 2.0 * 64 * SUMS * TURNS;
+}
+
+__attribute__((target("avx512f,avx512bf16"))) static double bf16_avx512(void)
+{
+    __m512 sums[SUMS];
+    __m512i bits = _mm512_set1_epi16(0x3f80);
+    __m512bh a, b;
+    memcpy(&a, &bits, sizeof a);
+    memcpy(&b, &bits, sizeof b);
+    UNROLL for (int i = 0; i < SUMS; i++) sums[i] = _mm512_set1_ps((float)i);
+    for (uint32_t turn = 0; turn < TURNS; turn++) {
+        UNROLL for (int i = 0; i < SUMS; i++) sums[i] = _mm512_dpbf16_ps(sums[i], a, b);
+        KEEP("v", sums);
+    }
+    return 2.0 * 32 * SUMS * TURNS;
 }
 
 __attribute__((target("avx2,fma"))) static double f32_avx2(void)
@@ -143,6 +159,17 @@ double probe_f32_gop_per_s(uint32_t threads_count)
         run = f32_avx2;
 #endif
     return gop_per_s(threads_count, run);
+}
+
+double probe_bf16_gop_per_s(uint32_t threads_count)
+{
+#if defined(__x86_64__)
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    if (__builtin_cpu_supports("avx512f") && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
+        (a >> 5 & 1))
+        return gop_per_s(threads_count, bf16_avx512);
+#endif
+    return probe_f32_gop_per_s(threads_count);
 }
 
 double probe_int8_gop_per_s(uint32_t threads_count)
