@@ -6,9 +6,9 @@ A claim has one of two forms.
         of a figure that a bench prints as `measure NAME VALUE UNIT`
     x PEER:RATIO... [roof:PART]: `x llama:1.2 ik:1 roof:92`
         of a cell, `cell NAME UNIT ours=V llama=V ik=V roof=V`. Ours must reach RATIO times each
-        named peer; `best:RATIO` is of the best of all that were measured. With roof:PART the claim is the
-        lesser of that and PART % of the cell's roof, which is what the probes of the same run
-        allow. Both are printed, and which one bound.
+        named peer; `best:RATIO` is of the best of all that were measured. With roof:PART the claim
+        is the lesser of that and PART % of the cell's roof, which is what the probes of the same
+        run allow. Both are printed, and which one bound.
     < PEER:RATIO...
         the same of a cell where less is better (an error)
 
