@@ -36,7 +36,8 @@ static enum status module_load(const char *name, const struct ops **ret_ops, str
     char path[PATH_MAX];
     int n = snprintf(path, sizeof path, "%s/galerne-%s.so", folder, name);
     if (n < 0 || (size_t)n >= sizeof path)
-        return error_set(error, STATUS_INVALID, "the path of backend %s's module is too long", name);
+        return error_set(error, STATUS_INVALID, "the path of backend %s's module is too long",
+                         name);
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!handle)
         return error_set(error, STATUS_UNAVAILABLE, "backend %s: no module: %s", name, dlerror());

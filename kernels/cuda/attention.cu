@@ -34,8 +34,7 @@ KERNEL(attend_kernel, struct attend_task, ATTEND_THREADS, 1)
         return;
     uint32_t kv_head = head / (a.n_heads / a.n_kv_heads), last = a.positions[r], slot = a.slots[r];
     uint32_t window = a.window_tokens, first = window > 0 && last >= window ? last - window + 1 : 0;
-    const float *q =
-        a.qkv + ((size_t)r * (a.n_heads + 2 * a.n_kv_heads) + head) * a.head_dim;
+    const float *q = a.qkv + ((size_t)r * (a.n_heads + 2 * a.n_kv_heads) + head) * a.head_dim;
     float most = -INFINITY, sum = 0, acc[LANE_VALUES_MAX] = {};
     for (uint32_t t = first / 32 * 32; t <= last; t += 32) {
         uint32_t position = t + lane;
@@ -57,8 +56,8 @@ KERNEL(attend_kernel, struct attend_task, ATTEND_THREADS, 1)
 #pragma unroll
             for (uint32_t j = 0; j < LANE_VALUES_MAX; j++)
                 if (lane + 32 * j < a.head_dim)
-                    acc[j] = fma32(
-                        w, kv_value(a.kv, tile, at % a.kv.block_tokens, lane + 32 * j), acc[j]);
+                    acc[j] = fma32(w, kv_value(a.kv, tile, at % a.kv.block_tokens, lane + 32 * j),
+                                   acc[j]);
         }
     }
     global<float> out(a.out + ((size_t)r * a.n_heads + head) * a.head_dim);
@@ -97,8 +96,8 @@ void cuda_attention(struct device *device, const struct attention_args *args)
         kv_view_of(args->kv),
         args->out,
     };
-    launch_kernel(attend_kernel, device->runtime,
-                  (launch{div_up(args->n_heads, ATTEND_WARPS), args->n_rows, 1,
-                                 ATTEND_THREADS, 0, false}),
-                  task);
+    launch_kernel(
+        attend_kernel, device->runtime,
+        (launch{div_up(args->n_heads, ATTEND_WARPS), args->n_rows, 1, ATTEND_THREADS, 0, false}),
+        task);
 }

@@ -35,8 +35,10 @@ static enum status facts_read(struct runtime *runtime, struct error *error)
     struct cudaDeviceProp card;
     cudaError_t result = cudaGetDeviceProperties(&card, 0);
     if (result != cudaSuccess)
-        return error_set(error, STATUS_UNAVAILABLE, "backend cuda: the card says nothing of "
-                         "itself: %s", cudaGetErrorString(result));
+        return error_set(error, STATUS_UNAVAILABLE,
+                         "backend cuda: the card says nothing of "
+                         "itself: %s",
+                         cudaGetErrorString(result));
     struct runtime_facts *facts = &runtime->facts;
     facts->arch = (uint32_t)(card.major * 10 + card.minor);
     facts->has_wgmma = facts->arch == 90; /* the code of sm_90a runs on 9.0 alone */
@@ -210,7 +212,8 @@ void runtime_launch(struct runtime *runtime, const struct runtime_kernel *kernel
         return;
     if (launch->shared_bytes > *kernel->shared_allowed_bytes) {
         if (!note(runtime,
-                  cudaFuncSetAttribute(kernel->function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                  cudaFuncSetAttribute(kernel->function,
+                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        (int)launch->shared_bytes),
                   kernel->name))
             return;

@@ -36,8 +36,8 @@ enum status runtime_open(struct runtime **ret_runtime, struct error *error)
     if (!runtime)
         return error_set(error, STATUS_EXHAUSTED, "backend cuda-host: no memory for a device");
     const char *seed = getenv("GALERNE_CUDA_HOST_SEED");
-    runtime->seed = seed ? strtoull(seed, NULL, 10)
-                         : __atomic_add_fetch(&opened, 1, __ATOMIC_RELAXED);
+    runtime->seed =
+        seed ? strtoull(seed, NULL, 10) : __atomic_add_fetch(&opened, 1, __ATOMIC_RELAXED);
     struct runtime_facts *facts = &runtime->facts;
     snprintf(facts->text, sizeof facts->text, "cuda-host, emulated");
     facts->arch = 90;

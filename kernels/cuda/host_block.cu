@@ -20,8 +20,9 @@ const char *host_thread_name(uint32_t thread, char *text, size_t text_bytes)
 void host_fail(const char *format, ...)
 {
     struct host_block *b = host_block_now;
-    int n = snprintf(b->report, b->report_bytes, "kernel %s, block (%u, %u, %u), thread %u: ",
-                     b->launch->name, b->now.x, b->now.y, b->now.z, b->now.thread);
+    int n = snprintf(b->report, b->report_bytes,
+                     "kernel %s, block (%u, %u, %u), thread %u: ", b->launch->name, b->now.x,
+                     b->now.y, b->now.z, b->now.thread);
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(b->report + n, b->report_bytes - (size_t)n, format, arguments);
@@ -40,7 +41,7 @@ void host_ready(uint32_t thread)
 
 static void stuck_report(struct host_block *b)
 {
-    static const char *const kinds[] = {"nothing",      "a barrier", "its warp",
+    static const char *const kinds[] = {"nothing",       "a barrier",   "its warp",
                                         "its warpgroup", "an mbarrier", "nothing: it ended"};
     uint32_t first = 0;
     while (first < b->now.threads && b->threads[first].waits == WAIT_OVER)
@@ -50,11 +51,12 @@ static void stuck_report(struct host_block *b)
         counts[b->threads[t].waits]++;
     const struct host_thread *thread = &b->threads[first];
     b->now.thread = first;
-    host_fail("waits for ever for %s (%s, at %u); of the block %u wait at barriers, %u for lanes of "
-              "their warp, %u of their warpgroup, %u at mbarriers, %u have ended",
-              kinds[thread->waits], thread->what ? thread->what : "", thread->waits_at,
-              counts[WAIT_BARRIER], counts[WAIT_WARP], counts[WAIT_GROUP], counts[WAIT_MBARRIER],
-              counts[WAIT_OVER]);
+    host_fail(
+        "waits for ever for %s (%s, at %u); of the block %u wait at barriers, %u for lanes of "
+        "their warp, %u of their warpgroup, %u at mbarriers, %u have ended",
+        kinds[thread->waits], thread->what ? thread->what : "", thread->waits_at,
+        counts[WAIT_BARRIER], counts[WAIT_WARP], counts[WAIT_GROUP], counts[WAIT_MBARRIER],
+        counts[WAIT_OVER]);
 }
 
 /* Goes on with any thread that is ready; back to the launch when all are over. */
@@ -248,8 +250,8 @@ static void shared_race(struct host_block *b, uint32_t at, uint32_t other, bool 
                         enum host_access access)
 {
     char a[64], c[64];
-    host_fail("race in shared memory: byte %u is %s by %s and %s by %s, and nothing orders them", at,
-              other_wrote ? "written" : "read", host_thread_name(other, a, sizeof a),
+    host_fail("race in shared memory: byte %u is %s by %s and %s by %s, and nothing orders them",
+              at, other_wrote ? "written" : "read", host_thread_name(other, a, sizeof a),
               access == HOST_READ ? "read" : "written",
               host_thread_name(b->now.thread, c, sizeof c));
 }
@@ -311,8 +313,8 @@ void host_shadow_write(uint32_t at, uint32_t bytes, uint32_t thread, uint32_t cl
 
 static void *pages(size_t bytes)
 {
-    void *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                      -1, 0);
+    void *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(data != MAP_FAILED);
     return data;
 }
@@ -374,8 +376,10 @@ static void block_run(struct host_block *b, uint32_t linear)
     b->ready[pick] = b->ready[--b->n_ready];
     host_fiber_switch(&b->main, &b->threads[b->now.thread].fiber, false);
     if (!b->failed && b->n_bulk > 0) {
-        snprintf(b->report, b->report_bytes, "kernel %s: a block ends while %u bulk copies into it "
-                 "are on their way", launch->name, b->n_bulk);
+        snprintf(b->report, b->report_bytes,
+                 "kernel %s: a block ends while %u bulk copies into it "
+                 "are on their way",
+                 launch->name, b->n_bulk);
         b->failed = true;
     }
 }

@@ -12,8 +12,8 @@ void host_copy_async(uint32_t to, const void *from, uint32_t bytes, bool valid)
         host_fail("copy_async16 from %p, which is not aligned to %u", from, bytes);
     (void)host_shared(to, bytes, HOST_WRITE); /* whoever reads it now is not ordered with us */
     CHECK(b->n_async < ASYNC_MAX);
-    b->async[b->n_async++] = (struct async_copy){to, bytes, thread->groups,
-                                                 (uint16_t)b->now.thread, valid, from};
+    b->async[b->n_async++] =
+        (struct async_copy){to, bytes, thread->groups, (uint16_t)b->now.thread, valid, from};
     for (uint32_t i = to; i < to + bytes; i++)
         b->shadow[i].in_flight = true;
     thread->open_copies++;

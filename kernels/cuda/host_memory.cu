@@ -100,8 +100,8 @@ void host_global(const void *at, uint32_t bytes, enum host_access access)
     if (!allocation->words) {
         if (access == HOST_READ)
             return;
-        allocation->words =
-            (struct host_word *)memory_alloc(size_product(allocation->bytes, sizeof(struct host_word)));
+        allocation->words = (struct host_word *)memory_alloc(
+            size_product(allocation->bytes, sizeof(struct host_word)));
         CHECK(allocation->words);
     }
     struct host_word *words = allocation->words + ((const char *)at - allocation->data);

@@ -59,9 +59,9 @@ struct barrier_state {
 struct mbarrier_state {
     uint32_t at, count, left, parity;
     int64_t bytes_left;
-    uint32_t seen[CLOCKS];       /* published for the phase that completed last, and before */
-    uint32_t seen_next[CLOCKS];  /* for the one that runs */
-    uint32_t *exact;             /* [HOST_THREADS_MAX], clocks, 0 none; of both */
+    uint32_t seen[CLOCKS];      /* published for the phase that completed last, and before */
+    uint32_t seen_next[CLOCKS]; /* for the one that runs */
+    uint32_t *exact;            /* [HOST_THREADS_MAX], clocks, 0 none; of both */
     bool exact_used;
 };
 
@@ -103,8 +103,7 @@ struct host_block {
     struct shadow *shadow; /* [HOST_SHARED_MAX_BYTES] */
 };
 
-extern thread_local struct host_block *host_block_now
-    __attribute__((tls_model("initial-exec")));
+extern thread_local struct host_block *host_block_now __attribute__((tls_model("initial-exec")));
 
 static inline uint32_t host_dice(struct host_block *b, uint32_t n)
 {
@@ -142,10 +141,10 @@ struct host_allocation {
 struct host_memory {
     struct host_allocation *allocations; /* by address */
     uint32_t n_allocations, capacity, last;
-    uint32_t launch;         /* number of the launch that runs */
-    uint8_t *released;       /* [blocks of the launch]: did an ordered atomic */
+    uint32_t launch;   /* number of the launch that runs */
+    uint8_t *released; /* [blocks of the launch]: did an ordered atomic */
     size_t released_bytes;
-    bool acquired;           /* so did the running block */
+    bool acquired; /* so did the running block */
 };
 void *host_memory_alloc(struct host_memory *memory, size_t bytes);
 void host_memory_free(struct host_memory *memory, void *data);

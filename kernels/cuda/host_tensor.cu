@@ -70,7 +70,8 @@ static float of_s8(const uint32_t *word, uint32_t at)
 
 /* `each` values to a register. Products are summed in double and rounded once: the card keeps fewer
  * bits in between, which the bounds of the tests allow for. */
-static void mma_run(void **lanes, uint32_t each, float (*of)(const uint32_t *, uint32_t), bool whole)
+static void mma_run(void **lanes, uint32_t each, float (*of)(const uint32_t *, uint32_t),
+                    bool whole)
 {
     uint32_t half = 4 * each; /* columns of A that registers 0, 1 hold */
     float a[16][64], b[64][8];

@@ -15,8 +15,8 @@ enum status cuda_kv_open(struct device *device, const struct kv_shape *shape, st
     CHECK(shape->block_tokens % 16 == 0 && shape->block_tokens > 0);
     CHECK(shape->dtype == DTYPE_F32 || shape->dtype == DTYPE_BF16);
     size_t data_bytes = size_product(cuda_kv_block_bytes(shape), shape->blocks_count);
-    size_t table_bytes = size_product(size_product(shape->slots_count, shape->slot_blocks_max),
-                                      sizeof(uint32_t));
+    size_t table_bytes =
+        size_product(size_product(shape->slots_count, shape->slot_blocks_max), sizeof(uint32_t));
     struct kv *kv = (struct kv *)calloc(1, sizeof *kv);
     if (kv) {
         kv->shape = *shape;
@@ -57,8 +57,7 @@ void cuda_kv_table_set(struct device *device, struct kv *kv, uint32_t slot, uint
     }
     if (n > 0)
         runtime_move(device->runtime, kv->table + at,
-                     device_stage(device, host_blocks, n * sizeof(uint32_t)),
-                     n * sizeof(uint32_t));
+                     device_stage(device, host_blocks, n * sizeof(uint32_t)), n * sizeof(uint32_t));
 }
 
 void cuda_kv_copy(struct device *device, struct kv *kv, const uint32_t *host_from,
@@ -153,6 +152,6 @@ void cuda_rope_kv(struct device *device, const struct rope_kv_args *args)
     };
     launch_kernel(rope_kv_kernel, device->runtime,
                   (launch{args->n_rows, 1, 1, ROPE_THREADS,
-                                 (uint32_t)(args->head_dim * sizeof(float)), false}),
+                          (uint32_t)(args->head_dim * sizeof(float)), false}),
                   task);
 }

@@ -22,8 +22,9 @@ struct kv_view {
 static inline struct kv_view kv_view_of(const struct kv *kv)
 {
     const struct kv_shape *s = &kv->shape;
-    return {kv->data,      kv->table,   s->slot_blocks_max,          s->block_tokens,        s->n_layers,
-            s->n_kv_heads, s->head_dim, dtype_block_bytes(s->dtype), cuda_kv_block_bytes(s)};
+    return {
+        kv->data,      kv->table,   s->slot_blocks_max,          s->block_tokens,       s->n_layers,
+        s->n_kv_heads, s->head_dim, dtype_block_bytes(s->dtype), cuda_kv_block_bytes(s)};
 }
 
 /* K (value 0) or V (value 1) of one head in one page: [block_tokens][head_dim]. */

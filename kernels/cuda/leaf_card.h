@@ -69,14 +69,8 @@ LEAF uint32_t grid_z()
 
 template <typename T> struct shared {
     T *at;
-    __device__ __forceinline__ T &operator[](size_t i) const
-    {
-        return at[i];
-    }
-    __device__ __forceinline__ shared operator+(size_t i) const
-    {
-        return {at + i};
-    }
+    __device__ __forceinline__ T &operator[](size_t i) const { return at[i]; }
+    __device__ __forceinline__ shared operator+(size_t i) const { return {at + i}; }
     template <typename U> __device__ __forceinline__ shared<U> as() const
     {
         return {(U *)(void *)at};
@@ -97,14 +91,8 @@ template <typename T> LEAF uint32_t shared_address(shared<T> s)
 template <typename T> struct global {
     T *at;
     __device__ __forceinline__ explicit global(T *pointer) : at(pointer) {}
-    __device__ __forceinline__ T &operator[](size_t i) const
-    {
-        return at[i];
-    }
-    __device__ __forceinline__ global operator+(size_t i) const
-    {
-        return global(at + i);
-    }
+    __device__ __forceinline__ T &operator[](size_t i) const { return at[i]; }
+    __device__ __forceinline__ global operator+(size_t i) const { return global(at + i); }
     template <typename U> __device__ __forceinline__ global<U> as() const
     {
         return global<U>((U *)(void *)at);
@@ -175,9 +163,9 @@ LEAF void mbarrier_init(shared<uint64_t> bar, uint32_t count)
 }
 LEAF void mbarrier_arrive(shared<uint64_t> bar)
 {
-    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(
-                     shared_address(bar))
-                 : "memory");
+    asm volatile(
+        "{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(shared_address(bar))
+        : "memory");
 }
 /* Makes initialised mbarriers known to bulk copies; a barrier() follows. */
 LEAF void mbarrier_fence()
@@ -190,10 +178,10 @@ LEAF void mbarrier_fence()
 LEAF void mbarrier_expect(shared<uint64_t> bar, uint32_t bytes)
 {
 #if CARD_HAS_90
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                     shared_address(bar)),
-                 "r"(bytes)
-                 : "memory");
+    asm volatile(
+        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)),
+        "r"(bytes)
+        : "memory");
 #else
     __trap();
 #endif

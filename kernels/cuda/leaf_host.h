@@ -67,30 +67,15 @@ template <typename T> struct shared_place {
     {
         memcpy(host_shared(at, sizeof(T), HOST_WRITE), &value, sizeof(T));
     }
-    void operator=(const shared_place &other) const
-    {
-        *this = (T)other;
-    }
-    void operator+=(T value) const
-    {
-        *this = (T)*this + value;
-    }
+    void operator=(const shared_place &other) const { *this = (T)other; }
+    void operator+=(T value) const { *this = (T) * this + value; }
 };
 
 template <typename T> struct shared {
     uint32_t at; /* bytes from the start of the block's shared memory */
-    shared_place<T> operator[](size_t i) const
-    {
-        return {(uint32_t)(at + i * sizeof(T))};
-    }
-    shared operator+(size_t i) const
-    {
-        return {(uint32_t)(at + i * sizeof(T))};
-    }
-    template <typename U> shared<U> as() const
-    {
-        return {at};
-    }
+    shared_place<T> operator[](size_t i) const { return {(uint32_t)(at + i * sizeof(T))}; }
+    shared operator+(size_t i) const { return {(uint32_t)(at + i * sizeof(T))}; }
+    template <typename U> shared<U> as() const { return {at}; }
 };
 
 template <typename T> LEAF shared<T> shared_at(uint32_t offset_bytes)
@@ -116,31 +101,16 @@ template <typename T> struct global_place {
         host_global(at, sizeof(T), HOST_WRITE);
         *at = value;
     }
-    void operator=(const global_place &other) const
-    {
-        *this = (T)other;
-    }
-    void operator+=(T value) const
-    {
-        *this = (T)*this + value;
-    }
+    void operator=(const global_place &other) const { *this = (T)other; }
+    void operator+=(T value) const { *this = (T) * this + value; }
 };
 
 template <typename T> struct global {
     T *at;
     explicit global(T *pointer) : at(pointer) {}
-    global_place<T> operator[](size_t i) const
-    {
-        return {at + i};
-    }
-    global operator+(size_t i) const
-    {
-        return global(at + i);
-    }
-    template <typename U> global<U> as() const
-    {
-        return global<U>((U *)(void *)at);
-    }
+    global_place<T> operator[](size_t i) const { return {at + i}; }
+    global operator+(size_t i) const { return global(at + i); }
+    template <typename U> global<U> as() const { return global<U>((U *)(void *)at); }
 };
 
 LEAF bytes16 load_stream(const void *from)

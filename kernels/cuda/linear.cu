@@ -55,8 +55,12 @@ void product_run(struct device *device, const struct product *product)
                                     product->bias,
                                     product->residual,
                                     product->out};
-        struct launch shape = {div_up(task.weight.out_count, PRODUCT_WARPS), product->n_rows, 1,
-                               PRODUCT_THREADS, 0, false};
+        struct launch shape = {div_up(task.weight.out_count, PRODUCT_WARPS),
+                               product->n_rows,
+                               1,
+                               PRODUCT_THREADS,
+                               0,
+                               false};
         dtype_switch(task.weight.dtype, [&](auto constant) {
             launch_kernel(product_kernel<constant.dtype>, device->runtime, shape, task);
         });

@@ -28,11 +28,11 @@ void cuda_mlp(struct device *device, const struct mlp_args *args)
         rows_norm(device, args->norm, args->norm_eps, args->n_rows, args->hidden, in, x);
         in = x;
     }
-    struct product up = {args->gate_up, 0, NULL, args->n_rows, 1, in, args->gate_up_bias, NULL,
-                         gate_up};
+    struct product up = {args->gate_up,      0,    NULL,   args->n_rows, 1, in,
+                         args->gate_up_bias, NULL, gate_up};
     product_run(device, &up);
     rows_gate(device, args->n_rows, args->intermediate, gate_up, gated);
-    struct product down = {args->down, 0, NULL, args->n_rows, 1, gated, args->down_bias, args->in,
-                           args->out};
+    struct product down = {args->down,      0,        NULL,     args->n_rows, 1, gated,
+                           args->down_bias, args->in, args->out};
     product_run(device, &down);
 }

@@ -145,24 +145,22 @@ void cuda_moe(struct device *device, const struct moe_args *args)
     }
     struct product router = {args->router, 0, NULL, args->n_rows, 1, in, NULL, NULL, work.logits};
     product_run(device, &router);
-    struct route_task route = {args->n_rows,    args->n_experts, args->top_k, args->normalise,
-                               work.logits, work.experts,    work.weights};
+    struct route_task route = {args->n_rows, args->n_experts, args->top_k, args->normalise,
+                               work.logits,  work.experts,    work.weights};
     launch_kernel(route_kernel, device->runtime,
-                  (launch{div_up(args->n_rows, ROUTE_THREADS / 32), 1, 1, ROUTE_THREADS, 0,
-                                 false}),
+                  (launch{div_up(args->n_rows, ROUTE_THREADS / 32), 1, 1, ROUTE_THREADS, 0, false}),
                   route);
     uint32_t pairs = args->n_rows * args->top_k;
-    struct product up = {args->gate_up, 0,    NULL,        pairs, args->top_k, in, NULL, NULL,
-                         work.gate_up};
+    struct product up = {args->gate_up, 0, NULL, pairs, args->top_k, in, NULL, NULL, work.gate_up};
     up.experts = work.experts;
     product_run(device, &up);
     rows_gate(device, pairs, args->intermediate, work.gate_up, work.gated);
-    struct product down = {args->down, 0, work.experts, pairs, 1, work.gated, NULL, NULL,
-                           work.parts};
+    struct product down = {args->down, 0,    work.experts, pairs,     1,
+                           work.gated, NULL, NULL,         work.parts};
     product_run(device, &down);
-    struct mix_task mix = {args->hidden, args->top_k, work.weights, work.parts, args->in, args->out};
+    struct mix_task mix = {args->hidden, args->top_k, work.weights,
+                           work.parts,   args->in,    args->out};
     launch_kernel(
         mix_kernel, device->runtime,
-        (launch{div_up(args->hidden, MIX_THREADS), args->n_rows, 1, MIX_THREADS, 0, false}),
-        mix);
+        (launch{div_up(args->hidden, MIX_THREADS), args->n_rows, 1, MIX_THREADS, 0, false}), mix);
 }

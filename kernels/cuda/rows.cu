@@ -30,8 +30,7 @@ void cuda_tokens_gather(struct device *device, const struct tokens_gather_args *
                                (const uint32_t *)device_stage(device, args->host_slots, bytes),
                                args->last_sampled, args->ids};
     launch_kernel(tokens_gather_kernel, device->runtime,
-                  (launch{div_up(args->n_rows, ROW_THREADS), 1, 1, ROW_THREADS, 0, false}),
-                  task);
+                  (launch{div_up(args->n_rows, ROW_THREADS), 1, 1, ROW_THREADS, 0, false}), task);
 }
 
 /* ---- embed ---- */

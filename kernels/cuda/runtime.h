@@ -63,9 +63,9 @@ struct launch {
 
 struct runtime_kernel {
     const char *name;
-    const void *function;            /* the card's handle of it */
-    void (*run)(const void *task);   /* the emulator's way to call it */
-    uint32_t *shared_allowed_bytes;  /* what the card was told about this kernel */
+    const void *function;           /* the card's handle of it */
+    void (*run)(const void *task);  /* the emulator's way to call it */
+    uint32_t *shared_allowed_bytes; /* what the card was told about this kernel */
 };
 void runtime_launch(struct runtime *runtime, const struct runtime_kernel *kernel,
                     const struct launch *launch, const void *task, size_t task_bytes);

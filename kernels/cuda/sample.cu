@@ -29,9 +29,9 @@ struct sample_task {
     const struct sample_entry *entries;
     uint32_t *history, *last_sampled;
     struct sample_result *results;
-    uint64_t *weights;  /* [n_rows][vocab] */
-    float *changed;     /* [n_rows][vocab]: the logits that a row is chosen by */
-    uint32_t *numbers;  /* [n_rows][vocab]: COUNT a time in the output, SEEN; zeroed before */
+    uint64_t *weights; /* [n_rows][vocab] */
+    float *changed;    /* [n_rows][vocab]: the logits that a row is chosen by */
+    uint32_t *numbers; /* [n_rows][vocab]: COUNT a time in the output, SEEN; zeroed before */
 };
 
 /* Shared memory of a block. */
@@ -65,8 +65,8 @@ struct best {
 
 LEAF bool best_beats(struct best a, struct best b)
 {
-    return a.id != UINT32_MAX && (b.id == UINT32_MAX || a.logit > b.logit ||
-                                  (a.logit == b.logit && a.id < b.id));
+    return a.id != UINT32_MAX &&
+           (b.id == UINT32_MAX || a.logit > b.logit || (a.logit == b.logit && a.id < b.id));
 }
 
 /* The largest logit of a row that comes after `after`, and its lowest id; all threads get it. */
@@ -315,7 +315,8 @@ LEAF uint64_t candidates_sum(const struct candidates &c)
 /* The first 53 bits of the generator: sample_uniform times 2^53. */
 LEAF uint64_t uniform_bits(uint64_t seed, uint32_t position)
 {
-    uint32_t counter[4] = {position, 0, 0, 0}, key_0 = (uint32_t)seed, key_1 = (uint32_t)(seed >> 32);
+    uint32_t counter[4] = {position, 0, 0, 0}, key_0 = (uint32_t)seed,
+             key_1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
         uint64_t product_0 = (uint64_t)0xD2511F53u * counter[0];
         uint64_t product_1 = (uint64_t)0xCD9E8D57u * counter[2];
@@ -415,8 +416,8 @@ KERNEL(sample_write_kernel, struct sample_task, SAMPLE_THREADS, 1)
     bool last = true, last_there = true;
     for (uint32_t other = row + 1; other < a.n_rows; other++) {
         last = last && a.places[other] != place;
-        last_there = last_there && !(a.places[other] == a.slots[other] &&
-                                     a.slots[other] == slot && a.positions[other] == position);
+        last_there = last_there && !(a.places[other] == a.slots[other] && a.slots[other] == slot &&
+                                     a.positions[other] == position);
     }
     global<uint32_t> last_sampled(a.last_sampled), history(a.history);
     uint32_t id = a.results[row].id;
@@ -462,8 +463,7 @@ void cuda_sample(struct device *device, const struct sample_args *args)
         CHECK(p->n_logprobs <= TOP_LOGPROBS_MAX);
         CHECK(p->n_biases <= SAMPLE_BIASES_MAX && p->n_holds <= SAMPLE_HOLDS_MAX);
         CHECK(!args->history || args->host_positions[r] < args->history_tokens);
-        CHECK(!args->host_prompt_tokens ||
-              args->host_prompt_tokens[r] <= args->host_positions[r]);
+        CHECK(!args->host_prompt_tokens || args->host_prompt_tokens[r] <= args->host_positions[r]);
     }
     CHECK(args->vocab > 0 && args->vocab < 1u << (63 - WEIGHT_BITS));
     uint32_t n = args->n_rows;

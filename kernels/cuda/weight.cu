@@ -10,8 +10,8 @@ static void segments_lay(const struct weight_source *source, struct weight *weig
     size_t offset = 0;
     for (uint32_t i = 0; i < weight->n_segments; i++) {
         enum dtype dtype = segments[i].dtype;
-        size_t row = size_product(source->in_count / dtype_block_count(dtype),
-                                  dtype_block_bytes(dtype));
+        size_t row =
+            size_product(source->in_count / dtype_block_count(dtype), dtype_block_bytes(dtype));
         row = round_up(row, ROW_ALIGN_BYTES);
         weight->segments[i] = {dtype, segments[i].first_out, segments[i].out_count, row, offset};
         offset += round_up(size_product(row, segments[i].out_count), MATRIX_ALIGN_BYTES);
@@ -59,9 +59,9 @@ enum status cuda_weight_pack(struct device *device, const struct weight_source *
     }
     weight->data = (char *)runtime_alloc(device->runtime, cuda_weight_bytes(weight));
     if (!weight->data) {
-        status = device_no_memory(device, "weights", cuda_weight_bytes(weight),
-                                  "use a smaller or more quantised model, or lower kv_memory",
-                                  error);
+        status =
+            device_no_memory(device, "weights", cuda_weight_bytes(weight),
+                             "use a smaller or more quantised model, or lower kv_memory", error);
         goto out;
     }
     for (uint32_t matrix = 0; matrix < weight->stack_count; matrix++) {

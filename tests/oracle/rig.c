@@ -123,9 +123,10 @@ void rig_kv_poison(struct rig *rig, struct kv *kv, const struct kv_shape *shape)
 }
 
 static struct config cpu_configs[] = {
-    {"cpu", "scalar", 1}, {"cpu", "scalar", 2}, {"cpu", "avx2", 1},        {"cpu", "avx2", 2},
-    {"cpu", "avx2", 3},   {"cpu", "avx512", 1}, {"cpu", "avx512", 2},      {"cpu", "avx512", 3},
-    {"cpu", "avx512-vnni", 1}, {"cpu", "avx512-vnni", 2}, {"cpu", "avx512-vnni", 3}};
+    {"cpu", "scalar", 1},      {"cpu", "scalar", 2},     {"cpu", "avx2", 1},
+    {"cpu", "avx2", 2},        {"cpu", "avx2", 3},       {"cpu", "avx512", 1},
+    {"cpu", "avx512", 2},      {"cpu", "avx512", 3},     {"cpu", "avx512-vnni", 1},
+    {"cpu", "avx512-vnni", 2}, {"cpu", "avx512-vnni", 3}};
 /* GALERNE_ORACLE_BACKEND names the backend under test, else it is cpu: cuda or cuda-host. */
 static struct config cuda_host_configs[] = {{"cuda-host", "sm80", 1}, {"cuda-host", "sm90", 1}};
 static struct config cuda_configs[] = {{"cuda", "sm80", 1}, {"cuda", "sm90", 1}};
