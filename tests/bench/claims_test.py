@@ -56,8 +56,9 @@ class Cells(unittest.TestCase):
         self.assertEqual(claims.judge_cell(CLAIM, cell(llama=1, roof=1000))[0], "not run")
 
     def test_of_errors_less_is_better(self):
-        self.assertEqual(claims.judge_cell("< best:1", cell(ours=0.2, llama=0.3, ik=0.1))[0], "short")
-        self.assertEqual(claims.judge_cell("< best:1", cell(ours=0.1, llama=0.3, ik=0.1))[0], "held")
+        for ours, verdict in ((0.2, "short"), (0.1, "held")):
+            errors = cell("rms", ours=ours, llama=0.3, ik=0.1)
+            self.assertEqual(claims.judge_cell("< best:1", errors)[0], verdict)
 
 
 class Judgements(unittest.TestCase):
@@ -105,8 +106,8 @@ class Table(unittest.TestCase):
         made = set()
         for bench in ("gemm", "moe", "attention"):
             for work, _ in sides.works(bench, quick=False):
-                for n in work.rows:
-                    made |= {(bench, f"{work.name}_{n}_rows"), (bench, f"{work.name}_{n}_rows_error")}
+                for name in (f"{work.name}_{n}_rows" for n in work.rows):
+                    made |= {(bench, name), (bench, f"{name}_error")}
         for name in engines.FULL:
             made.add(("prefill", f"{name}_prompt_512"))
             made |= {("decode", f"{name}_batch_{n}") for n in engines.BATCHES}
@@ -120,8 +121,9 @@ class Table(unittest.TestCase):
 
 class Parsers(unittest.TestCase):
     def test_batch_table(self):
-        text = ("main: n_kv_max = 8192\n|  PP |  TG |  B | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s "
-                "| T s | S t/s |\n|---|---|---|---|---|---|---|---|---|---|\n"
+        text = ("main: n_kv_max = 8192\n"
+                "|  PP |  TG |  B | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s | T s | S t/s |\n"
+                "|---|---|---|---|---|---|---|---|---|---|\n"
                 "|  64 |  16 |  4 |  128 |  0.5 |  128.0 |  1.0 |  64.00 |  1.5 |  85.3 |\n"
                 "|  64 |  16 |  4 |  128 |  0.5 |  128.0 |  2.0 |  32.00 |  2.5 |  51.2 |\n")
         self.assertEqual(engines.batch_samples(text), {"batch_4": [64.0, 32.0]})

@@ -2,9 +2,9 @@
 
 Ours is bench_decode; a peer is measured by its own llama-bench (prompt) and llama-batched-bench
 (sequences), in its build folder. The order in a model is ours, each peer, ours again, so that a
-change of the machine's mood shows on both sides of a peer; probes run inside of ours, before and
-after each of its rounds. All samples of a cell make one median. Keys and values have 16 bits on both
-sides. A call that does not end in time is killed, and what it had printed counts.
+change of the machine's mood shows on both sides of a peer; probes run inside of ours, before each
+of its rounds. All samples of a cell make one median. Keys and values have 16 bits on both sides. A
+call that does not end in time is killed, and what it had printed counts.
 """
 import json
 import os
@@ -55,7 +55,7 @@ def prompt_samples(output: str) -> list:
 
 
 def batch_samples(output: str) -> dict:
-    """{batch_N: [tokens/s]} of llama-batched-bench's table: PP TG B N_KV T_PP S_PP T_TG S_TG T S."""
+    """{batch_N: [tokens/s]} of a table whose columns are PP TG B N_KV T_PP S_PP T_TG S_TG T S."""
     found: dict = {}
     for line in output.splitlines():
         words = [word.strip() for word in line.strip().strip("|").split("|")]
@@ -120,8 +120,9 @@ class Measured:
     def report(self, name: str) -> None:
         for what, columns in self.samples.items():
             middle = {column: statistics.median(values) for column, values in columns.items()}
-            words = [f"{column} {value:8.1f} ({min(columns[column]):.1f}-{max(columns[column]):.1f})"
-                     for column, value in middle.items() if column != "roof"]
+            words = [f"{column} {value:8.1f} ({min(all_of):.1f}-{max(all_of):.1f})"
+                     for (column, value), all_of in zip(middle.items(), columns.values())
+                     if column != "roof"]
             peers = [value for column, value in middle.items() if column not in ("ours", "roof")]
             if "ours" in middle and peers:
                 words.append(f"ours / best peer {middle['ours'] / max(peers):.2f}")
@@ -156,10 +157,10 @@ def model_measure(name: str, path: str, program: str, peers: dict, options) -> N
 
 
 def path_of(name: str, options) -> str:
-    """The model's file, made if it is one of ours; empty, with the reason said, when there is none."""
+    """The model's file, made if it is one of ours; empty, the reason said, when there is none."""
     if name.startswith("d-"):
         if not options.smollm2:
-            print(f"  {name}: not run: the model is not here; packaging/fetch-model smollm2 gets it")
+            print(f"  {name}: not run: it is not here; packaging/fetch-model smollm2 gets it")
         return options.smollm2
     command = [sys.executable, os.path.join(HERE, "models.py"), "--folder", options.cache, name]
     command += ["--python", options.python] if options.python else []
