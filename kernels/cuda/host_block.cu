@@ -283,6 +283,7 @@ static void byte_check(struct host_block *b, uint32_t at, enum host_access acces
             shared_race(b, at, s->reader[i], false, access);
     s->writer = (uint16_t)b->now.thread;
     s->write_clock = b->clock[b->now.thread / 32];
+    s->write_fences = b->threads[b->now.thread].fences;
     s->atomic = access == HOST_ATOMIC;
 }
 
@@ -299,12 +300,27 @@ void *host_shared(uint32_t at, uint32_t bytes, enum host_access access)
     return b->shared_data + at;
 }
 
+const char *host_shared_async(uint32_t at)
+{
+    struct host_block *b = host_block_now;
+    const char *data = (const char *)host_shared(at, 16, HOST_READ);
+    for (uint32_t i = at; i < at + 16; i++) {
+        const struct shadow *s = &b->shadow[i];
+        if (s->writer < HOST_THREADS_MAX && b->threads[s->writer].fences <= s->write_fences)
+            host_fail("byte %u of shared memory is read by a tensor instruction, but thread %u did "
+                      "not call async_fence() after it stored it",
+                      i, s->writer);
+    }
+    return data;
+}
+
 void host_shadow_write(uint32_t at, uint32_t bytes, uint32_t thread, uint32_t clock)
 {
     struct host_block *b = host_block_now;
     for (uint32_t i = at; i < at + bytes; i++) {
         b->shadow[i].writer = (uint16_t)thread;
         b->shadow[i].write_clock = clock;
+        b->shadow[i].write_fences = thread < HOST_THREADS_MAX ? b->threads[thread].fences : 0;
         b->shadow[i].in_flight = b->shadow[i].atomic = false;
     }
 }
@@ -332,6 +348,11 @@ static struct host_block *block_get(void)
     b->exact = (uint32_t *)pages((size_t)HOST_THREADS_MAX * HOST_THREADS_MAX * sizeof *b->exact);
     for (uint32_t i = 0; i < MBARRIERS_MAX; i++)
         b->mbarriers[i].exact = (uint32_t *)pages(HOST_THREADS_MAX * sizeof(uint32_t));
+    for (uint32_t i = 0; i < array_count(b->wgmma); i++) {
+        struct wgmma_state *w = &b->wgmma[i];
+        w->accumulators = (struct accumulator *)pages(ACCUMULATORS_MAX * sizeof *w->accumulators);
+        w->reads = (struct wgmma_state::wgmma_read *)pages(WGMMA_READS_MAX * sizeof *w->reads);
+    }
     b->shared_data = (char *)pages(HOST_SHARED_MAX_BYTES);
     b->shadow = (struct shadow *)pages(HOST_SHARED_MAX_BYTES * sizeof *b->shadow);
     host_now = &b->now;
@@ -345,6 +366,8 @@ static void block_reset(struct host_block *b)
     memset(b->warps, 0, sizeof b->warps);
     memset(b->groups, 0, sizeof b->groups);
     memset(b->barriers, 0, sizeof b->barriers);
+    for (uint32_t i = 0; i < array_count(b->wgmma); i++)
+        b->wgmma[i].groups = b->wgmma[i].n = b->wgmma[i].n_reads = 0;
     for (uint32_t i = 0; i < CLOCKS; i++)
         b->clock[i] = 1;
     struct shadow clean = {};
@@ -354,7 +377,7 @@ static void block_reset(struct host_block *b)
         b->shadow[i] = clean;
     for (uint32_t t = 0; t < b->now.threads; t++) {
         struct host_thread *thread = &b->threads[t];
-        thread->groups = thread->open_copies = thread->pending_copies = 0;
+        thread->groups = thread->open_copies = thread->pending_copies = thread->fences = 0;
         thread->exact_used = false;
         memset(thread->seen, 0, sizeof thread->seen);
         host_fiber_begin(&thread->fiber, thread_entry, b);

@@ -90,6 +90,19 @@ void host_mma_f16_run(void **lanes);
 void host_mma_s8_run(void **lanes);
 void host_mma_e4m3_run(void **lanes);
 
+enum host_element { HOST_BF16, HOST_F16, HOST_E4M3, HOST_S8 };
+struct host_wgmma {
+    void *d; /* [n / 2] f32, or int32 */
+    uint32_t n;
+    enum host_element type;
+    bool turned, keep;
+    const uint32_t *held; /* [4]: A's registers, or NULL: A is a tile */
+    uint64_t a, b;        /* descriptors */
+};
+void host_wgmma_run(void **threads);
+void host_wgmma_commit_run(void **threads);
+void host_wgmma_wait_run(void **threads);
+
 float host_float_of_f16(uint16_t half);
 uint16_t host_f16_of(float value);
 float host_float_of_e4m3(uint8_t byte);

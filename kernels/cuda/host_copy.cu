@@ -174,4 +174,9 @@ void host_bulk_arrive(void)
         phase_complete(b, bar);
 }
 
-void host_async_fence(void) {}
+/* What this thread stored so far may be read by tensor instructions once others are told. */
+void host_async_fence(void)
+{
+    struct host_block *b = host_block_now;
+    b->threads[b->now.thread].fences++;
+}

@@ -34,12 +34,14 @@ struct host_thread {
     const char *what;
     uint32_t groups; /* cp.async groups that were committed */
     uint32_t open_copies, pending_copies;
+    uint32_t fences; /* async_fence()s */
     bool exact_used;
     uint32_t seen[CLOCKS];
 };
 
 struct shadow {
     uint32_t write_clock, read_clock[2];
+    uint32_t write_fences; /* async_fence()s of the writer until then */
     uint16_t writer, reader[2];
     bool atomic, in_flight, mbarrier;
 };
@@ -76,6 +78,24 @@ struct async_copy {
     const void *from;
 };
 
+/* Accumulators of wgmma that no wait has covered: what their registers will hold. */
+#define ACCUMULATORS_MAX 16
+struct accumulator {
+    void *d[128];
+    uint32_t n, group;      /* the last group that adds to it */
+    float values[128][128]; /* [thread][n / 2], or int32 */
+};
+struct wgmma_state {
+    uint32_t groups; /* committed */
+    uint32_t n;
+    struct accumulator *accumulators; /* [ACCUMULATORS_MAX] */
+    uint32_t n_reads;
+    struct wgmma_read {
+        uint32_t at, group;
+    } * reads; /* [WGMMA_READS_MAX]: 16-byte pieces that are read until their group is waited for */
+};
+#define WGMMA_READS_MAX 262144
+
 struct host_block {
     struct host_now now;
     const struct host_launch *launch;
@@ -98,6 +118,7 @@ struct host_block {
     uint32_t n_bulk;
     struct async_copy *async; /* [ASYNC_MAX] */
     uint32_t n_async;
+    struct wgmma_state wgmma[WARPS_MAX / 4];
     uint32_t *exact;       /* [HOST_THREADS_MAX][HOST_THREADS_MAX]: clocks, 0 none */
     char *shared_data;     /* [HOST_SHARED_MAX_BYTES] */
     struct shadow *shadow; /* [HOST_SHARED_MAX_BYTES] */
@@ -124,6 +145,8 @@ void host_seen_join(uint32_t *seen, const uint32_t *other);
 void host_shadow_write(uint32_t at, uint32_t bytes, uint32_t thread, uint32_t clock);
 /* Lets one bulk copy that is on its way arrive. */
 void host_bulk_arrive(void);
+/* 16 bytes for a unit that is not the thread itself: whoever stored them fenced after it. */
+const char *host_shared_async(uint32_t at);
 const char *host_thread_name(uint32_t thread, char *text, size_t text_bytes);
 
 /* ---- memory (host_memory.cu) ---- */

@@ -26,6 +26,7 @@
  *     async_fence()                       what was written by stores is seen by bulk and wgmma
  *     ldmatrix_x4(r, row) ldmatrix_x4_turned(r, row)
  *     mma_bf16(d, a, b) mma_f16 mma_s8 mma_e4m3   one warp, m16n8k16 (k32 for bytes)
+ *     wgmma_*                             one warpgroup: see leaf_wgmma.h
  *     atomic_add atomic_max atomic_or atomic_exchange (p, v)
  *     atomic_add_ordered(p, v)            releases what the
  *                                         thread's block wrote before, acquires what others did
@@ -43,8 +44,12 @@
 
 #include "kernels/cuda/cxx.h"
 
+/* How rows of a tile are scrambled in shared memory: pieces of 16 bytes within so many bytes. */
+enum swizzle { SWIZZLE_NONE, SWIZZLE_128, SWIZZLE_64, SWIZZLE_32 };
+
 #ifdef __CUDACC__
 #include "kernels/cuda/leaf_card.h"
+#include "kernels/cuda/leaf_wgmma.h"
 #else
 #include "kernels/cuda/leaf_host.h"
 #endif

@@ -337,3 +337,11 @@ LEAF void mma_e4m3(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]
     __trap();
 #endif
 }
+
+/* A matrix in shared memory, as wgmma takes it. */
+LEAF uint64_t wgmma_descriptor(uint32_t address, uint32_t leading_bytes, uint32_t stride_bytes,
+                               uint32_t swizzle)
+{
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(leading_bytes >> 4 & 0x3fff) << 16 |
+           (uint64_t)(stride_bytes >> 4 & 0x3fff) << 32 | (uint64_t)swizzle << 62;
+}

@@ -318,3 +318,75 @@ LEAF void mma_e4m3(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]
     struct host_mma mine = {d, a, b};
     host_warp_meet("mma", &mine, host_mma_e4m3_run);
 }
+
+/* A matrix in shared memory, as wgmma takes it. */
+LEAF uint64_t wgmma_descriptor(uint32_t address, uint32_t leading_bytes, uint32_t stride_bytes,
+                               uint32_t swizzle)
+{
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(leading_bytes >> 4 & 0x3fff) << 16 |
+           (uint64_t)(stride_bytes >> 4 & 0x3fff) << 32 | (uint64_t)swizzle << 62;
+}
+
+/* ---- wgmma: see leaf_wgmma.h ---- */
+
+LEAF void wgmma_fence() {}
+LEAF void wgmma_commit()
+{
+    host_group_meet("wgmma_commit", NULL, host_wgmma_commit_run);
+}
+template <uint32_t groups> LEAF void wgmma_wait()
+{
+    uint32_t mine = groups;
+    host_group_meet("wgmma_wait", &mine, host_wgmma_wait_run);
+}
+template <typename T>
+LEAF uint64_t wgmma_tile(shared<T> tile, uint32_t leading_bytes, uint32_t stride_bytes,
+                         uint32_t swizzle)
+{
+    return wgmma_descriptor(tile.at, leading_bytes, stride_bytes, swizzle);
+}
+
+LEAF void wgmma_issue(void *d, uint32_t n, enum host_element type, bool turned,
+                      const uint32_t *held, uint64_t a, uint64_t b, bool keep)
+{
+    struct host_wgmma mine = {d, n, type, turned, keep, held, a, b};
+    host_group_meet("wgmma", &mine, host_wgmma_run);
+}
+template <uint32_t n, bool turned = false>
+LEAF void wgmma_bf16(float (&d)[n / 2], uint64_t a, uint64_t b, bool keep)
+{
+    wgmma_issue(d, n, HOST_BF16, turned, NULL, a, b, keep);
+}
+template <uint32_t n, bool turned = false>
+LEAF void wgmma_bf16(float (&d)[n / 2], const uint32_t (&a)[4], uint64_t b, bool keep)
+{
+    wgmma_issue(d, n, HOST_BF16, turned, a, 0, b, keep);
+}
+template <uint32_t n, bool turned = false>
+LEAF void wgmma_f16(float (&d)[n / 2], uint64_t a, uint64_t b, bool keep)
+{
+    wgmma_issue(d, n, HOST_F16, turned, NULL, a, b, keep);
+}
+template <uint32_t n, bool turned = false>
+LEAF void wgmma_f16(float (&d)[n / 2], const uint32_t (&a)[4], uint64_t b, bool keep)
+{
+    wgmma_issue(d, n, HOST_F16, turned, a, 0, b, keep);
+}
+template <uint32_t n> LEAF void wgmma_e4m3(float (&d)[n / 2], uint64_t a, uint64_t b, bool keep)
+{
+    wgmma_issue(d, n, HOST_E4M3, false, NULL, a, b, keep);
+}
+template <uint32_t n>
+LEAF void wgmma_e4m3(float (&d)[n / 2], const uint32_t (&a)[4], uint64_t b, bool keep)
+{
+    wgmma_issue(d, n, HOST_E4M3, false, a, 0, b, keep);
+}
+template <uint32_t n> LEAF void wgmma_s8(int32_t (&d)[n / 2], uint64_t a, uint64_t b, bool keep)
+{
+    wgmma_issue(d, n, HOST_S8, false, NULL, a, b, keep);
+}
+template <uint32_t n>
+LEAF void wgmma_s8(int32_t (&d)[n / 2], const uint32_t (&a)[4], uint64_t b, bool keep)
+{
+    wgmma_issue(d, n, HOST_S8, false, a, 0, b, keep);
+}
