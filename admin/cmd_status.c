@@ -54,7 +54,8 @@ static void model_print(struct table *table, const Galerne__Admin__V1__ModelStat
     table_line(table);
     table_cell(table, TONE_PLAIN, "%s", slash ? slash + 1 : m->name);
     if (m->worker_state == GALERNE__ADMIN__V1__WORKER_STATE__WORKER_STATE_LOADING)
-        table_cell(table, TONE_CARE, "%s %u %%", state, m->load_percent);
+        table_cell(table, TONE_CARE, "%s %u %%", m->quantising ? "quantising" : state,
+                   m->load_percent);
     else
         table_cell(table, serves ? TONE_GOOD : failed ? TONE_BAD : TONE_CARE, "%s", state);
     table_cell(table, TONE_PLAIN, "%s", m->device);

@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+
 static enum status map_open_file(const char *path, int *ret_fd, struct error *error)
 {
     /* O_NONBLOCK: opening a FIFO must not wait for a writer. */
@@ -45,7 +47,9 @@ enum status map_file_open(const char *path, size_t max_bytes, struct map_file *r
         status = error_set(error, STATUS_IO, "%s: cannot be mapped: %s", path, strerror(errno));
         goto out;
     }
-    *ret_map = (struct map_file){.data = data, .size_bytes = size_bytes};
+    uint64_t changed_ns =
+        (uint64_t)facts.st_mtim.tv_sec * NS_PER_S + (uint64_t)facts.st_mtim.tv_nsec;
+    *ret_map = (struct map_file){.data = data, .size_bytes = size_bytes, .changed_ns = changed_ns};
 out:
     close(fd);
     return status;

@@ -13,6 +13,7 @@
 struct map_file {
     const uint8_t *data; /* [size_bytes], NULL when closed */
     size_t size_bytes;
+    uint64_t changed_ns; /* when its bytes were last changed, as the system says; wall clock */
 };
 
 /*

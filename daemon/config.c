@@ -6,6 +6,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/cache_dir.h"
 #include "base/runtime_dir.h"
 #include "daemon/config_table.h"
 #include "daemon/config_tenants.h"
@@ -121,6 +122,7 @@ void config_default(struct config *ret_config)
     char dir[RUNTIME_DIR_MAX_BYTES];
     runtime_dir_default(dir);
     snprintf(ret_config->runtime_dir, sizeof ret_config->runtime_dir, "%s", dir);
+    cache_dir_default(ret_config->cache_dir, sizeof ret_config->cache_dir);
     char self[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - sizeof "/galerne-worker");
     if (n <= 0)
@@ -233,6 +235,8 @@ static enum status paths_resolve(const char *file, struct config *config, struct
     enum status status = path_resolve(directory, config->runtime_dir, error);
     if (status == STATUS_OK)
         status = path_resolve(directory, config->worker_binary, error);
+    if (status == STATUS_OK && config->cache_dir[0])
+        status = path_resolve(directory, config->cache_dir, error);
     char *const credentials[] = {config->tls_certificate, config->tls_key, config->tls_client_ca,
                                  config->tls_clients};
     for (size_t i = 0; status == STATUS_OK && i < array_count(credentials); i++)

@@ -35,6 +35,9 @@ struct config_model {
     uint32_t block_tokens;            /* 16 (default) or 32 */
     bool exact;                       /* inputs of products are never quantised; default false */
     uint32_t kv_type;                 /* enum dtype of K and V; default f32 */
+    uint32_t quantise;                /* key quantize: enum dtype that wide matrices become while
+                                         they load, Q8_0 or Q4_0; 0 (default): none */
+    bool quantise_head;               /* key quantize_head: the output head too; default false */
     uint32_t kv_blocks_count;         /* 0 (default): from kv_memory_percent */
     uint32_t running_max;             /* sequences at once, 1..1024; default 64 */
     uint32_t waiting_max;             /* 1..65536; default 256 */
@@ -84,6 +87,10 @@ struct config {
     char socket_group[CONFIG_NAME_MAX_BYTES];  /* group of galerne.sock; default "galerne"; when it
                                                   does not exist the daemon's own group serves */
     char worker_binary[CONFIG_PATH_MAX_BYTES]; /* default: galerne-worker beside galerned */
+    char cache_dir[CONFIG_PATH_MAX_BYTES];     /* where workers keep quantised weights; default:
+                                                  CACHE_DIRECTORY, else /var/cache/galerne for
+                                                  root, else $XDG_CACHE_HOME/galerne, else
+                                                  ~/.cache/galerne */
     uint32_t log_level;                        /* enum log_level; default info */
     uint32_t requests_max;                     /* generate calls at once, 1..65536; default 1024 */
     uint32_t text_threads_count;               /* 1..64; default 2 */

@@ -16,6 +16,8 @@ static const struct option_choice workers[] = {
     {"process", CONFIG_WORKER_PROCESS}, {"inline", CONFIG_WORKER_INLINE}, {NULL, 0}};
 static const struct option_choice kv_types[] = {
     {"f32", DTYPE_F32}, {"bf16", DTYPE_BF16}, {NULL, 0}};
+static const struct option_choice quantise_kinds[] = {
+    {"none", 0}, {"q8", DTYPE_Q8_0}, {"q4", DTYPE_Q4_0}, {NULL, 0}};
 static const struct option_choice block_sizes[] = {{"16", 16}, {"32", 32}, {NULL, 0}};
 static const struct option_choice classes[] = {
     {"interactive", CLASS_INTERACTIVE}, {"batch", CLASS_BATCH}, {NULL, 0}};
@@ -40,6 +42,11 @@ const struct option_row config_rows[] = {
     {"worker_binary", OPTION_PATH, AT(worker_binary), .example = "/usr/bin/galerne-worker",
      .fallback_text = "galerne-worker beside galerned",
      .text = "The program that holds one model and computes."},
+    {"cache_dir", OPTION_PATH, AT(cache_dir), .example = "/var/cache/galerne",
+     .fallback_text = "$CACHE_DIRECTORY, else /var/cache/galerne for root, else "
+                      "$XDG_CACHE_HOME/galerne, else ~/.cache/galerne",
+     .text = "Directory in which workers keep weights that they quantised (quantize), so that the "
+             "next start finds them. Files in it may be removed at any time."},
     {"log_level", OPTION_CHOICE, AT(log_level), .fallback = "info", .choices = log_levels,
      .text = "Which lines go to the log. No level logs the text of prompts or answers."},
     {"requests_max", OPTION_U32, AT(requests_max), .fallback = "1024", .min = 1, .max = 65536,
@@ -165,6 +172,13 @@ const struct option_row config_model_rows[] = {
     {"kv_type", OPTION_CHOICE, AT(kv_type), .fallback = "f32", .choices = kv_types,
      .text = "How K and V are kept: f32, or bf16, which takes half the memory and half the time of "
              "reading it, and rounds to 8 bits of precision."},
+    {"quantize", OPTION_CHOICE, AT(quantise), .fallback = "none", .choices = quantise_kinds,
+     .text =
+         "What the matrices of layers and experts become while the model loads, where its files "
+         "have them in f32, f16 or bf16: q8 (8 bits and a scale for 32 weights, as Q8_0 of "
+         "GGUF), q4 (4 bits, as Q4_0) or none. Embedding, router and norms stay as they are."},
+    {"quantize_head", OPTION_BOOL, AT(quantise_head), .fallback = "false",
+     .text = "With quantize: the output head too, and with it the embedding where both are one."},
     {"kv_blocks_count", OPTION_U32, AT(kv_blocks_count), .fallback = "0", .min = 0, .max = 1u << 30,
      .unit = "blocks", .text = "KV blocks of this model; 0: its part of kv_memory_percent."},
     {"running_max", OPTION_U32, AT(running_max), .fallback = "64", .min = 1, .max = 1024,

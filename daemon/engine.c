@@ -76,6 +76,7 @@ static void engine_publish(struct engine *engine, uint64_t now_ns)
     const struct worker_link *link = &engine->link;
     s->state = engine->state;
     memcpy(s->text, link->text, sizeof s->text);
+    s->quantises = link->quantises;
     s->load_percent = link->load_percent;
     s->worker_pid = (int32_t)link->peer;
     s->epoch = link->epoch;

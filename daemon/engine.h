@@ -46,6 +46,7 @@ enum engine_state {
 struct engine_status {
     enum engine_state state;
     char text[256]; /* why, when it does not serve */
+    bool quantises; /* while it loads */
     uint32_t load_percent;
     int32_t worker_pid; /* 0: none; inline: our own */
     uint64_t epoch;

@@ -22,6 +22,8 @@ static struct step_limits limits_of(const struct config_model *config, uint32_t 
         .blocks_count = div_up_u32(context_tokens, config->block_tokens),
         .kv_dtype = config->kv_type,
         .exact = config->exact,
+        .quantise = config->quantise,
+        .quantise_head = config->quantise_head,
     };
 }
 
@@ -41,7 +43,9 @@ static enum status model_read(struct served_model *model, struct step_limits *re
                               struct error *error)
 {
     const struct config_model *config = model->config;
-    struct model_options options = model_options_of(config, &(struct step_limits){0});
+    struct step_limits none = {.quantise = config->quantise,
+                               .quantise_head = config->quantise_head};
+    struct model_options options = model_options_of(config, &none);
     if (!options.ops)
         return error_set(error, STATUS_INVALID, "no backend is called %s: use cpu or ref",
                          config->backend);

@@ -179,6 +179,7 @@ static void model_show(const struct served_model *served, struct model_row *ret)
     row->name = ret->name;
     row->worker_state = worker_state_of(status->state);
     row->state_text = status->text;
+    row->quantising = status->quantises;
     row->load_percent = status->load_percent;
     row->worker_pid = (uint32_t)status->worker_pid;
     row->epoch = status->epoch;

@@ -29,7 +29,8 @@ static enum status model_check(const struct listener *listener, const struct ser
             return STATUS_OK;
         break;
     }
-    error_set(error, STATUS_UNAVAILABLE, "model %s is loading, %u %%", name, status.load_percent);
+    error_set(error, STATUS_UNAVAILABLE, "model %s is %s, %u %%", name,
+              status.quantises ? "quantising its weights" : "loading", status.load_percent);
     error->retry_ns = STARTING_RETRY_NS;
     return STATUS_UNAVAILABLE;
 }

@@ -101,8 +101,9 @@ static void status_say(struct control *control, uint64_t now_ns)
         struct engine_status status;
         engine_status(control->front->models[i].engine, &status);
         if (status.state == ENGINE_LOADING && used < sizeof models - 80)
-            used += (size_t)snprintf(models + used, sizeof models - used, ", %s %u %%",
-                                     control->front->models[i].config->name, status.load_percent);
+            used += (size_t)snprintf(models + used, sizeof models - used, ", %s%s %u %%",
+                                     control->front->models[i].config->name,
+                                     status.quantises ? " quantising" : "", status.load_percent);
     }
     bool starts = !control->ready_said && control->state != FRONT_FAILED;
     sd_notifyf(0, "STATUS=%s%s%s", texts[control->state], models,

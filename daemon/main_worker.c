@@ -58,6 +58,7 @@ static void usage(FILE *out)
             "  --tier NAME       CPU tier: scalar, avx2, avx512, avx512-vnni;\n"
             "                    default: the best of this CPU\n"
             "  --threads N       CPU threads; 0 (default): all that the process may use\n"
+            "  --cache-dir DIR   where weights that it quantised are kept; default: nowhere\n"
             "  --linger-ms N     exit after so long without a front; 0 (default): never\n"
             "  --version, --help\n");
 }
@@ -90,6 +91,7 @@ static int arguments_parse(int argc, char **argv, struct arguments *ret)
                                             {"backend", required_argument, NULL, 'b'},
                                             {"tier", required_argument, NULL, 't'},
                                             {"threads", required_argument, NULL, 'c'},
+                                            {"cache-dir", required_argument, NULL, 'd'},
                                             {"linger-ms", required_argument, NULL, 'l'},
                                             {"version", no_argument, NULL, 'V'},
                                             {"help", no_argument, NULL, 'h'},
@@ -125,6 +127,9 @@ static int arguments_parse(int argc, char **argv, struct arguments *ret)
         case 'c':
             good = number_parse(optarg, 256, &number);
             ret->worker.threads_count = (uint32_t)number;
+            break;
+        case 'd':
+            ret->worker.cache_dir = optarg;
             break;
         case 'l':
             good = number_parse(optarg, 86400000, &number);
@@ -183,7 +188,8 @@ static enum status config_apply(struct config *config, struct arguments *argumen
                                                 .path = model->path,
                                                 .backend = model->backend,
                                                 .tier = model->tier,
-                                                .threads_count = model->threads_count};
+                                                .threads_count = model->threads_count,
+                                                .cache_dir = config->cache_dir};
     if (!arguments->socket) {
         snprintf(socket, sizeof socket, "%s/worker-%s.sock", config->runtime_dir, model->name);
         arguments->socket = socket;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "daemon/channel.h"
 #include "daemon/worker_protocol.h"
 
@@ -36,10 +37,22 @@ static bool worker_stopping(const struct worker *worker)
 
 /* ---- the hello ---- */
 
-static void progress_report(void *context, uint32_t percent)
+struct loading {
+    const char *name; /* of the model */
+    int socket;
+};
+
+static void progress_report(void *context, enum model_stage stage, uint32_t percent)
 {
-    struct worker_message message = {.progress = {.percent = percent}};
-    worker_send(*(int *)context, WORKER_PROGRESS, &message, NULL, NULL);
+    const struct loading *loading = context;
+    struct worker_message message = {.progress = {.stage = stage, .percent = percent}};
+    worker_send(loading->socket, WORKER_PROGRESS, &message, NULL, NULL);
+}
+
+static void progress_note(void *context, bool is_warning, const char *text)
+{
+    const struct loading *loading = context;
+    log_line(is_warning ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "model %s: %s", loading->name, text);
 }
 
 static enum status model_prepare(struct worker *worker, int socket,
@@ -59,8 +72,11 @@ static enum status model_prepare(struct worker *worker, int socket,
         .device = {.threads_count = worker->options.threads_count,
                    .tier = tier && tier[0] ? tier : NULL},
         .limits = *limits,
+        .cache_dir = worker->options.cache_dir,
     };
-    struct model_progress progress = {.report = progress_report, .context = &socket};
+    struct loading loading = {.name = worker->options.name, .socket = socket};
+    struct model_progress progress = {
+        .report = progress_report, .note = progress_note, .context = &loading};
     enum status status =
         model_open(worker->options.path, &options, &progress, &worker->model, error);
     if (status == STATUS_OK)
@@ -103,7 +119,7 @@ static enum status hello_take(struct worker *worker, int socket, struct channel 
         return status;
     }
     /* The front learns at once who serves it: the socket may be the service manager's. */
-    progress_report(&socket, 0);
+    progress_report(&(struct loading){.socket = socket}, MODEL_LOADING, 0);
     status = channel_attach(&hello.hello.limits, fds, channel, error);
     if (status == STATUS_OK)
         status = model_prepare(worker, socket, &hello.hello.limits, error);

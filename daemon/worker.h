@@ -22,6 +22,7 @@ struct worker_options {
     const char *backend; /* "cpu", "ref" */
     const char *tier;    /* "" or NULL: best */
     uint32_t threads_count;
+    const char *cache_dir; /* where quantised weights are kept; "" or NULL: nowhere */
 };
 
 struct worker {

@@ -30,7 +30,8 @@ static struct worker_options worker_options_of(const struct worker_link *link)
                                    .path = model->path,
                                    .backend = model->backend,
                                    .tier = model->tier,
-                                   .threads_count = model->threads_count};
+                                   .threads_count = model->threads_count,
+                                   .cache_dir = link->options.config->cache_dir};
 }
 
 void link_init(struct worker_link *link, const struct link_options *options)
@@ -120,15 +121,14 @@ static enum status process_spawn(struct worker_link *link, struct error *error)
 {
     const struct config_model *model = link->options.model;
     char threads[16];
+    const char *cache_dir = link->options.config->cache_dir;
     snprintf(threads, sizeof threads, "%u", model->threads_count);
-    const char *arguments[] = {"galerne-worker",  "--name",
-                               model->name,       "--path",
-                               model->path,       "--socket",
-                               link->socket_path, "--backend",
-                               model->backend,    "--threads",
-                               threads,           "--linger-ms",
-                               LINGER_MS,         model->tier[0] ? "--tier" : NULL,
-                               model->tier,       NULL};
+    const char *arguments[] = {
+        "galerne-worker", "--name",      model->name,       "--path",
+        model->path,      "--socket",    link->socket_path, "--backend",
+        model->backend,   "--threads",   threads,           "--linger-ms",
+        LINGER_MS,        "--cache-dir", cache_dir,         model->tier[0] ? "--tier" : NULL,
+        model->tier,      NULL};
     posix_spawnattr_t attributes;
     sigset_t none;
     posix_spawnattr_init(&attributes);
@@ -320,6 +320,7 @@ static enum status loading_turn(struct worker_link *link, uint64_t now_ns, struc
         switch (message.kind) {
         case WORKER_PROGRESS:
             link->load_percent = u32_min(message.progress.percent, 100);
+            link->quantises = message.progress.stage == MODEL_QUANTISING;
             break;
         case WORKER_READY:
             return ready_take(link, &message, error);
@@ -363,6 +364,7 @@ enum link_event link_turn(struct worker_link *link, uint64_t now_ns)
             return LINK_NOTHING;
         link->attempt_ns = now_ns;
         link->load_percent = 0;
+        link->quantises = false;
         link->state = LINK_CONNECTING;
         /* fall through */
     case LINK_CONNECTING:

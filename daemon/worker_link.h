@@ -66,6 +66,7 @@ struct worker_link {
     uint64_t up_ns;
     uint32_t starts_total;
     /* told by the worker */
+    bool quantises; /* what it does while it loads */
     uint32_t load_percent;
     uint64_t epoch;
     uint64_t weights_bytes;

@@ -6,7 +6,8 @@
  *
  *     front  -> worker  HELLO     limits, the model's digest; with it 3 descriptors: memfd,
  *                                 eventfd down, eventfd up
- *     worker -> front   PROGRESS  percent of weights loaded (0..100), any number of times
+ *     worker -> front   PROGRESS  percent of weights loaded (0..100), and whether they are being
+ *                                 quantised; any number of times
  *     worker -> front   READY     epoch, digest, KV geometry, device
  *     worker -> front   FAILED    why not (a status and a text); the worker waits for another hello
  * After READY steps and results go through the channel; the socket stays open, and its end is the
@@ -20,10 +21,10 @@
 #include <sys/types.h>
 
 #include "base/status.h"
-#include "model/step.h"
+#include "model/model.h"
 
 #define WORKER_MAGIC 0x4e4c4157u
-#define WORKER_PROTOCOL_VERSION 2u
+#define WORKER_PROTOCOL_VERSION 3u
 #define WORKER_FDS 3
 
 enum worker_kind {
@@ -41,6 +42,7 @@ struct worker_message {
             uint8_t model_digest[32];
         } hello;
         struct {
+            uint32_t stage; /* enum model_stage */
             uint32_t percent;
         } progress;
         struct {

@@ -344,16 +344,102 @@ void binding_close(struct binding *binding)
     *binding = (struct binding){0};
 }
 
-enum dtype binding_dtype(const struct weights_file *file)
+/* ---- quantised ---- */
+
+/* How every matrix of a network is visited: embedding, head, then layer by layer. */
+typedef void (*matrix_visit)(void *context, const struct binding *binding,
+                             struct matrix_binding *matrix);
+
+static void layers_visit(const struct binding *binding, matrix_visit visit, void *context)
+{
+    for (uint32_t i = 0; i < binding->n_layers; i++) {
+        struct layer_binding *l = &binding->layers[i];
+        struct matrix_binding *const matrices[] = {&l->qkv, &l->output, &l->gate_up, &l->down};
+        for (size_t m = 0; m < array_count(matrices); m++)
+            visit(context, binding, matrices[m]);
+    }
+}
+
+static bool part_quantises(const struct matrix_binding *matrix, uint32_t part, enum dtype kind)
+{
+    return !dtype_has_blocks(matrix->parts[part].dtype) &&
+           matrix->source.in_count % dtype_block_count(kind) == 0;
+}
+
+static uint32_t parts_count(const struct matrix_binding *matrix)
+{
+    return matrix->source.stack_count * matrix->source.n_parts;
+}
+
+static void parts_mark(void *context, const struct binding *binding, struct matrix_binding *matrix)
+{
+    uint32_t *n_quantised = context; /* so far */
+    enum dtype kind = binding->quantise_kind;
+    matrix->first_quantised = *n_quantised;
+    for (uint32_t i = 0; i < parts_count(matrix); i++) {
+        struct weight_part *part = &matrix->parts[i];
+        const struct tensor *tensor = matrix->tensors[i];
+        if (!part_quantises(matrix, i, kind))
+            continue;
+        uint32_t at = (*n_quantised)++;
+        bool is_stack = tensor->n_dims > 2;
+        binding->quantised[at] =
+            (struct quantise_part){.name = tensor->name.data,
+                                   .name_bytes = (uint32_t)tensor->name.size_bytes,
+                                   .index = is_stack ? i / matrix->source.n_parts : 0,
+                                   .out_count = part->out_count,
+                                   .in_count = matrix->source.in_count};
+        binding->quantised_from[at] = (struct quantised_part){.tensor = tensor, .wide = *part};
+        *part = (struct weight_part){.dtype = kind, .out_count = part->out_count};
+        matrix->n_quantised++;
+    }
+}
+
+static void parts_add(void *context, const struct binding *binding, struct matrix_binding *matrix)
+{
+    for (uint32_t i = 0; i < parts_count(matrix); i++)
+        *(uint32_t *)context += part_quantises(matrix, i, binding->quantise_kind);
+}
+
+enum status binding_quantise(struct binding *binding, enum dtype kind, bool with_head,
+                             struct error *error)
+{
+    bool tied = binding->head.source.stack_count == 0;
+    struct matrix_binding *head = tied ? &binding->embed : &binding->head;
+    uint32_t n = 0;
+    CHECK(binding->n_quantised == 0 && dtype_has_blocks(kind));
+    binding->quantise_kind = kind;
+    if (with_head)
+        parts_add(&n, binding, head);
+    layers_visit(binding, parts_add, &n);
+    binding->quantised = arena_alloc(&binding->arena, n * sizeof *binding->quantised);
+    binding->quantised_from = arena_alloc(&binding->arena, n * sizeof *binding->quantised_from);
+    if (!binding->quantised || !binding->quantised_from)
+        return error_set(error, STATUS_EXHAUSTED, "%s: out of memory", binding->path);
+    if (with_head)
+        parts_mark(&binding->n_quantised, binding, head);
+    layers_visit(binding, parts_mark, &binding->n_quantised);
+    CHECK(binding->n_quantised == n);
+    return STATUS_OK;
+}
+
+static void values_add(void *context, const struct binding *binding, struct matrix_binding *matrix)
+{
+    uint64_t *values = context; /* [DTYPE_COUNT] */
+    (void)binding;
+    for (uint32_t i = 0; i < parts_count(matrix); i++)
+        values[matrix->parts[i].dtype] +=
+            (uint64_t)matrix->parts[i].out_count * matrix->source.in_count;
+}
+
+enum dtype binding_dtype(const struct binding *binding)
 {
     uint64_t values[DTYPE_COUNT] = {0};
+    struct matrix_binding embed = binding->embed, head = binding->head;
     enum dtype most = DTYPE_F32;
-    for (uint32_t i = 0; i < file->list.count; i++) {
-        const struct tensor *tensor = &file->list.tensors[i];
-        if (tensor->taken && tensor->n_dims > 1)
-            values[tensor->dtype] += tensor->size_bytes / dtype_block_bytes(tensor->dtype) *
-                                     dtype_block_count(tensor->dtype);
-    }
+    values_add(values, binding, &embed);
+    values_add(values, binding, &head);
+    layers_visit(binding, values_add, values);
     for (uint32_t t = 0; t < DTYPE_COUNT; t++)
         if (values[t] > values[most])
             most = (enum dtype)t;

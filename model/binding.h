@@ -9,18 +9,36 @@
  *
  * GGUF stores the rows of q and k interleaved for its own rotation (pairs side by side), we rotate
  * halves: `interleaved_heads` says which parts have to be put back in order before they are packed.
+ *
+ * binding_quantise says which parts are to be packed as blocks of 8 or 4 bits instead of as they
+ * are. By class:
+ *     q, k, v, output; gate, up, down, of experts too    quantised
+ *     head                                               when asked for
+ *     embedding                                          wide; the head's where they are one
+ *     router, norms, biases, RoPE divisors               wide
+ * A part that has blocks already stays as it is, and so does one whose rows are no whole blocks.
  */
 #pragma once
 
+#include "model/quantise_file.h"
 #include "model/weights_file.h"
 
 #define BINDING_PARTS_MAX 3
 
 struct matrix_binding {
     struct weight_source source;
-    struct weight_part *parts;     /* [stack_count][n_parts]: what source.parts points to */
+    struct weight_part *parts;     /* [stack_count][n_parts]: what source.parts points to; where one
+                                      is to be quantised: its type then, and no data */
     const struct tensor **tensors; /* the same: where each is from */
     uint32_t interleaved_heads[BINDING_PARTS_MAX]; /* [n_parts] heads of a part; 0: in order */
+    uint32_t first_quantised,
+        n_quantised; /* of binding.quantised: its own, in the order of parts */
+};
+
+/* A part that is to be quantised, as the file has it. */
+struct quantised_part {
+    const struct tensor *tensor;
+    struct weight_part wide;
 };
 
 /* What is added to a matrix's rows: one tensor for each part of it. */
@@ -49,6 +67,10 @@ struct binding {
                                            positive numbers; NULL: nothing. GGUF's rope_freqs */
     struct layer_binding *layers;       /* [n_layers] */
     uint32_t n_layers;
+    enum dtype quantise_kind;              /* Q8_0, Q4_0; F32: nothing is quantised */
+    struct quantise_part *quantised;       /* [n_quantised] names and shapes .. */
+    struct quantised_part *quantised_from; /* .. and where they are from */
+    uint32_t n_quantised;
     struct arena arena;
 };
 
@@ -59,8 +81,13 @@ enum status binding_open(struct weights_file *file, struct binding *ret_binding,
 /* No matrix may have its inputs quantised. */
 void binding_set_exact(struct binding *binding);
 
+/* Which parts are to become `kind`, by the classes above; the head's with `with_head`. Once.
+ * EXHAUSTED. */
+enum status binding_quantise(struct binding *binding, enum dtype kind, bool with_head,
+                             struct error *error);
+
 /* A closed binding (zeroed) may be closed again. */
 void binding_close(struct binding *binding);
 
-/* The type that most values of all matrices are stored in. */
-enum dtype binding_dtype(const struct weights_file *file);
+/* The type that most values of all matrices are kept in. */
+enum dtype binding_dtype(const struct binding *binding);

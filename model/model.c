@@ -70,7 +70,7 @@ static enum status plan_make(const struct weights_file *file, const struct bindi
     struct step_limits limits = options->limits;
     struct model_plan plan = {
         .arch = file->arch,
-        .weights_dtype = binding_dtype(file),
+        .weights_dtype = binding_dtype(binding),
         .weights_bytes = weights_plan_bytes(&file->arch, binding),
         .kv_block_bytes = options->ops->kv_block_bytes(&shape),
         .kv_dtype = shape.dtype,
@@ -88,6 +88,19 @@ static enum status plan_make(const struct weights_file *file, const struct bindi
     return status;
 }
 
+/* The roles of a file, as the limits want them computed. */
+static enum status roles_bind(struct weights_file *file, const struct step_limits *limits,
+                              struct binding *ret_binding, struct error *error)
+{
+    enum status status = binding_open(file, ret_binding, error);
+    if (!status && limits->quantise)
+        status = binding_quantise(ret_binding, (enum dtype)limits->quantise, limits->quantise_head,
+                                  error);
+    if (!status && limits->exact)
+        binding_set_exact(ret_binding);
+    return status;
+}
+
 enum status model_plan(const char *path, const struct model_options *options,
                        struct model_plan *ret_plan, struct error *error)
 {
@@ -95,9 +108,7 @@ enum status model_plan(const char *path, const struct model_options *options,
     struct binding binding = {0};
     enum status status = weights_file_open(path, &file, error);
     if (!status)
-        status = binding_open(&file, &binding, error);
-    if (!status && options->limits.exact)
-        binding_set_exact(&binding);
+        status = roles_bind(&file, &options->limits, &binding, error);
     if (!status)
         status = plan_make(&file, &binding, options, ret_plan, error);
     binding_close(&binding);
@@ -144,6 +155,49 @@ static enum status open_scratch(struct model *m, struct error *error)
     return status;
 }
 
+/* What load_weights is about. */
+struct load {
+    const struct model_options *options;
+    const struct weights_file *file;
+    const struct binding *binding;
+    const struct model_progress *progress;
+};
+
+static enum status load_quantiser(const struct model *m, const struct load *load,
+                                  struct quantiser *ret_quantiser, struct error *error)
+{
+    struct quantiser_options options = {.directory = load->options->cache_dir,
+                                        .threads_count = load->options->device.threads_count,
+                                        .progress = load->progress};
+    memcpy(options.model_digest, m->plan.digest, sizeof options.model_digest);
+    enum status status = weights_file_stamp(load->file, options.stamp, error);
+    if (!status)
+        status = quantiser_open(&options, load->binding, ret_quantiser, error);
+    return status;
+}
+
+static enum status load_weights(struct model *m, const struct load *load, struct error *error)
+{
+    struct quantiser quantiser = {0};
+    bool quantises = load->binding->n_quantised > 0;
+    enum status status = quantises ? load_quantiser(m, load, &quantiser, error) : STATUS_OK;
+    if (status)
+        return status;
+    if (quantiser.file.bytes)
+        map_file_read_ahead(&quantiser.file.map);
+    else
+        weights_file_read_ahead(load->file);
+    const struct weights_options options = {.ops = m->ops,
+                                            .device = m->device,
+                                            .progress = load->progress,
+                                            .quantiser = quantises ? &quantiser : NULL};
+    status = weights_open(&options, load->binding, &m->weights, error);
+    if (!status && quantises)
+        quantiser_finish(&quantiser);
+    quantiser_close(&quantiser);
+    return status;
+}
+
 enum status model_open(const char *path, const struct model_options *options,
                        const struct model_progress *progress, struct model **ret_model,
                        struct error *error)
@@ -158,17 +212,13 @@ enum status model_open(const char *path, const struct model_options *options,
     if (!status)
         status = limits_resolve(&file.arch, &options->limits, &m->limits, error);
     if (!status)
-        status = binding_open(&file, &binding, error);
-    if (!status && options->limits.exact)
-        binding_set_exact(&binding);
+        status = roles_bind(&file, &options->limits, &binding, error);
     if (!status)
         status = plan_make(&file, &binding, options, &m->plan, error);
     if (!status)
         status = m->ops->device_open(&options->device, &m->device, error);
-    if (!status) {
-        map_file_read_ahead(&file.map);
-        status = weights_open(m->ops, m->device, &binding, progress, &m->weights, error);
-    }
+    if (!status)
+        status = load_weights(m, &(struct load){options, &file, &binding, progress}, error);
     /* From here on nothing points into the file. */
     binding_close(&binding);
     weights_file_close(&file);

@@ -13,6 +13,9 @@
  * One thread (the worker's step loop) calls; nothing is shared. After model_open no call allocates.
  * Memory: weights as packed by the backend, KV as blocks_count says, activations for
  * limits.tokens_max rows; `model_plan` tells all three before anything is loaded.
+ *
+ * limits.quantise makes blocks of 8 or 4 bits of wide matrices while they load (model/binding.h
+ * says of which); they are kept in a file of `cache_dir`, which the next model_open maps.
  */
 #pragma once
 
@@ -52,7 +55,7 @@ struct arch {
 
 struct model_plan {
     struct arch arch;
-    enum dtype weights_dtype; /* of the largest matrices, as stored */
+    enum dtype weights_dtype; /* of the largest matrices, as computed with */
     uint64_t weights_bytes;   /* estimate of the packed weights on this backend, page-rounded */
     uint64_t kv_block_bytes;  /* one block, all layers */
     enum dtype kv_dtype;      /* of K and V, as the limits say */
@@ -66,6 +69,7 @@ struct model_options {
     const struct ops *ops;
     struct device_options device;
     struct step_limits limits; /* context_tokens: at most the model's; 0 = the model's */
+    const char *cache_dir;     /* where quantised weights are kept; NULL or "": nowhere */
 };
 
 struct model;
@@ -75,11 +79,16 @@ struct model;
 enum status model_plan(const char *path, const struct model_options *options,
                        struct model_plan *ret_plan, struct error *error);
 
-/* `progress` (may be NULL) is called with 0..100 while weights load, on the calling thread. */
+/* What model_open has to tell meanwhile, on the calling thread. Both may be NULL. */
+enum model_stage { MODEL_LOADING = 0, MODEL_QUANTISING };
 struct model_progress {
-    void (*report)(void *context, uint32_t percent);
+    /* 0..100 of the weights, rising; a stage may become QUANTISING on the way. */
+    void (*report)(void *context, enum model_stage stage, uint32_t percent);
+    /* A sentence for the log about the quantised weights: where they are, or why they are not. */
+    void (*note)(void *context, bool is_warning, const char *text);
     void *context;
 };
+/* `progress` may be NULL. */
 enum status model_open(const char *path, const struct model_options *options,
                        const struct model_progress *progress, struct model **ret_model,
                        struct error *error);

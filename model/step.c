@@ -3,6 +3,8 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "model/quantise.h"
+
 /* Offsets are u32, and a message stays far below what a mistake in the limits could ask for. */
 #define STEP_BYTES_MAX ((uint64_t)1 << 30)
 /* Wider than what a front allows its callers; no sum of them overflows. */
@@ -79,6 +81,13 @@ enum status step_limits_check(const struct step_limits *limits, struct error *er
     if (limits->exact > 1)
         return error_set(error, STATUS_INVALID, "limits: exact: expected 0 or 1, got %u",
                          limits->exact);
+    if (limits->quantise && !quantise_knows((enum dtype)limits->quantise))
+        return error_set(error, STATUS_INVALID,
+                         "limits: quantise: expected 0, Q8_0 (%d) or Q4_0 (%d), got %u", DTYPE_Q8_0,
+                         DTYPE_Q4_0, limits->quantise);
+    if (limits->quantise_head > 1)
+        return error_set(error, STATUS_INVALID, "limits: quantise_head: expected 0 or 1, got %u",
+                         limits->quantise_head);
     uint64_t end = layout_of(limits).end;
     if (end > STEP_BYTES_MAX)
         return error_set(error, STATUS_INVALID,

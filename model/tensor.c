@@ -28,3 +28,12 @@ void tensor_list_close(struct tensor_list *list)
     arena_free(&list->arena);
     *list = (struct tensor_list){0};
 }
+
+enum status tensor_not_finite(const struct tensor *tensor, const char *path, size_t at,
+                              struct error *error)
+{
+    return error_set(error, STATUS_INVALID,
+                     "%s: tensor %.*s: value %zu is not a finite number: the file is "
+                     "damaged, or its maker was; get it again",
+                     path, (int)tensor->name.size_bytes, tensor->name.data, at);
+}

@@ -38,3 +38,7 @@ struct tensor *tensor_list_find(const struct tensor_list *list, const char *name
 
 /* A closed list (zeroed) may be closed again. */
 void tensor_list_close(struct tensor_list *list);
+
+/* INVALID: value `at` of the tensor is not a finite number. `path` is its file's. */
+enum status tensor_not_finite(const struct tensor *tensor, const char *path, size_t at,
+                              struct error *error);

@@ -9,6 +9,7 @@ struct packer {
     struct weights *weights;
     const struct binding *binding;
     const struct model_progress *progress;
+    struct quantiser *quantiser;
     uint64_t done_bytes, all_bytes;
     uint32_t percent; /* last one told */
     struct error *error;
@@ -52,7 +53,9 @@ static void advance(struct packer *p, uint64_t bytes)
     p->done_bytes += bytes;
     uint32_t percent = (uint32_t)(p->done_bytes * 100 / p->all_bytes);
     if (p->progress && p->progress->report && percent > p->percent)
-        p->progress->report(p->progress->context, percent);
+        p->progress->report(p->progress->context,
+                            p->quantiser && p->quantiser->makes ? MODEL_QUANTISING : MODEL_LOADING,
+                            percent);
     p->percent = u32_max(p->percent, percent);
 }
 
@@ -75,29 +78,28 @@ static void *rows_ordered(const struct weight_part *part, uint32_t in_count, uin
     return ordered;
 }
 
-/* A NaN would come back from every step that meets it: it is told now, with the tensor's name. */
-static void finite_check(struct packer *p, const struct tensor *tensor)
+/* A NaN would come back from every step that meets it: it is told now, with the tensor's name.
+ * `first` is where in the tensor the values begin. */
+static void finite_check(struct packer *p, const struct tensor *tensor, const void *values,
+                         size_t first, size_t count)
 {
-    size_t count =
-        tensor->size_bytes / dtype_block_bytes(tensor->dtype) * dtype_block_count(tensor->dtype);
     if (p->status)
         return;
-    size_t at = dtype_find_not_finite(tensor->dtype, tensor->data, count);
+    size_t at = dtype_find_not_finite(tensor->dtype, values, count);
     if (at < count)
-        p->status =
-            error_set(p->error, STATUS_INVALID,
-                      "%s: tensor %.*s: value %zu is not a finite number: the file is "
-                      "damaged, or its maker was; get it again",
-                      p->binding->path, (int)tensor->name.size_bytes, tensor->name.data, at);
+        p->status = tensor_not_finite(tensor, p->binding->path, first + at, p->error);
 }
 
+/* Parts that are quantised are looked at when they are made. */
 static void matrix_check(struct packer *p, const struct matrix_binding *matrix)
 {
-    const struct tensor *before = NULL; /* a stack may be one tensor */
     for (uint32_t i = 0; i < matrix->source.stack_count * matrix->source.n_parts; i++) {
-        if (matrix->tensors[i] != before)
-            finite_check(p, matrix->tensors[i]);
-        before = matrix->tensors[i];
+        const struct weight_part *part = &matrix->parts[i];
+        const struct tensor *tensor = matrix->tensors[i];
+        size_t count = (size_t)part->out_count * matrix->source.in_count;
+        size_t stack_index = tensor->n_dims > 2 ? i / matrix->source.n_parts : 0;
+        if (part->data)
+            finite_check(p, tensor, part->data, stack_index * count, count);
     }
 }
 
@@ -108,6 +110,10 @@ static void pack(struct packer *p, const struct matrix_binding *matrix, struct w
     void *ordered[BINDING_PARTS_MAX] = {0};
     matrix_check(p, matrix);
     if (p->status || source.stack_count == 0)
+        return;
+    if (matrix->n_quantised)
+        p->status = quantiser_parts(p->quantiser, matrix, &source.parts, p->error);
+    if (p->status)
         return;
     if (matrix->interleaved_heads[0]) {
         CHECK(source.stack_count == 1 && source.n_parts <= BINDING_PARTS_MAX);
@@ -149,7 +155,7 @@ static void upload(struct packer *p, const float *values, size_t count, float **
 static void load_norm(struct packer *p, const struct tensor *tensor, float **ret_norm)
 {
     size_t count = (size_t)tensor->dims[0];
-    finite_check(p, tensor);
+    finite_check(p, tensor, tensor->data, 0, count);
     if (p->status)
         return;
     float *wide = malloc(count * sizeof *wide);
@@ -171,7 +177,7 @@ static void load_bias(struct packer *p, const struct bias_binding *bias,
     for (uint32_t i = 0; wide && i < bias->n_parts && !p->status; i++) {
         const struct tensor *tensor = bias->parts[i];
         uint32_t n_heads = matrix->interleaved_heads[i];
-        finite_check(p, tensor);
+        finite_check(p, tensor, tensor->data, 0, (size_t)tensor->dims[0]);
         struct weight_part part = {
             .dtype = tensor->dtype, .out_count = (uint32_t)tensor->dims[0], .data = tensor->data};
         void *ordered = n_heads ? rows_ordered(&part, 1, n_heads) : NULL;
@@ -213,15 +219,16 @@ static void pack_layer(struct packer *p, const struct layer_binding *from, struc
     load_bias(p, &from->down_bias, &from->down, &to->down_bias);
 }
 
-enum status weights_open(const struct ops *ops, struct device *device,
-                         const struct binding *binding, const struct model_progress *progress,
+enum status weights_open(const struct weights_options *options, const struct binding *binding,
                          struct weights *ret_weights, struct error *error)
 {
-    struct weights weights = {.ops = ops, .device = device, .n_layers = binding->n_layers};
+    struct weights weights = {
+        .ops = options->ops, .device = options->device, .n_layers = binding->n_layers};
     struct arch shape = {.hidden = (uint32_t)binding->final_norm->dims[0]};
     struct packer p = {.weights = &weights,
                        .binding = binding,
-                       .progress = progress,
+                       .progress = options->progress,
+                       .quantiser = options->quantiser,
                        .all_bytes = weights_plan_bytes(&shape, binding),
                        .error = error};
     weights.layers = calloc(weights.n_layers, sizeof *weights.layers);

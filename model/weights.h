@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "model/binding.h"
+#include "model/quantiser.h"
 
 struct layer_weights {
     float *attention_norm;  /* device [hidden] */
@@ -30,11 +30,16 @@ struct weights {
     uint32_t n_layers;
 };
 
+struct weights_options {
+    const struct ops *ops;
+    struct device *device;
+    const struct model_progress *progress; /* or NULL */
+    struct quantiser *quantiser; /* where the binding has parts to be quantised; else NULL */
+};
+
 /* Packs everything. INVALID names a tensor with a value that is not finite; EXHAUSTED when memory
- * is out, or what the backend says. `progress` may be NULL: it hears 0..100, each value at most
- * once, rising. */
-enum status weights_open(const struct ops *ops, struct device *device,
-                         const struct binding *binding, const struct model_progress *progress,
+ * is out, or what the backend says. The progress hears 0..100, each value at most once, rising. */
+enum status weights_open(const struct weights_options *options, const struct binding *binding,
                          struct weights *ret_weights, struct error *error);
 
 /* A closed object (zeroed) may be closed again. */

@@ -285,3 +285,34 @@ enum status weights_file_digest(const struct weights_file *file, uint8_t ret_dig
     memcpy(ret_digest, digest, sizeof digest);
     return STATUS_OK;
 }
+
+enum status weights_file_stamp(const struct weights_file *file, uint8_t ret_stamp[32],
+                               struct error *error)
+{
+    gnutls_hash_hd_t hash;
+    uint8_t digest[32];
+    enum status status = weights_file_digest(file, digest, error);
+    if (status)
+        return status;
+    int failure = gnutls_hash_init(&hash, GNUTLS_DIG_SHA256);
+    if (failure)
+        return error_set(error, STATUS_INTERNAL, "SHA-256: %s", gnutls_strerror(failure));
+    failure = gnutls_hash(hash, digest, sizeof digest);
+    for (uint32_t i = 0; i <= file->shards.index.count && !failure; i++) {
+        const struct map_file *map = i ? &file->shards.items[i - 1].map : &file->map;
+        uint64_t facts[2] = {map->size_bytes, map->changed_ns};
+        failure = gnutls_hash(hash, facts, sizeof facts);
+    }
+    gnutls_hash_deinit(hash, digest);
+    if (failure)
+        return error_set(error, STATUS_INTERNAL, "SHA-256: %s", gnutls_strerror(failure));
+    memcpy(ret_stamp, digest, sizeof digest);
+    return STATUS_OK;
+}
+
+void weights_file_read_ahead(const struct weights_file *file)
+{
+    map_file_read_ahead(&file->map);
+    for (uint32_t i = 0; i < file->shards.index.count; i++)
+        map_file_read_ahead(&file->shards.items[i].map);
+}

@@ -64,3 +64,11 @@ enum status weights_file_all_taken(const struct weights_file *file, struct error
  * of each: tells revisions of a model apart without reading all of it. */
 enum status weights_file_digest(const struct weights_file *file, uint8_t ret_digest[32],
                                 struct error *error);
+
+/* SHA-256 over that digest and the sizes and times of change of all files: what is derived from
+ * every byte of the model is good as long as this stays the same. */
+enum status weights_file_stamp(const struct weights_file *file, uint8_t ret_stamp[32],
+                               struct error *error);
+
+/* Tells the kernel that all of it is about to be read. */
+void weights_file_read_ahead(const struct weights_file *file);

@@ -75,6 +75,7 @@ def test_what_the_daemon_relies_on(root):
     assert directive(root, front, "PrivateUsers") == []  # it would hide the peer's uid
     assert directive(root, front, "RuntimeDirectoryPreserve") == ["yes"]
     assert directive(root, worker, "PrivateNetwork") == ["yes"]
+    assert directive(root, worker, "CacheDirectory") == ["galerne"]  # quantised weights
     assert not any("resources" in line for line in directive(root, worker, "SystemCallFilter"))
     assert directive(root, front, "User") == directive(root, worker, "User") == ["galerne"]
     names = {unit: directive(root, unit, "FileDescriptorName")[0] for unit in

@@ -12,13 +12,18 @@
 
 #include "tests/unit/gguf_build.h"
 
+/* 4 where rows have to be whole blocks of 32. */
+#ifndef CHECKPOINT_SCALE
+#define CHECKPOINT_SCALE 1
+#endif
+
 enum {
     CP_LAYERS = 2,
-    CP_HIDDEN = 16,
+    CP_HIDDEN = 16 * CHECKPOINT_SCALE,
     CP_HEADS = 4,
     CP_KV_HEADS = 2,
-    CP_HEAD_DIM = 6,
-    CP_INTERMEDIATE = 24,
+    CP_HEAD_DIM = 6 * CHECKPOINT_SCALE,
+    CP_INTERMEDIATE = 24 * CHECKPOINT_SCALE,
     CP_VOCAB = 40,
     CP_EXPERTS = 3,
 };

@@ -69,6 +69,8 @@ static void has_defaults(void **state)
     assert_int_equal(m->context_tokens, 0);
     assert_int_equal(m->block_tokens, 16);
     assert_int_equal(m->kv_type, DTYPE_F32);
+    assert_int_equal(m->quantise, 0);
+    assert_false(m->quantise_head);
     assert_int_equal(m->kv_blocks_count, 0);
     assert_int_equal(m->running_max, 64);
     assert_int_equal(m->waiting_max, 256);
@@ -87,7 +89,7 @@ static void reads_every_key(void **state)
                "models:\n"
                "- {name: a, path: rel/dir, backend: ref, tier: scalar, worker: inline,"
                " threads_count: 256, context_tokens: 77, block_tokens: 32, kv_blocks_count: 9,"
-               " kv_type: bf16, exact: true,"
+               " kv_type: bf16, exact: true, quantize: q4, quantize_head: true,"
                " running_max: 1024, waiting_max: 65536, step_tokens_max: 8192,"
                " chunk_tokens_max: 1}\n"
                "- name: 7b\n  path: |-\n    /in/a block\n");
@@ -105,6 +107,9 @@ static void reads_every_key(void **state)
     assert_int_equal(config.models[0].block_tokens, 32);
     assert_int_equal(config.models[0].kv_type, DTYPE_BF16);
     assert_true(config.models[0].exact);
+    assert_int_equal(config.models[0].quantise, DTYPE_Q4_0);
+    assert_true(config.models[0].quantise_head);
+    assert_int_equal(config.models[1].quantise, 0);
     assert_int_equal(config.models[0].waiting_max, 65536);
     assert_string_equal(config.models[1].name, "7b");
     assert_string_equal(config.models[1].path, "/in/a block");

@@ -408,8 +408,9 @@ static void refuses_numbers_that_are_none(void **state)
     }
 }
 
-static void progress_note(void *context, uint32_t percent)
+static void progress_note(void *context, enum model_stage stage, uint32_t percent)
 {
+    assert_int_equal(stage, MODEL_LOADING);
     uint32_t *last = context;
     assert_true(percent > *last && percent <= 100);
     *last = percent;
