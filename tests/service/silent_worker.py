@@ -4,7 +4,7 @@ import struct
 import time
 
 HEAD = struct.Struct("=IIII")  # magic, version, kind, size
-LIMITS = struct.Struct("=9I")  # struct step_limits
+LIMITS = struct.Struct("=11I")  # struct step_limits
 BLOCK_TOKENS, BLOCKS_COUNT = 5, 6
 
 listener = socket.socket(fileno=3)
@@ -20,7 +20,7 @@ def send(kind: int, body: bytes) -> None:
     connection.send((HEAD.pack(magic, version, kind, size) + body).ljust(size, b"\0"))
 
 
-send(2, struct.pack("=I", 50))
+send(2, struct.pack("=II", 0, 50))
 # READY: epoch, digest, weights, KV block, block_tokens, blocks_count, device
 send(3, struct.pack("=Q32sQQII96s", 1, digest, 1, 1, limits[BLOCK_TOKENS],
                     limits[BLOCKS_COUNT], b"silent"))
