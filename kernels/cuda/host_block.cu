@@ -5,8 +5,8 @@
 
 /* Turns of the fibers, and where they meet. */
 
-thread_local struct host_now *host_now;
-thread_local struct host_block *host_block_now;
+__thread struct host_now *host_now;
+__thread struct host_block *host_block_now;
 
 const char *host_thread_name(uint32_t thread, char *text, size_t text_bytes)
 {

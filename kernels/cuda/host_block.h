@@ -34,7 +34,7 @@ struct host_now {
     uint32_t thread, threads;
     uint32_t x, y, z, grid_x, grid_y, grid_z;
 };
-extern thread_local struct host_now *host_now __attribute__((tls_model("initial-exec")));
+extern __thread struct host_now *host_now __attribute__((tls_model("initial-exec")));
 
 struct host_launch {
     const char *name;

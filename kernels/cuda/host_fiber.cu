@@ -103,8 +103,8 @@ static void swap(struct host_fiber *from, struct host_fiber *to)
 /* The OS thread's stack; asking for it reads a file, so it is asked for once. */
 static void own_stack(void **ret_bottom, size_t *ret_bytes)
 {
-    static thread_local void *bottom;
-    static thread_local size_t bytes;
+    static __thread void *bottom;
+    static __thread size_t bytes;
     if (!bottom) {
         pthread_attr_t attributes;
         CHECK(pthread_getattr_np(pthread_self(), &attributes) == 0);

@@ -89,6 +89,7 @@ struct wgmma_state {
     uint32_t groups; /* committed */
     uint32_t n;
     struct accumulator *accumulators; /* [ACCUMULATORS_MAX] */
+    float a[64][32], b[256][32]; /* of the instruction that runs: [row][k], [column][k] */
     uint32_t n_reads;
     struct wgmma_read {
         uint32_t at, group;
@@ -124,7 +125,7 @@ struct host_block {
     struct shadow *shadow; /* [HOST_SHARED_MAX_BYTES] */
 };
 
-extern thread_local struct host_block *host_block_now __attribute__((tls_model("initial-exec")));
+extern __thread struct host_block *host_block_now __attribute__((tls_model("initial-exec")));
 
 static inline uint32_t host_dice(struct host_block *b, uint32_t n)
 {

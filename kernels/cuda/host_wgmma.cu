@@ -152,7 +152,7 @@ void host_wgmma_run(void **threads)
             other->keep != w->keep || other->turned != w->turned || !other->held != !w->held)
             host_fail("issues a wgmma that is another than that of thread %u of its warpgroup", t);
     }
-    static thread_local float a[64][32], b[256][32];
+    float(*a)[32] = state->a, (*b)[32] = state->b;
     if (w->held)
         held_read(threads, a);
     else
