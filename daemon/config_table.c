@@ -10,8 +10,9 @@ static const struct option_choice log_levels[] = {{"error", LOG_LEVEL_ERROR},
                                                   {"debug", LOG_LEVEL_DEBUG},
                                                   {NULL, 0}};
 static const struct option_choice backends[] = {{"cpu", 0}, {"ref", 0}, {NULL, 0}};
-static const struct option_choice tiers[] = {
-    {"scalar", 0}, {"avx2", 0}, {"avx512", 0}, {"avx512-vnni", 0}, {NULL, 0}};
+static const struct option_choice tiers[] = {{"scalar", 0}, {"avx2", 0},        {"avx2-vnni", 0},
+                                             {"avx512", 0}, {"avx512-vnni", 0}, {"avx512-bf16", 0},
+                                             {NULL, 0}};
 static const struct option_choice workers[] = {
     {"process", CONFIG_WORKER_PROCESS}, {"inline", CONFIG_WORKER_INLINE}, {NULL, 0}};
 static const struct option_choice kv_types[] = {
@@ -167,8 +168,9 @@ const struct option_row config_model_rows[] = {
     {"exact", OPTION_BOOL, AT(exact), .fallback = "false",
      .text =
          "With weights of 8 or 4 bits the cpu backend rounds what they are multiplied with to 8 "
-         "bits, as the widespread engines do. true: it does not; such weights then take 4 "
-         "bytes each and more time. For comparisons."},
+         "bits, as the widespread engines do, and with BF16 weights on CPUs with AVX512_BF16 "
+         "to BF16. true: it does neither; weights of 8 or 4 bits then take 4 bytes each, and "
+         "all take more time. For comparisons."},
     {"kv_type", OPTION_CHOICE, AT(kv_type), .fallback = "f32", .choices = kv_types,
      .text = "How K and V are kept: f32, or bf16, which takes half the memory and half the time of "
              "reading it, and rounds to 8 bits of precision."},

@@ -58,8 +58,9 @@ struct weight; /* a packed matrix or stack of matrices, opaque */
 
 struct device_options {
     uint32_t threads_count; /* CPU threads, >= 1; 0 = all that the process may use */
-    const char *tier; /* "scalar", "avx2", "avx512", "avx512-vnni" or NULL: what the environment
-                         variable GALERNE_CPU_TIER names, else the best that there is */
+    const char *tier; /* "scalar", "avx2", "avx2-vnni", "avx512", "avx512-vnni", "avx512-bf16" or
+                         NULL: what the environment variable GALERNE_CPU_TIER names, else the best
+                         that there is */
 };
 
 /*
@@ -69,15 +70,19 @@ struct device_options {
  * backend's own order, and is never widened in memory. Only a part that has not the same type in
  * all matrices of a stack is kept as F32, and a Q part of a source that says `exact`.
  *
- * Products with F32, F16 and BF16 take the input row as it is. Products with the Q types may take
- * it quantised, 32 values at a time, as the widespread engines do; the CPU backend always does, in
- * every tier and for every number of rows:
- *     most = max |x_i|;  scale = f32(most / 127);  q_i = round(f32(x_i * f32(127 / most))), to even
- * (most < 2^-100: all zero; a value that is not finite: scale is NaN, and so is the row's output).
- * Then sum_i w_i x_i over a block is f32(d * scale) * I, I = sum_i q_w,i q_i in whole numbers,
- * which no order changes; Q4_1 adds minimum * f32(scale * sum_i q_i). Blocks are added in f32 from
- * k = 0 on. `ref` does not quantise: it is off from it by at most sum_blocks (most / 254) sum_i
- * |w_i|, and the rounding of the f32 sums.
+ * Products with F32 and F16 take the input row as it is. Products with BF16 may take it rounded to
+ * BF16 (the nearest, ties to even; below 2^-126 in size to zero), with sums still in f32; the CPU
+ * backend does in its tier avx512-bf16, for every number of rows, and in no other. `ref` does not
+ * round: it is off from it by at most 2^-8 sum_i |w_i x_i|, and the rounding of the f32 sums.
+ *
+ * Products with the Q types may take it quantised, 32 values at a time, as the widespread engines
+ * do; the CPU backend always does, in every tier and for every number of rows: most = max |x_i|;
+ * scale = f32(most / 127);  q_i = round(f32(x_i * f32(127 / most))), to even (most < 2^-100: all
+ * zero; a value that is not finite: scale is NaN, and so is the row's output). Then sum_i w_i x_i
+ * over a block is f32(d * scale) * I, I = sum_i q_w,i q_i in whole numbers, which no order changes;
+ * Q4_1 adds minimum * f32(scale * sum_i q_i). Blocks are added in f32 from k = 0 on. `ref` does not
+ * quantise: it is off from it by at most sum_blocks (most / 254) sum_i |w_i|, and the rounding of
+ * the f32 sums.
  */
 #define WEIGHT_PARTS_MAX 4
 struct weight_part {
@@ -92,7 +97,7 @@ struct weight_source {
     uint32_t out_count;              /* rows of each matrix: the sum over its parts */
     uint32_t in_count;               /* columns; a multiple of each part's block */
     const struct weight_part *parts; /* host [stack_count][n_parts] */
-    bool exact;                      /* the input is never quantised (routers) */
+    bool exact;                      /* the input is never quantised nor rounded (routers) */
 };
 
 /*

@@ -23,72 +23,95 @@ struct rows {
     uint32_t first, n; /* which of the call's */
 };
 
-/* Two vectors of weights of one k: where their outputs begin in a panel is unit_outputs' to say. */
+/* Two vectors of weights of one k: eight outputs of a unit, and its other eight. */
 struct pair {
     __m256 low, high;
 };
 
-AVX2_INLINE struct pair pair_load(const enum dtype dtype, const char *panel, size_t k,
-                                  uint32_t unit)
+AVX2_INLINE __m256 bf16_widen(const uint32_t *words, const bool odd)
 {
+    __m256i both = _mm256_loadu_si256((const __m256i *)(const void *)words);
+    return _mm256_castsi256_ps(odd ? _mm256_and_si256(both, _mm256_set1_epi32((int)0xffff0000u))
+                                   : _mm256_slli_epi32(both, 16));
+}
+
+/* `odd` says which of the two inputs of a word of BF16: the other types have no use for it. */
+AVX2_INLINE struct pair pair_load(const enum dtype dtype, const char *panel, size_t k,
+                                  const bool odd, uint32_t unit)
+{
+    if (dtype == DTYPE_BF16) {
+        const uint32_t *words = (const uint32_t *)panel + k / 2 * PANEL_OUTPUTS + unit * 2 * LANES;
+        return (struct pair){bf16_widen(words, odd), bf16_widen(words + LANES, odd)};
+    }
     if (dtype == DTYPE_F32) {
         const float *at = (const float *)panel + k * PANEL_OUTPUTS + unit * 2 * LANES;
         return (struct pair){_mm256_loadu_ps(at), _mm256_loadu_ps(at + LANES)};
     }
     const uint32_t *at = (const uint32_t *)panel + k * (PANEL_OUTPUTS / 2) + unit * LANES;
-    __m256i both = _mm256_loadu_si256((const __m256i *)at);
-    if (dtype == DTYPE_F16)
-        return (struct pair){_mm256_cvtph_ps(_mm256_castsi256_si128(both)),
-                             _mm256_cvtph_ps(_mm256_extracti128_si256(both, 1))};
-    __m256i high = _mm256_and_si256(both, _mm256_set1_epi32((int)0xffff0000u));
-    return (struct pair){_mm256_castsi256_ps(_mm256_slli_epi32(both, 16)),
-                         _mm256_castsi256_ps(high)};
+    __m256i both = _mm256_loadu_si256((const __m256i *)(const void *)at);
+    return (struct pair){_mm256_cvtph_ps(_mm256_castsi256_si128(both)),
+                         _mm256_cvtph_ps(_mm256_extracti128_si256(both, 1))};
 }
 
-/* First output in the panel of a unit's low or high vector. */
-AVX2_INLINE uint32_t unit_outputs(const enum dtype dtype, uint32_t unit, bool high)
+typedef __m256 sums[ROWS_AT_ONCE][UNITS_AT_ONCE]; /* [R][U] used */
+
+/* Where the panels of a body lie, and its first unit in them. */
+struct walk {
+    const char *panels;
+    size_t panel_step;
+    uint32_t unit;
+};
+
+SHAPE_BODY void k_add(const struct walk *walk, const struct rows *rows, size_t k, const bool odd,
+                      sums low, sums high, const int R, const int U, const enum dtype dtype)
 {
-    return dtype == DTYPE_BF16 ? unit * LANES + (high ? PANEL_OUTPUTS / 2 : 0)
-                               : unit * 2 * LANES + (high ? LANES : 0);
+    __m256 x[ROWS_AT_ONCE];
+    const float *in = rows->in + k * rows->k_step;
+    /* With several units the rows' values are kept, with one its weights are. */
+    if (U > 1)
+        UNROLL for (int r = 0; r < R; r++) x[r] =
+            _mm256_broadcast_ss(in + (size_t)r * rows->row_step);
+    UNROLL for (int i = 0; i < U; i++)
+    {
+        struct pair weights = pair_load(dtype, walk->panels + i / PANEL_UNITS * walk->panel_step, k,
+                                        odd, walk->unit + (uint32_t)i % PANEL_UNITS);
+        UNROLL for (int r = 0; r < R; r++)
+        {
+            if (U == 1)
+                x[r] = _mm256_broadcast_ss(in + (size_t)r * rows->row_step);
+            low[r][i] = _mm256_fmadd_ps(weights.low, x[r], low[r][i]);
+            high[r][i] = _mm256_fmadd_ps(weights.high, x[r], high[r][i]);
+        }
+    }
 }
 
 /* `unit` is the first of U, counted through all panels. */
 SHAPE_BODY void body(const struct product *p, uint32_t unit, const struct rows *rows, const int R,
                      const int U, const enum dtype dtype)
 {
-    const size_t panel_bytes = (size_t)p->in_count * PANEL_OUTPUTS *
-                               (dtype == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t));
-    const char *panels = (const char *)p->panels + unit / PANEL_UNITS * panel_bytes;
-    const uint32_t in_panel = U == 1 ? unit % PANEL_UNITS : 0;
-    __m256 low[ROWS_AT_ONCE][UNITS_AT_ONCE], high[ROWS_AT_ONCE][UNITS_AT_ONCE]; /* [R][U] used */
+    const size_t in_count = p->in_count;
+    struct walk walk = {.panel_step = panel_bytes(dtype, p->in_count),
+                        .unit = U == 1 ? unit % PANEL_UNITS : 0};
+    walk.panels = (const char *)p->panels + unit / PANEL_UNITS * walk.panel_step;
+    sums low, high;
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int i = 0; i < U; i++) low[r][i] = high[r][i] =
         _mm256_setzero_ps();
-    for (size_t k = 0; k < p->in_count; k++) {
-        __m256 x[ROWS_AT_ONCE];
-        const float *in = rows->in + k * rows->k_step;
-        /* With several units the rows' values are kept, with one its weights are. */
-        if (U > 1)
-            UNROLL for (int r = 0; r < R; r++) x[r] =
-                _mm256_broadcast_ss(in + (size_t)r * rows->row_step);
-        UNROLL for (int i = 0; i < U; i++)
-        {
-            struct pair weights = pair_load(dtype, panels + i / PANEL_UNITS * panel_bytes, k,
-                                            in_panel + (uint32_t)i % PANEL_UNITS);
-            UNROLL for (int r = 0; r < R; r++)
-            {
-                if (U == 1)
-                    x[r] = _mm256_broadcast_ss(in + (size_t)r * rows->row_step);
-                low[r][i] = _mm256_fmadd_ps(weights.low, x[r], low[r][i]);
-                high[r][i] = _mm256_fmadd_ps(weights.high, x[r], high[r][i]);
-            }
+    if (dtype == DTYPE_BF16) {
+        for (size_t k = 0; k + 1 < in_count; k += 2) {
+            k_add(&walk, rows, k, false, low, high, R, U, dtype);
+            k_add(&walk, rows, k + 1, true, low, high, R, U, dtype);
         }
+        if (in_count % 2)
+            k_add(&walk, rows, in_count - 1, false, low, high, R, U, dtype);
+    } else {
+        for (size_t k = 0; k < in_count; k++)
+            k_add(&walk, rows, k, false, low, high, R, U, dtype);
     }
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int i = 0; i < U; i++)
     {
-        uint32_t first = (unit + (uint32_t)i) / PANEL_UNITS * PANEL_OUTPUTS;
-        uint32_t at = (unit + (uint32_t)i) % PANEL_UNITS, row = rows->first + (uint32_t)r;
-        vf_store(p, row, first + unit_outputs(dtype, at, false), low[r][i]);
-        vf_store(p, row, first + unit_outputs(dtype, at, true), high[r][i]);
+        uint32_t first = (unit + (uint32_t)i) * 2 * LANES, row = rows->first + (uint32_t)r;
+        vf_store(p, row, first, low[r][i]);
+        vf_store(p, row, first + LANES, high[r][i]);
     }
 }
 

@@ -21,45 +21,79 @@ struct pair {
     __m512 low, high;
 };
 
-AVX512_INLINE struct pair pair_load(const enum dtype dtype, const char *panel, size_t k)
+AVX512_INLINE __m512 bf16_widen(const uint32_t *words, const bool odd)
 {
+    __m512i both = _mm512_loadu_si512(words);
+    return _mm512_castsi512_ps(odd ? _mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000u))
+                                   : _mm512_slli_epi32(both, 16));
+}
+
+/* `odd` says which of the two inputs of a word of BF16: the other types have no use for it. */
+AVX512_INLINE struct pair pair_load(const enum dtype dtype, const char *panel, size_t k,
+                                    const bool odd)
+{
+    if (dtype == DTYPE_BF16) {
+        const uint32_t *words = (const uint32_t *)panel + k / 2 * PANEL_OUTPUTS;
+        return (struct pair){bf16_widen(words, odd), bf16_widen(words + LANES, odd)};
+    }
     if (dtype == DTYPE_F32) {
         const float *at = (const float *)panel + k * PANEL_OUTPUTS;
         return (struct pair){_mm512_loadu_ps(at), _mm512_loadu_ps(at + LANES)};
     }
-    __m512i both = _mm512_loadu_si512((const uint32_t *)panel + k * LANES);
-    if (dtype == DTYPE_F16)
-        return (struct pair){_mm512_cvtph_ps(_mm512_castsi512_si256(both)),
-                             _mm512_cvtph_ps(_mm512_extracti64x4_epi64(both, 1))};
-    __m512i high = _mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000u));
-    return (struct pair){_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
-                         _mm512_castsi512_ps(high)};
+    __m512i both = _mm512_loadu_si512((const uint16_t *)panel + k * PANEL_OUTPUTS);
+    return (struct pair){_mm512_cvtph_ps(_mm512_castsi512_si256(both)),
+                         _mm512_cvtph_ps(_mm512_extracti64x4_epi64(both, 1))};
 }
 
-/* Value k of row r of the call is in[r * row_step + k * k_step]. */
+typedef __m512 sums[TILE_ROWS_MAX][PANELS_MAX]; /* [R][P] used */
+
+/* Where the weights and rows of a body lie: value k of row r is in[r * row_step + k * k_step]. */
+struct walk {
+    const char *panels;
+    size_t panel_step;
+    const float *in;
+    size_t row_step, k_step;
+};
+
+SHAPE_BODY void k_add(const struct walk *walk, size_t k, const bool odd, sums low, sums high,
+                      const int R, const int P, const enum dtype dtype)
+{
+    struct pair weights[PANELS_MAX];
+    UNROLL for (int i = 0; i < P; i++) weights[i] =
+        pair_load(dtype, walk->panels + (size_t)i * walk->panel_step, k, odd);
+    UNROLL for (int r = 0; r < R; r++)
+    {
+        __m512 x = _mm512_set1_ps(walk->in[(size_t)r * walk->row_step + k * walk->k_step]);
+        UNROLL for (int i = 0; i < P; i++)
+        {
+            low[r][i] = _mm512_fmadd_ps(weights[i].low, x, low[r][i]);
+            high[r][i] = _mm512_fmadd_ps(weights[i].high, x, high[r][i]);
+        }
+    }
+}
+
 SHAPE_BODY void body(const struct product *p, struct place place, const float *in, bool tile,
                      const int R, const int P, const enum dtype dtype)
 {
-    const size_t k_step = tile ? (size_t)R : 1, row_step = tile ? 1 : p->in_count;
-    const size_t panel_bytes = (size_t)p->in_count * PANEL_OUTPUTS *
-                               (dtype == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t));
-    const char *panels = (const char *)p->panels + place.panel * panel_bytes;
-    __m512 low[TILE_ROWS_MAX][PANELS_MAX], high[TILE_ROWS_MAX][PANELS_MAX]; /* [R][P] used */
+    const size_t in_count = p->in_count;
+    struct walk walk = {.panel_step = panel_bytes(dtype, p->in_count),
+                        .in = in,
+                        .row_step = tile ? 1 : in_count,
+                        .k_step = tile ? (size_t)R : 1};
+    walk.panels = (const char *)p->panels + place.panel * walk.panel_step;
+    sums low, high;
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int i = 0; i < P; i++) low[r][i] = high[r][i] =
         _mm512_setzero_ps();
-    for (size_t k = 0; k < p->in_count; k++) {
-        struct pair weights[PANELS_MAX];
-        UNROLL for (int i = 0; i < P; i++) weights[i] =
-            pair_load(dtype, panels + (size_t)i * panel_bytes, k);
-        UNROLL for (int r = 0; r < R; r++)
-        {
-            __m512 x = _mm512_set1_ps(in[(size_t)r * row_step + k * k_step]);
-            UNROLL for (int i = 0; i < P; i++)
-            {
-                low[r][i] = _mm512_fmadd_ps(weights[i].low, x, low[r][i]);
-                high[r][i] = _mm512_fmadd_ps(weights[i].high, x, high[r][i]);
-            }
+    if (dtype == DTYPE_BF16) {
+        for (size_t k = 0; k + 1 < in_count; k += 2) {
+            k_add(&walk, k, false, low, high, R, P, dtype);
+            k_add(&walk, k + 1, true, low, high, R, P, dtype);
         }
+        if (in_count % 2)
+            k_add(&walk, in_count - 1, false, low, high, R, P, dtype);
+    } else {
+        for (size_t k = 0; k < in_count; k++)
+            k_add(&walk, k, false, low, high, R, P, dtype);
     }
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int i = 0; i < P; i++)
     {

@@ -22,6 +22,7 @@ struct device {
     uint32_t in_max;          /* largest in_count of a weight */
     struct scratch normed;    /* rows of a product normed */
     struct scratch tiles;     /* the same regrouped in tiles */
+    struct scratch pairs;     /* the same as BF16 */
     struct scratch blocks;    /* rows of a product quantised */
     struct scratch mlp;       /* of the op mlp: what lies between its products */
     struct scratch moe;       /* of the op moe */
@@ -40,6 +41,7 @@ struct weight_segment {
 
 struct weight {
     uint32_t stack_count, out_count, in_count;
+    bool exact;            /* no row is rounded for it */
     uint32_t panels_count; /* of one matrix */
     uint32_t n_segments;
     struct weight_segment segments[WEIGHT_PARTS_MAX];
@@ -83,9 +85,10 @@ struct feed {
     uint32_t n_rows, in_count;
     float *normed;            /* room for them normed: [n_rows][in_count]; NULL without norm */
     float *tiles;             /* room to regroup them: [n_rows][in_count] */
+    uint32_t *pairs;          /* room for them as BF16: [n_rows][pairs_count(in_count)] */
     struct row_block *blocks; /* room to quantise them: [n_rows][in_count / 32], rounded up */
-    bool wants_tiles, wants_blocks; /* products_add sets these, */
-    uint32_t n_items, first_item;   /* and products_run how its items are counted */
+    bool wants_tiles, wants_pairs, wants_blocks; /* products_add sets these, */
+    uint32_t n_items, first_item;                /* and products_run how its items are counted */
 };
 
 /* Room in the device's scratch for the forms of a feed: false when memory is out. */

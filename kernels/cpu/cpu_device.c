@@ -9,6 +9,7 @@ static void cpu_device_close(struct device *device)
     memory_free(device->threads);
     scratch_free(&device->normed);
     scratch_free(&device->tiles);
+    scratch_free(&device->pairs);
     scratch_free(&device->blocks);
     scratch_free(&device->mlp);
     scratch_free(&device->moe);
@@ -98,9 +99,11 @@ bool cpu_products_reserve(struct device *device)
     if (device->rows_max == 0)
         return true;
     size_t values = size_product(device->rows_max, device->in_max);
+    size_t pairs = size_product(device->rows_max, pairs_count(device->in_max));
     size_t blocks = size_product(device->rows_max, div_up_u32(device->in_max, BLOCK_VALUES));
     return scratch_need(&device->normed, size_product(values, sizeof(float))) &&
            scratch_need(&device->tiles, size_product(values, sizeof(float))) &&
+           scratch_need(&device->pairs, size_product(pairs, sizeof(uint32_t))) &&
            scratch_need(&device->blocks, size_product(blocks, sizeof(struct row_block)));
 }
 
@@ -152,7 +155,8 @@ static enum status cpu_sync(struct device *device, struct error *error)
 const struct ops ops_cpu = {
     .name = "cpu",
     .summary =
-        "threads and vector instructions of this CPU (tiers scalar, avx2, avx512, avx512-vnni)",
+        "threads and vector instructions of this CPU (tiers scalar, avx2, avx2-vnni, avx512, "
+        "avx512-vnni, avx512-bf16)",
     .device_open = cpu_device_open,
     .device_close = cpu_device_close,
     .device_text = cpu_device_text,

@@ -3,9 +3,9 @@
 /*
  * A call is cut along the outputs only, never along K and never by row, so that each panel is read
  * once from memory however many rows there are. First the rows are brought into the form that the
- * weights want: quantised for weights in blocks; for the others regrouped in tiles when there are
- * enough of them, since 12 rows at a power-of-two distance would fight for the same lines of the
- * first cache.
+ * weights want: quantised for weights in blocks; rounded for BF16, where the tier multiplies such
+ * rows; for the others regrouped in tiles when there are enough of them, since 12 rows at a
+ * power-of-two distance would fight for the same lines of the first cache.
  */
 
 /* Multiply-adds below which a range of panels is not worth an item of its own. */
@@ -30,6 +30,15 @@ static void row_quantise(const struct tier *tier, const struct feed *feed, uint3
     uint32_t n = u32_min(BLOCK_TILE_ROWS, feed->n_rows - first);
     tier->row_blocks(feed_row(feed, row), n_blocks,
                      feed->blocks + (size_t)first * n_blocks + (row - first), n);
+}
+
+/* Rounds a row to BF16, in its tile. */
+static void row_round(const struct tier *tier, const struct feed *feed, uint32_t row)
+{
+    uint32_t tile = tile_of(feed->n_rows, row), first = tile_first(feed->n_rows, tile);
+    uint32_t n = tile_first(feed->n_rows, tile + 1) - first;
+    tier->row_pairs(feed_row(feed, row), feed->in_count,
+                    feed->pairs + (size_t)first * pairs_count(feed->in_count) + (row - first), n);
 }
 
 static void tile_fill(const struct feed *feed, uint32_t tile)
@@ -70,6 +79,8 @@ static void feed_item(void *context, uint32_t thread, uint32_t item)
                               feed->normed + first);
             if (feed->wants_blocks)
                 row_quantise(tier, feed, row);
+            if (feed->wants_pairs)
+                row_round(tier, feed, row);
         }
         if (feed->wants_tiles)
             tile_fill(feed, unit);
@@ -80,7 +91,7 @@ static void feed_count(struct products *products, struct feed *feed)
 {
     size_t most = (size_t)ITEMS_PER_THREAD * pool_threads_count(products->device->pool);
     size_t worth = (size_t)feed->n_rows * feed->in_count / ITEM_VALUES_MIN;
-    bool wanted = feed->norm || feed->wants_tiles || feed->wants_blocks;
+    bool wanted = feed->norm || feed->wants_tiles || feed->wants_pairs || feed->wants_blocks;
     feed->first_item = products->n_feed_items;
     feed->n_items =
         wanted ? (uint32_t)size_max(1, size_min(size_min(worth, most), feed_units(feed))) : 0;
@@ -111,6 +122,8 @@ static void range_multiply(void *context, uint32_t thread, uint32_t item)
     uint32_t end = (uint32_t)(part->panels_count * (index + 1) / n_items);
     if (dtype_has_blocks(part->product.dtype))
         tier->product_blocks(&part->product, first, end - first);
+    else if (part->product.pairs)
+        tier->product_pairs(&part->product, first, end - first);
     else
         tier->product(&part->product, first, end - first);
 }
@@ -118,15 +131,18 @@ static void range_multiply(void *context, uint32_t thread, uint32_t item)
 void products_add(struct products *products, const struct weight *weight, uint32_t index,
                   const struct product_ends *ends)
 {
+    const struct tier *tier = products->device->tier;
     struct feed *feed = &products->feeds[products->n_feeds - 1];
     CHECK(feed->n_rows > 0 && feed->in_count == weight->in_count);
     for (uint32_t i = 0; i < weight->n_segments; i++) {
         const struct weight_segment *segment = &weight->segments[i];
         bool blocks = dtype_has_blocks(segment->dtype);
-        bool tiles = !blocks && feed->n_rows >= TILE_FROM_ROWS;
-        CHECK((!tiles || feed->tiles) && (!blocks || feed->blocks));
+        bool pairs = segment->dtype == DTYPE_BF16 && !weight->exact && tier->product_pairs;
+        bool tiles = !blocks && !pairs && feed->n_rows >= TILE_FROM_ROWS;
+        CHECK((!tiles || feed->tiles) && (!pairs || feed->pairs) && (!blocks || feed->blocks));
         CHECK(!feed->norm || feed->normed);
         feed->wants_blocks |= blocks;
+        feed->wants_pairs |= pairs;
         feed->wants_tiles |= tiles;
         products->parts[products->n_parts++] = (struct product_part){
             .product = {.panels = cpu_weight_panels(weight, index, i),
@@ -137,6 +153,7 @@ void products_add(struct products *products, const struct weight *weight, uint32
                         .out_stride = weight->out_count,
                         .in = feed_row(feed, 0),
                         .tiles = tiles ? feed->tiles : NULL,
+                        .pairs = pairs ? feed->pairs : NULL,
                         .blocks = feed->blocks,
                         .bias = ends->bias ? ends->bias + segment->first_out : NULL,
                         .residual = ends->residual ? ends->residual + segment->first_out : NULL,
@@ -162,12 +179,14 @@ void products_run(struct products *products)
 bool cpu_feed_room(struct device *device, struct feed *feed)
 {
     size_t values_bytes = (size_t)feed->n_rows * feed->in_count * sizeof(float);
+    size_t n_pairs = (size_t)feed->n_rows * pairs_count(feed->in_count);
     size_t n_blocks = (size_t)feed->n_rows * div_up_u32(feed->in_count, BLOCK_VALUES);
     if (feed->norm)
         feed->normed = cpu_work(device, &device->normed, values_bytes);
     feed->tiles = cpu_work(device, &device->tiles, values_bytes);
+    feed->pairs = cpu_work(device, &device->pairs, n_pairs * sizeof(uint32_t));
     feed->blocks = cpu_work(device, &device->blocks, n_blocks * sizeof(struct row_block));
-    return feed->tiles && feed->blocks && (feed->normed || !feed->norm);
+    return feed->tiles && feed->pairs && feed->blocks && (feed->normed || !feed->norm);
 }
 
 void cpu_linear(struct device *device, const struct linear_args *args)

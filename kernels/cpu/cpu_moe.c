@@ -29,6 +29,7 @@ struct moe_run {
     float *gate_up;           /* [n_routed][2 * intermediate] */
     float *gated;             /* [n_routed][intermediate] */
     float *tiles;             /* [n_routed][max(hidden, intermediate)] */
+    uint32_t *pairs;          /* [n_routed][max(hidden, intermediate) / 2, rounded up] */
     struct row_block *blocks; /* [n_routed][max(hidden, intermediate) / 32, rounded up] */
 };
 
@@ -54,6 +55,7 @@ static size_t moe_layout(struct moe_run *run, char *memory, const struct moe_arg
         {(void **)&run->gate_up, n_routed * 2 * args->intermediate, sizeof(float)},
         {(void **)&run->gated, n_routed * args->intermediate, sizeof(float)},
         {(void **)&run->tiles, n_routed * in_max, sizeof(float)},
+        {(void **)&run->pairs, n_routed * pairs_count(in_max), sizeof(uint32_t)},
         {(void **)&run->blocks, n_routed * div_up_u32(in_max, BLOCK_VALUES),
          sizeof(struct row_block)},
     };
@@ -161,6 +163,7 @@ static void experts_multiply(struct moe_run *run, const struct weight *weight, c
             .n_rows = n_rows,
             .in_count = weight->in_count,
             .tiles = run->tiles + (size_t)first * weight->in_count,
+            .pairs = run->pairs + (size_t)first * pairs_count(weight->in_count),
             .blocks = run->blocks + first * n_blocks,
         };
         products_add(&products, weight, e,
@@ -183,6 +186,7 @@ static void router_multiply(struct moe_run *run)
         .in_count = args->hidden,
         .normed = run->normed,
         .tiles = run->tiles,
+        .pairs = run->pairs,
         .blocks = run->blocks,
     };
     run->in = args->norm ? run->normed : run->feeds[0].in;

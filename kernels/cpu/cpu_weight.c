@@ -28,6 +28,14 @@ static void panel_pack_f32(const struct pack *pack, const struct panel *panel, f
             to[(size_t)k * PANEL_OUTPUTS + c] = rows[(size_t)c * in_count + k];
 }
 
+/* Where input k of output c is in a panel of F16 or BF16. */
+static size_t half_place(enum dtype dtype, size_t k, uint32_t c)
+{
+    if (dtype == DTYPE_BF16)
+        return (k / 2 * PANEL_OUTPUTS + c) * 2 + k % 2;
+    return k * PANEL_OUTPUTS + c;
+}
+
 static void panel_pack_halves(const struct pack *pack, const struct panel *panel, uint16_t *rows)
 {
     uint32_t in_count = pack->weight->in_count;
@@ -37,12 +45,9 @@ static void panel_pack_halves(const struct pack *pack, const struct panel *panel
         memcpy(rows + (size_t)c * in_count, row, in_count * sizeof *rows);
     }
     uint16_t *to = (uint16_t *)panel->to;
-    bool pairs = panel->dtype == DTYPE_BF16; /* c and c + 16 side by side */
-    for (uint32_t c = 0; c < panel->n; c++) {
-        uint32_t place = pairs ? c % (PANEL_OUTPUTS / 2) * 2 + c / (PANEL_OUTPUTS / 2) : c;
-        for (uint32_t k = 0; k < in_count; k++)
-            to[(size_t)k * PANEL_OUTPUTS + place] = rows[(size_t)c * in_count + k];
-    }
+    for (uint32_t k = 0; k < in_count; k++)
+        for (uint32_t c = 0; c < panel->n; c++)
+            to[half_place(panel->dtype, k, c)] = rows[(size_t)c * in_count + k];
 }
 
 /* The block of output `c` of a panel and block `b` of the inputs: where its scale is, its minimum
@@ -131,10 +136,8 @@ void cpu_weight_row(const struct weight *weight, uint32_t row, float *ret_values
         return;
     }
     size_t value_bytes = dtype_block_bytes(segment->dtype);
-    if (segment->dtype == DTYPE_BF16)
-        c = c % (PANEL_OUTPUTS / 2) * 2 + c / (PANEL_OUTPUTS / 2);
     for (uint32_t k = 0; k < weight->in_count; k++)
-        dtype_widen(segment->dtype, panel + ((size_t)k * PANEL_OUTPUTS + c) * value_bytes, 1,
+        dtype_widen(segment->dtype, panel + half_place(segment->dtype, k, c) * value_bytes, 1,
                     &ret_values[k]);
 }
 
@@ -169,12 +172,12 @@ static struct weight weight_shape(const struct weight_source *source)
 {
     struct weight weight = {.stack_count = source->stack_count,
                             .out_count = source->out_count,
-                            .in_count = source->in_count};
+                            .in_count = source->in_count,
+                            .exact = source->exact};
     struct segment segments[WEIGHT_PARTS_MAX];
     weight.n_segments = source_segments(source, segments);
     for (uint32_t i = 0; i < weight.n_segments; i++) {
         enum dtype dtype = segments[i].dtype;
-        uint32_t row_blocks = source->in_count / dtype_block_count(dtype);
         struct weight_segment *to = &weight.segments[i];
         *to = (struct weight_segment){
             .dtype = dtype,
@@ -182,8 +185,7 @@ static struct weight weight_shape(const struct weight_source *source)
             .out_count = segments[i].out_count,
             .first_panel = weight.panels_count,
             .panels_count = div_up_u32(segments[i].out_count, PANEL_OUTPUTS),
-            .panel_bytes =
-                size_product(row_blocks, (size_t)PANEL_OUTPUTS * dtype_block_bytes(dtype)),
+            .panel_bytes = panel_bytes(dtype, source->in_count),
             .offset_bytes = weight.matrix_bytes,
         };
         weight.panels_count += to->panels_count;

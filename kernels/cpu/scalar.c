@@ -24,11 +24,11 @@ static void panel_f32(const float *panel, const float *in, uint32_t in_count, fl
 
 static void panel_bf16(const uint32_t *panel, const float *in, uint32_t in_count, float *sums)
 {
-    for (uint32_t k = 0; k < in_count; k++, panel += PANEL_OUTPUTS / 2)
-        for (uint32_t c = 0; c < PANEL_OUTPUTS / 2; c++) {
-            sums[c] += float_of_bits(panel[c] << 16) * in[k];
-            sums[c + PANEL_OUTPUTS / 2] += float_of_bits(panel[c] & 0xffff0000u) * in[k];
-        }
+    for (uint32_t k = 0; k < in_count; k++) {
+        for (uint32_t c = 0; c < PANEL_OUTPUTS; c++)
+            sums[c] += float_of_bits(k % 2 ? panel[c] & 0xffff0000u : panel[c] << 16) * in[k];
+        panel += k % 2 ? PANEL_OUTPUTS : 0;
+    }
 }
 
 static void panel_f16(const uint16_t *panel, const float *in, uint32_t in_count, float *sums)
@@ -54,9 +54,9 @@ static void panel_store(const struct product *p, uint32_t panel, uint32_t row, c
 
 static void scalar_product(const struct product *p, uint32_t first_panel, uint32_t n_panels)
 {
-    size_t panel_bytes = (size_t)p->in_count * PANEL_OUTPUTS * dtype_block_bytes(p->dtype);
+    size_t step = panel_bytes(p->dtype, p->in_count);
     for (uint32_t panel = first_panel; panel < first_panel + n_panels; panel++) {
-        const void *weights = (const char *)p->panels + panel * panel_bytes;
+        const void *weights = (const char *)p->panels + panel * step;
         for (uint32_t r = 0; r < p->n_rows; r++) {
             const float *in = p->in + (size_t)r * p->in_count;
             float sums[PANEL_OUTPUTS] = {0};

@@ -3,9 +3,7 @@
 /* Best first. */
 static const struct tier *const tiers[] = {
 #if defined(__x86_64__)
-    &tier_avx512_vnni,
-    &tier_avx512,
-    &tier_avx2,
+    &tier_avx512_bf16, &tier_avx512_vnni, &tier_avx512, &tier_avx2_vnni, &tier_avx2,
 #endif
     &tier_scalar,
 };

@@ -17,8 +17,9 @@
  *
  *     F32   [in_count][32] float
  *     F16   [in_count][32] uint16_t
- *     BF16  [in_count][16] uint32_t: output c in the low half, c + 16 in the high half, so that one
- *           shift and one mask widen 32 values exactly
+ *     BF16  [in_count / 2, rounded up][32] uint32_t: of each output two inputs, the even one in the
+ *           low half, as dot instructions want them; a shift or a mask widens one. Where in_count
+ *           is odd the last high halves are zeros
  *     Q8_0  [in_count / 32]{uint16_t scales[32], uint8_t [8][32][4]}: of each output four inputs
  *           side by side, as q + 128
  *     Q4_0  [in_count / 32]{uint16_t scales[32], uint8_t [4][32][4]}: a byte has input i in its low
@@ -33,6 +34,20 @@
 #include "kernels/ops.h"
 
 #define PANEL_OUTPUTS 32
+
+/* Pairs of inputs of BF16. */
+static inline uint32_t pairs_count(uint32_t in_count)
+{
+    return in_count / 2 + in_count % 2;
+}
+
+static inline size_t panel_bytes(enum dtype dtype, uint32_t in_count)
+{
+    if (dtype == DTYPE_BF16)
+        in_count = pairs_count(in_count) * 2;
+    size_t output_bytes = (size_t)(in_count / dtype_block_count(dtype)) * dtype_block_bytes(dtype);
+    return output_bytes * PANEL_OUTPUTS;
+}
 
 /* Rows of a large product are regrouped in tiles, [in_count][rows of the tile], so that the rows of
  * a tile lie side by side. Fewer rows than TILE_FROM_ROWS are read as they are. Cut as evenly as
@@ -49,6 +64,12 @@ static inline uint32_t tiles_count(uint32_t n_rows)
 static inline uint32_t tile_first(uint32_t n_rows, uint32_t tile)
 {
     return (uint32_t)((uint64_t)n_rows * tile / tiles_count(n_rows));
+}
+
+/* The tile of a row: the last one that begins at it or before. */
+static inline uint32_t tile_of(uint32_t n_rows, uint32_t row)
+{
+    return (uint32_t)((((uint64_t)row + 1) * tiles_count(n_rows) - 1) / n_rows);
 }
 
 /*
@@ -102,6 +123,8 @@ struct product {
     const float *in;                /* [n_rows][in_count] */
     const float *tiles;             /* the same in tiles, one after the other; NULL below
                                        TILE_FROM_ROWS */
+    const uint32_t *pairs;          /* the same rounded to bf16, two inputs a word, in tiles (of
+                                       few rows one tile); only for product_pairs */
     const struct row_block *blocks; /* the same quantised; only for weights in blocks */
     const float *bias;              /* [out_count] or NULL */
     const float *residual;          /* [n_rows][out_stride] or NULL */
@@ -114,6 +137,11 @@ struct tier {
 
     /* Panels first_panel .. first_panel + n_panels - 1 of F32, F16 or BF16. */
     void (*product)(const struct product *product, uint32_t first_panel, uint32_t n_panels);
+    /* The same for BF16 by rows of pairs, and what makes pairs of a row (the nearest bf16, ties to
+     * even; an odd last one is joined by 0): pair i goes to to[i * stride]. Both NULL in a tier
+     * without such instructions. */
+    void (*product_pairs)(const struct product *product, uint32_t first_panel, uint32_t n_panels);
+    void (*row_pairs)(const float *in, uint32_t in_count, uint32_t *to, uint32_t stride);
     /* The same for weights in blocks. */
     void (*product_blocks)(const struct product *product, uint32_t first_panel, uint32_t n_panels);
     /* Quantises one row: block b goes to to[b * stride]. */
@@ -143,8 +171,10 @@ struct tier {
 extern const struct tier tier_scalar;
 #if defined(__x86_64__)
 extern const struct tier tier_avx2;
+extern const struct tier tier_avx2_vnni; /* avx2 with integer products; gives the same bits */
 extern const struct tier tier_avx512;
 extern const struct tier tier_avx512_vnni; /* avx512 with integer products; gives the same bits */
+extern const struct tier tier_avx512_bf16; /* and with BF16 products of rounded rows */
 #endif
 
 /* The tier of that name; NULL means what GALERNE_CPU_TIER names, and that unset or empty the best.

@@ -65,6 +65,16 @@ struct bench {
     float *in, *out;
 };
 
+/* The rate of the instructions that such weights are multiplied by, in the best tier. */
+static double probe_for(const struct bench *bench, enum dtype dtype)
+{
+    if (dtype_has_blocks(dtype))
+        return probe_int8_gop_per_s(bench->threads_count);
+    if (dtype == DTYPE_BF16)
+        return probe_bf16_gop_per_s(bench->threads_count);
+    return probe_f32_gop_per_s(bench->threads_count);
+}
+
 static void rows_bench(const struct bench *bench, const struct weight *weight, enum dtype dtype,
                        uint32_t n_rows)
 {
@@ -74,15 +84,13 @@ static void rows_bench(const struct bench *bench, const struct weight *weight, e
         .weight = weight, .n_rows = n_rows, .in = bench->in, .out = bench->out};
     double bytes = (double)ops_cpu.weight_bytes(weight);
     double ops = 2.0 * n_rows * OUT * IN;
-    bool integers = dtype_has_blocks(dtype);
     for (uint32_t i = 0; i < PASSES; i++) {
         read[i] = probe_read_gb_per_s(bench->threads_count);
         uint64_t start_ns = clock_now_ns(), own_start_ns = probe_thread_ns();
         ops_cpu.linear(bench->device, &args);
         uint64_t own_ns = probe_thread_ns() - own_start_ns, wall_ns = clock_now_ns() - start_ns;
         seconds[i] = (double)(bench->threads_count == 1 ? own_ns : wall_ns) / 1e9;
-        arithmetic[i] = integers ? probe_int8_gop_per_s(bench->threads_count)
-                                 : probe_f32_gop_per_s(bench->threads_count);
+        arithmetic[i] = probe_for(bench, dtype);
         of_read[i] = 100 * bytes / seconds[i] / 1e9 / read[i];
         of_arithmetic[i] = 100 * ops / seconds[i] / 1e9 / arithmetic[i];
     }

@@ -4,10 +4,12 @@
  * and for weights in blocks, whose rows are quantised, twice: within the same of the sum over the
  * row as the rule of ops.h quantises it, computed here in double; and against `ref`, which does not
  * quantise, within that and sum over blocks (most / 254) sum |w|. The size |w| of a Q4_1 weight is
- * |d q| + |minimum|, which are added apart.
+ * |d q| + |minimum|, which are added apart. BF16 weights in the tier avx512-bf16, whose rows are
+ * rounded, likewise: against the rounded row; and against `ref` within that and 2^-8 sum |w x|;
+ * what is smaller than 2^-126 may be lost in each sum and product.
  *
  * With a norm, x is the row normed in double and rounded once, off which the backend may be by
- * 8 u |x|. That may move a quantised value over the half between two numbers, so such rows are held
+ * 8 u |x|. That may move a rounded value over the half between two numbers, so such rows are held
  * to the second bound alone.
  */
 #include "tests/oracle/rig.h"
@@ -20,7 +22,9 @@ struct linear_case {
     uint32_t out_count, in_count, n_rows, n_stack, n_parts;
     enum dtype dtypes[2];
     bool bias, residual, norm;
+    bool exact;
     bool wild, extreme; /* see linear_check */
+    bool rounds_bf16;   /* linear_check knows it of the tier */
 };
 
 static void linear_run(struct rig *rig, const struct linear_case *c,
@@ -97,23 +101,42 @@ static double block_quantise(const float *in, double values[32])
     return (double)most;
 }
 
+/* To the nearest with 8 bits of fraction, ties to even; below the smallest normal number 0. */
+static double bf16_round(double value)
+{
+    int exponent;
+    double fraction = frexp(value, &exponent);
+    return fabs(value) < 0x1p-126 ? 0 : ldexp(rint(fraction * 256), exponent - 8);
+}
+
 struct wanted {
-    double quantised; /* the sum over the quantised row */
-    double size;      /* of what was added up */
-    double slack;     /* what quantising may have changed */
+    double rounded; /* the sum over the quantised or rounded row */
+    double size;    /* of what was added up */
+    double slack;   /* what quantising or rounding may have changed */
+    double lost;    /* below the smallest normal number */
 };
+
+static bool row_is_rounded(const struct linear_case *c, const struct output *output)
+{
+    return dtype_has_blocks(output->dtype) || (output->dtype == DTYPE_BF16 && c->rounds_bf16);
+}
 
 static struct wanted output_expect(const struct linear_case *c, const struct output *output,
                                    const float *in, double ends, double ends_size)
 {
-    struct wanted wanted = {.quantised = ends, .size = ends_size};
+    struct wanted wanted = {.rounded = ends, .size = ends_size};
     for (uint32_t k = 0; k < c->in_count; k++)
         wanted.size += output->sizes[k] * fabs((double)in[k]);
+    for (uint32_t k = 0; output->dtype == DTYPE_BF16 && c->rounds_bf16 && k < c->in_count; k++) {
+        wanted.rounded += (double)output->weights[k] * bf16_round((double)in[k]);
+        wanted.slack += 0x1p-8 * output->sizes[k] * fabs((double)in[k]);
+        wanted.lost += 0x1p-126 * (2 + output->sizes[k]);
+    }
     for (uint32_t b = 0; dtype_has_blocks(output->dtype) && b < c->in_count / 32; b++) {
         double values[32], weights = 0;
         double most = block_quantise(in + 32 * b, values);
         for (uint32_t i = 0; i < 32; i++) {
-            wanted.quantised += (double)output->weights[32 * b + i] * values[i];
+            wanted.rounded += (double)output->weights[32 * b + i] * values[i];
             weights += output->sizes[32 * b + i];
         }
         wanted.slack += most / 254 * (1 + 0x1p-16) * weights + 0x1p-100 * weights;
@@ -133,9 +156,9 @@ static void output_check(const struct linear_case *c, const struct output *outpu
     double residual = c->residual ? (double)host[2][at] : 0;
     struct wanted wanted = output_expect(c, output, host[0] + (size_t)r * c->in_count,
                                          bias + residual, fabs(bias) + fabs(residual));
-    double bound = (c->norm ? 16 : 8) * UNIT * wanted.size;
-    if (dtype_has_blocks(output->dtype) && !c->norm)
-        close_to("linear, as quantised", at, results->got[at], (float)wanted.quantised, bound);
+    double bound = (c->norm ? 16 : 8) * UNIT * wanted.size + wanted.lost;
+    if (row_is_rounded(c, output) && !c->norm)
+        close_to("linear, as rounded", at, results->got[at], (float)wanted.rounded, bound);
     close_to("linear", at, results->got[at], results->expected[at], bound + wanted.slack);
 }
 
@@ -169,8 +192,9 @@ static float *rows_norm(const struct linear_case *c, const float *in, const floa
     return normed;
 }
 
-static void linear_check(void **state, struct dice *dice, const struct linear_case *c)
+static void linear_check(void **state, struct dice *dice, struct linear_case *c)
 {
+    c->rounds_bf16 = !c->exact && rig_rounds(state, DTYPE_BF16);
     struct weight_part parts[6];
     for (uint32_t i = 0; i < c->n_stack * c->n_parts; i++) {
         uint32_t half = c->out_count / 2;
@@ -185,7 +209,8 @@ static void linear_check(void **state, struct dice *dice, const struct linear_ca
                                    .n_parts = c->n_parts,
                                    .out_count = c->out_count,
                                    .in_count = c->in_count,
-                                   .parts = parts};
+                                   .parts = parts,
+                                   .exact = c->exact};
     size_t n_out = (size_t)c->n_rows * c->out_count;
     float *host[3] = {dice_floats(dice, (size_t)c->n_rows * c->in_count, 1),
                       dice_floats(dice, c->out_count, 1), dice_floats(dice, n_out, 1)};
@@ -262,10 +287,26 @@ static void linear_all_row_counts(void **state)
         }
 }
 
-static void linear_blocks_wild(void **state)
+/* A source that says so is multiplied with rows as they are, in every tier. */
+static void linear_exact_sources(void **state)
+{
+    struct dice dice = {12};
+    for (uint32_t n_rows = 1; n_rows <= 14; n_rows++) {
+        struct linear_case c = {.out_count = 70,
+                                .in_count = 95 + n_rows % 2,
+                                .n_rows = n_rows,
+                                .n_stack = 1,
+                                .n_parts = 1,
+                                .dtypes = {DTYPE_BF16},
+                                .exact = true};
+        linear_check(state, &dice, &c);
+    }
+}
+
+static void linear_wild(void **state)
 {
     struct dice dice = {9};
-    for (size_t t = 3; t < array_count(dtypes_all); t++)
+    for (size_t t = 0; t < array_count(dtypes_all); t++)
         for (uint32_t n_rows = 1; n_rows <= 8; n_rows++) {
             struct linear_case c = {.out_count = 77,
                                     .in_count = 32 * dice_between(&dice, 1, 20),
@@ -276,8 +317,9 @@ static void linear_blocks_wild(void **state)
                                     .wild = true};
             linear_check(state, &dice, &c);
             c.wild = false;
-            c.extreme = true;
-            linear_check(state, &dice, &c);
+            c.extreme = dtype_has_blocks(dtypes_all[t]);
+            if (c.extreme)
+                linear_check(state, &dice, &c);
         }
 }
 
@@ -311,12 +353,13 @@ static void linear_large(void **state)
     }
 }
 
-/* A row with a NaN or an infinity has NaN in all its outputs, and its neighbours do not notice. */
-static void linear_blocks_not_finite(void **state)
+/* A row with a NaN or an infinity has nothing finite in its outputs, with weights in blocks NaN,
+ * and its neighbours do not notice. */
+static void linear_not_finite(void **state)
 {
     enum { ROWS = 8, OUT = 40, IN = 96 };
     struct dice dice = {10};
-    for (size_t t = 3; t < array_count(dtypes_all); t++) {
+    for (size_t t = 0; t < array_count(dtypes_all); t++) {
         struct rig rig = rig_tested(state);
         void *data = dice_weights(&dice, dtypes_all[t], OUT * IN, 1);
         float *in = dice_floats(&dice, ROWS * IN, 1), outs[2][ROWS * OUT];
@@ -337,7 +380,8 @@ static void linear_blocks_not_finite(void **state)
         for (uint32_t i = 0; i < ROWS * OUT; i++) {
             assert_true(isfinite(outs[0][i]));
             if (i / OUT == 2 || i / OUT == 5)
-                assert_true(isnan(outs[1][i]));
+                assert_true(dtype_has_blocks(dtypes_all[t]) ? isnan(outs[1][i])
+                                                            : !isfinite(outs[1][i]));
             else
                 assert_true(outs[0][i] == outs[1][i]);
         }
@@ -374,6 +418,10 @@ static void weight_size(void **state)
     source.exact = true; /* F16 stays */
     assert_int_equal(rig.ops->weight_bytes(rig_weight_source(&rig, &source)),
                      64 * 96 * 2 + 3 * 64 * 96 * 4);
+    struct weight_part odd = {.dtype = DTYPE_BF16, .out_count = 64, .data = parts[0].data};
+    source = (struct weight_source){
+        .stack_count = 1, .n_parts = 1, .out_count = 64, .in_count = 95, .parts = &odd};
+    assert_int_equal(rig.ops->weight_bytes(rig_weight_source(&rig, &source)), 64 * 96 * 2);
     source = (struct weight_source){
         .stack_count = 2, .n_parts = 2, .out_count = 128, .in_count = 96, .parts = parts};
     assert_int_equal(rig.ops->weight_bytes(rig_weight_source(&rig, &source)), 4 * 64 * 96 * 4);
@@ -405,12 +453,12 @@ static void tier_run(const char *tier, float *out)
     rig_close(&rig);
 }
 
-/* Integer instructions change nothing. */
-static void tiers_of_a_width_agree(void **state)
+/* Two tiers of which the second has more instructions of the same width. */
+static void tiers_compare(const char *less, const char *more, enum dtype but)
 {
-    static float plain[array_count(dtypes_all) * PAIR_ROWS * PAIR_OUT];
-    static float vnni[array_count(plain)];
-    struct device_options options = {.threads_count = 1, .tier = "avx512-vnni"};
+    static float plain[array_count(dtypes_all)][PAIR_ROWS * PAIR_OUT];
+    static float other[array_count(dtypes_all)][PAIR_ROWS * PAIR_OUT];
+    struct device_options options = {.threads_count = 1, .tier = more};
     struct device *device;
     struct error error = {0};
     if (ops_cpu.device_open(&options, &device, &error) != STATUS_OK) {
@@ -418,9 +466,30 @@ static void tiers_of_a_width_agree(void **state)
         skip();
     }
     ops_cpu.device_close(device);
-    tier_run("avx512", plain);
-    tier_run("avx512-vnni", vnni);
-    assert_memory_equal(plain, vnni, sizeof plain);
+    tier_run(less, plain[0]);
+    tier_run(more, other[0]);
+    for (size_t t = 0; t < array_count(dtypes_all); t++)
+        if (dtypes_all[t] == but)
+            assert_memory_not_equal(plain[t], other[t], sizeof plain[t]);
+        else
+            assert_memory_equal(plain[t], other[t], sizeof plain[t]);
+}
+
+/* Integer instructions change nothing. */
+static void tiers_of_256_bits_agree(void **state)
+{
+    tiers_compare("avx2", "avx2-vnni", DTYPE_COUNT);
+}
+
+static void tiers_of_512_bits_agree(void **state)
+{
+    tiers_compare("avx512", "avx512-vnni", DTYPE_COUNT);
+}
+
+/* Only BF16 weights meet rounded rows. */
+static void tier_of_bf16_differs_there_only(void **state)
+{
+    tiers_compare("avx512-vnni", "avx512-bf16", DTYPE_BF16);
 }
 
 int main(void)
@@ -430,11 +499,14 @@ int main(void)
         {"linear: 1 to 40 rows", linear_all_row_counts},
         {"linear: types, parts, stacks", linear_types_parts_stacks},
         {"linear: large", linear_large},
-        {"linear: blocks of all sizes, and the largest products", linear_blocks_wild},
-        {"linear: blocks that are not finite", linear_blocks_not_finite},
+        {"linear: exact sources", linear_exact_sources},
+        {"linear: rows of all sizes, and the largest products", linear_wild},
+        {"linear: rows that are not finite", linear_not_finite},
         {"weight_bytes", weight_size},
     };
-    const struct CMUnitTest pairs[] = {cmocka_unit_test(tiers_of_a_width_agree)};
+    const struct CMUnitTest pairs[] = {cmocka_unit_test(tiers_of_256_bits_agree),
+                                       cmocka_unit_test(tiers_of_512_bits_agree),
+                                       cmocka_unit_test(tier_of_bf16_differs_there_only)};
     int failed = rig_main("linear", tests, array_count(tests));
     return failed + cmocka_run_group_tests(pairs, NULL, NULL);
 }

@@ -1,9 +1,8 @@
 /*
  * The feed-forward op on the CPU backend against `ref`, on random shapes, odd ones among them, in
- * every pair of types. Without blocks, for values of order 1: |difference| <= 1e-5 (1 + |out|).
- * With weights in blocks, whose rows are quantised (linear_test has the bound of each product):
- * 3e-2 of the same. The gate also with values at which exp(-gate) overflows f32, which must not
- * matter, and with what is not finite, which stays in its row.
+ * every pair of types, for values of order 1: |difference| <= bound (1 + |out|), by rig_bound of
+ * the types. The gate also with values at which exp(-gate) overflows f32, which must not matter,
+ * and with what is not finite, which stays in its row.
  */
 #include "tests/oracle/rig.h"
 
@@ -92,10 +91,10 @@ static void mlp_check(void **state, struct dice *dice, const struct mlp_case *c)
     struct rig cpu = rig_tested(state), ref = rig_open("ref", NULL, 1);
     mlp_run(&cpu, c, &data, got);
     mlp_run(&ref, c, &data, expected);
-    bool blocks = dtype_has_blocks(c->gate_up) || dtype_has_blocks(c->down);
+    double bound = fmax(rig_bound(state, c->gate_up), rig_bound(state, c->down));
     for (size_t i = 0; i < n; i++)
         close_to("mlp", i, got[i], expected[i],
-                 (blocks ? 3e-2 : 1e-5) * (1 + fabs((double)expected[i])) * (double)c->scale);
+                 bound * (1 + fabs((double)expected[i])) * (double)c->scale);
     rig_close(&cpu);
     rig_close(&ref);
     data_free(&data);

@@ -123,10 +123,12 @@ void rig_kv_poison(struct rig *rig, struct kv *kv, const struct kv_shape *shape)
 }
 
 static struct config cpu_configs[] = {
-    {"cpu", "scalar", 1},      {"cpu", "scalar", 2},     {"cpu", "avx2", 1},
-    {"cpu", "avx2", 2},        {"cpu", "avx2", 3},       {"cpu", "avx512", 1},
-    {"cpu", "avx512", 2},      {"cpu", "avx512", 3},     {"cpu", "avx512-vnni", 1},
-    {"cpu", "avx512-vnni", 2}, {"cpu", "avx512-vnni", 3}};
+    {"cpu", "scalar", 1},      {"cpu", "scalar", 2},      {"cpu", "avx2", 1},
+    {"cpu", "avx2", 2},        {"cpu", "avx2", 3},        {"cpu", "avx512", 1},
+    {"cpu", "avx2-vnni", 1},   {"cpu", "avx2-vnni", 2},   {"cpu", "avx512-bf16", 1},
+    {"cpu", "avx512-bf16", 2}, {"cpu", "avx512-bf16", 3}, {"cpu", "avx512", 2},
+    {"cpu", "avx512", 3},      {"cpu", "avx512-vnni", 1}, {"cpu", "avx512-vnni", 2},
+    {"cpu", "avx512-vnni", 3}};
 /* GALERNE_ORACLE_BACKEND names the backend under test, else it is cpu: cuda or cuda-host. */
 static struct config cuda_host_configs[] = {{"cuda-host", "sm80", 1}, {"cuda-host", "sm90", 1}};
 static struct config cuda_configs[] = {{"cuda", "sm80", 1}, {"cuda", "sm90", 1}};
@@ -147,6 +149,20 @@ struct rig rig_tested(void **state)
 {
     const struct config *config = *state;
     return rig_open(config->backend, config->tier, config->threads_count);
+}
+
+bool rig_rounds(void **state, enum dtype dtype)
+{
+    const struct config *config = *state;
+    return dtype_has_blocks(dtype) ||
+           (dtype == DTYPE_BF16 && strcmp(config->tier, "avx512-bf16") == 0);
+}
+
+double rig_bound(void **state, enum dtype dtype)
+{
+    if (!rig_rounds(state, dtype))
+        return 1e-5;
+    return dtype_has_blocks(dtype) ? 3e-2 : 1e-2;
 }
 
 /* A tier that this CPU lacks is skipped by name; one that is not known at all is a failure. */

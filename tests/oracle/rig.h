@@ -55,6 +55,12 @@ struct config {
     uint32_t threads_count;
 };
 struct rig rig_tested(void **state);
+/* Whether its tier rounds or quantises the rows that weights of a type are multiplied with. */
+bool rig_rounds(void **state, enum dtype dtype);
+/* How far two products, one after the other, with values of order 1 may be off: with quantised rows
+ * 3e-2, with rounded ones 1e-2 (seen: 1.1e-2 and 2.5e-3), with rows as they are 1e-5. linear_test
+ * has the bound of each product. */
+double rig_bound(void **state, enum dtype dtype);
 
 struct rig_test {
     const char *name;

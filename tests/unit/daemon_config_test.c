@@ -188,7 +188,7 @@ static const char *const bad_files[][2] = {
      "t.yaml:4:19: block_tokens: expected 16 or 32 (tokens), got \"24\""},
     {"models:\n  - name: a\n    path: /m\n    backend: gpu\n", "expected cpu or ref, got \"gpu\""},
     {"models:\n  - name: a\n    path: /m\n    tier: sse\n",
-     "expected scalar, avx2, avx512 or avx512-vnni"},
+     "expected scalar, avx2, avx2-vnni, avx512, avx512-vnni or avx512-bf16"},
     {"models:\n  - name: a\n    path: /m\n    running_max: 1025\n", "from 1 to 1024 (sequences)"},
     {"- a\n- b\n", "t.yaml:1:1: expected lines of \"key: value\", got a list"},
     {"hello\n", "t.yaml:1:1: expected lines of \"key: value\", got a single value"},

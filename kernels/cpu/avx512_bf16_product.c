@@ -1,0 +1,114 @@
+#include "kernels/cpu/avx512_bf16.h"
+#include "kernels/cpu/avx512_vectors.h"
+#include "kernels/cpu/unroll.h"
+
+/*
+ * As in avx512_product.c: R rows times P panels, whose sums stay in registers; each is one chain of
+ * dot products of two inputs from the first pair on, in every shape.
+ */
+#define PANELS_MAX 4
+#define PANEL_VECTORS (PANEL_OUTPUTS / LANES)
+#define VECTORS_MAX (PANELS_MAX * PANEL_VECTORS)
+
+struct place {
+    uint32_t panel, row; /* the first of each */
+};
+
+AVX512_INLINE __m512 dot_pairs(__m512 sum, __m512i weights, uint32_t values)
+{
+    return _mm512_dpbf16_ps(sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32((int32_t)values));
+}
+
+/* Pair i of row r is in[i * R + r]. */
+SHAPE_BODY void body(const struct product *p, struct place place, const uint32_t *in, const int R,
+                     const int P)
+{
+    const size_t n_pairs = pairs_count(p->in_count), panel_words = n_pairs * PANEL_OUTPUTS;
+    const uint32_t *words = (const uint32_t *)p->panels + place.panel * panel_words;
+    const int V = P * PANEL_VECTORS;
+    __m512 sums[TILE_ROWS_MAX][VECTORS_MAX]; /* [R][V] used */
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < V; v++) sums[r][v] =
+        _mm512_setzero_ps();
+    for (size_t i = 0; i < n_pairs; i++, words += PANEL_OUTPUTS, in += R) {
+        __m512i weights[VECTORS_MAX];
+        UNROLL for (int v = 0; v < V; v++) weights[v] =
+            _mm512_loadu_si512(words + (size_t)(v / PANEL_VECTORS) * panel_words +
+                               (size_t)(v % PANEL_VECTORS) * LANES);
+        UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < V; v++) sums[r][v] =
+            dot_pairs(sums[r][v], weights[v], in[r]);
+    }
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < V; v++) vf_store(
+        p, place.row + (uint32_t)r, place.panel * PANEL_OUTPUTS + (uint32_t)v * LANES, sums[r][v]);
+}
+
+typedef void (*multiply)(const struct product *p, struct place place, const uint32_t *in);
+
+#define BODY(R, P)                                                                                 \
+    static void pairs_##R##x##P(const struct product *p, struct place place, const uint32_t *in)   \
+    {                                                                                              \
+        body(p, place, in, (R), (P));                                                              \
+    }
+BODY(1, 4)
+BODY(1, 2)
+BODY(1, 1)
+BODY(2, 4)
+BODY(2, 2)
+BODY(2, 1)
+BODY(3, 2)
+BODY(3, 1)
+BODY(4, 2)
+BODY(4, 1)
+BODY(5, 2)
+BODY(5, 1)
+BODY(6, 2)
+BODY(6, 1)
+BODY(7, 1)
+BODY(8, 1)
+BODY(9, 1)
+BODY(10, 1)
+BODY(11, 1)
+BODY(12, 1)
+
+/* By rows of the tile; [0]: four panels at once, [1]: two, [2]: one. NULL where the registers do
+ * not suffice. */
+static const multiply bodies[TILE_ROWS_MAX + 1][3] = {
+    [1] = {pairs_1x4, pairs_1x2, pairs_1x1}, [2] = {pairs_2x4, pairs_2x2, pairs_2x1},
+    [3] = {NULL, pairs_3x2, pairs_3x1},      [4] = {NULL, pairs_4x2, pairs_4x1},
+    [5] = {NULL, pairs_5x2, pairs_5x1},      [6] = {NULL, pairs_6x2, pairs_6x1},
+    [7] = {NULL, NULL, pairs_7x1},           [8] = {NULL, NULL, pairs_8x1},
+    [9] = {NULL, NULL, pairs_9x1},           [10] = {NULL, NULL, pairs_10x1},
+    [11] = {NULL, NULL, pairs_11x1},         [12] = {NULL, NULL, pairs_12x1},
+};
+
+/* Several panels at once are for what fits one tile: they are read side by side. */
+void avx512_bf16_product_pairs(const struct product *product, uint32_t first_panel,
+                               uint32_t n_panels)
+{
+    const struct product *p = product;
+    CHECK(p->dtype == DTYPE_BF16 && p->pairs);
+    uint32_t n_tiles = tiles_count(p->n_rows), end = first_panel + n_panels, width_log2 = 0;
+    for (uint32_t panel = first_panel; panel < end; panel += 1u << width_log2)
+        for (uint32_t tile = 0; tile < n_tiles; tile++) {
+            uint32_t first = tile_first(p->n_rows, tile);
+            uint32_t n = tile_first(p->n_rows, tile + 1) - first;
+            width_log2 = n_tiles > 1 ? 0 : end - panel >= 4 ? 2 : end - panel >= 2;
+            while (!bodies[n][2 - width_log2])
+                width_log2--;
+            bodies[n][2 - width_log2](p, (struct place){.panel = panel, .row = first},
+                                      p->pairs + (size_t)first * pairs_count(p->in_count));
+        }
+}
+
+void avx512_bf16_row_pairs(const float *in, uint32_t in_count, uint32_t *to, uint32_t stride)
+{
+    for (uint32_t k = 0; k < in_count; k += 2 * LANES) {
+        uint32_t n = in_count - k, words[LANES];
+        __mmask16 low_mask = lanes_mask(n), high_mask = n > LANES ? lanes_mask(n - LANES) : 0;
+        __m512 low = _mm512_maskz_loadu_ps(low_mask, in + k);
+        __m512 high = _mm512_maskz_loadu_ps(high_mask, in + k + LANES);
+        _mm512_storeu_si512(words, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        n = u32_min(pairs_count(n), LANES);
+        for (uint32_t i = 0; i < n; i++, to += stride)
+            *to = words[i];
+    }
+}
