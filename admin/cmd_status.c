@@ -111,6 +111,20 @@ static void tenants_print(const Galerne__Admin__V1__StatusResponse *status)
     table_free(table);
 }
 
+/* Rare, and worth a line of its own when it happened. */
+static void not_finite_print(const Galerne__Admin__V1__StatusResponse *status)
+{
+    for (size_t i = 0; i < status->n_models; i++) {
+        const Galerne__Admin__V1__ModelStatus *m = status->models[i];
+        const char *slash = strchr(m->name, '/');
+        if (m->requests_not_finite_total)
+            printf(
+                "\n%s: requests ended by a number that is not finite (NaN or too large): %" PRIu64
+                "\n",
+                slash ? slash + 1 : m->name, m->requests_not_finite_total);
+    }
+}
+
 static void left_cell(struct table *table, bool is_limited, uint64_t left)
 {
     if (is_limited)
@@ -171,6 +185,7 @@ static bool take(void *context, const ProtobufCMessage *message)
         model_print(table, status->models[i]);
     table_print(table);
     table_free(table);
+    not_finite_print(status);
     tenants_print(status);
     quotas_print(status);
     for (size_t i = 0; i < status->n_models; i++) {

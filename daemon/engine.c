@@ -90,6 +90,7 @@ static void engine_publish(struct engine *engine, uint64_t now_ns)
     s->requests_total = engine->requests_total;
     s->requests_cancelled_total = engine->requests_cancelled_total;
     s->requests_refused_total = engine->requests_refused_total;
+    s->requests_not_finite_total = engine->requests_not_finite_total;
     s->prompt_tokens_total = engine->prompt_tokens_total;
     s->output_tokens_total = engine->output_tokens_total;
     engine_publish_tenants(engine, now_ns);

@@ -58,6 +58,7 @@ struct engine_status {
     uint32_t kv_block_tokens;
     uint64_t kv_block_bytes;
     uint64_t requests_total, requests_cancelled_total, requests_refused_total;
+    uint64_t requests_not_finite_total; /* ended because a number was not finite */
     uint64_t prompt_tokens_total, output_tokens_total;
 };
 

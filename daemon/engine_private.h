@@ -96,6 +96,7 @@ struct engine {
     uint32_t free_account;     /* the first free one; each names the next */
 
     uint64_t steps_total, requests_total, requests_cancelled_total, requests_refused_total;
+    uint64_t requests_not_finite_total;
     uint64_t prompt_tokens_total, output_tokens_total;
 };
 

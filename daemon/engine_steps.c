@@ -176,15 +176,36 @@ static void block_note(struct engine *engine, sched_id id)
     sched_block_filled(engine->sched, id, live->n_digests++, &live->digest);
 }
 
+/* Numbers that overflowed: the request ends, alone. Its tokens so far were good. */
+static void row_fail(struct engine *engine, sched_id id, const struct step_result_row *row)
+{
+    struct request *request = engine->lives[id].request;
+    engine->requests_not_finite_total++;
+    error_set(&request->error, STATUS_INTERNAL,
+              "model %s: a number is not finite (NaN or too large) on the way to the token at "
+              "position %u: the model's weights do not carry this text; leave out or change what "
+              "it holds, or have the operator serve the model in a wider type",
+              engine->options.model->name, row->position);
+    log_warning("model %s: request %s ends: a number is not finite on the way to the token at "
+                "position %u",
+                engine->options.model->name, request->name, row->position);
+    engine_end(engine, id, FINISH_ERROR);
+}
+
 static void row_take(struct engine *engine, const struct flight *flight, sched_id id,
                      const struct step_result_row *row, uint64_t now_ns)
 {
     struct live *live = &engine->lives[id];
     struct request *request = live->request;
     /* A client that is gone: the scheduler drops the token, and nobody is charged. */
-    bool is_end = request && is_end_id(engine, request, row->sample.id);
-    if (!sched_sampled(engine->sched, flight->sched_step, id, is_end) || !request)
+    bool is_bad = row->flags & STEP_RESULT_NOT_FINITE;
+    bool is_end = request && !is_bad && is_end_id(engine, request, row->sample.id);
+    if (!sched_sampled(engine->sched, flight->sched_step, id, is_end || is_bad) || !request)
         return;
+    if (is_bad) {
+        row_fail(engine, id, row);
+        return;
+    }
     CHECK(live->n_tokens < engine->options.limits.context_tokens);
     live->tokens[live->n_tokens++] = row->sample.id;
     block_note(engine, id);
@@ -217,6 +238,10 @@ static void result_take(struct engine *engine, const struct step_result *result,
         return;
     }
     if (flight->sched_step == 0) {
+        if (result->n_rows && result->rows[0].flags & STEP_RESULT_NOT_FINITE)
+            log_warning("model %s: a number of its first test is not finite: its weights may be "
+                        "damaged",
+                        engine->options.model->name);
         engine->tests_left--;
         if (engine->tests_left == 0) {
             engine->state = ENGINE_SERVING;

@@ -199,6 +199,7 @@ static void model_show(const struct served_model *served, struct model_row *ret)
     row->requests_total = status->requests_total;
     row->requests_cancelled_total = status->requests_cancelled_total;
     row->requests_refused_total = status->requests_refused_total;
+    row->requests_not_finite_total = status->requests_not_finite_total;
     row->prompt_tokens_total = status->prompt_tokens_total;
     row->output_tokens_total = status->output_tokens_total;
     row->preempted_total = status->sched.preempted_total;

@@ -290,6 +290,8 @@ struct sample_result {
     uint32_t id;
     float logprob;                     /* natural log, of the chosen token */
     uint32_t n_top;                    /* = n_logprobs, at most vocab */
+    uint32_t not_finite;               /* 1: a logit l of the row is NaN or infinite, so that what
+                                          is chosen means nothing; else 0 */
     uint32_t top_id[TOP_LOGPROBS_MAX]; /* descending; ties: lower id first */
     float top_logprob[TOP_LOGPROBS_MAX];
 };

@@ -365,6 +365,7 @@ static void results_read(struct model *m, struct step_result *ret_result)
             .slot = b->sampled_slots[j],
             .n_tokens = 1,
             .position = b->sampled_positions[j],
+            .flags = m->results[j].not_finite ? STEP_RESULT_NOT_FINITE : 0,
             .sample = m->results[j],
         };
     }

@@ -38,7 +38,7 @@
 #include "base/status.h"
 #include "kernels/ops.h"
 
-#define STEP_VERSION 3
+#define STEP_VERSION 4
 
 /* Fixed when the worker starts; both sides compute the same message sizes from it. */
 struct step_limits {
@@ -161,11 +161,16 @@ void step_begin(struct step *step, const struct step_limits *limits, uint64_t ep
 enum status step_check(const struct step *step, size_t message_bytes,
                        const struct step_limits *limits, struct error *error);
 
+/* Flag of a result's row: a number on the way to its token was not finite (NaN, or too large for
+ * its type). The token means nothing, and nor does what follows it; other rows are as they would
+ * be. */
+#define STEP_RESULT_NOT_FINITE 1u
+
 struct step_result_row {
     uint32_t slot;
     uint32_t n_tokens; /* 1 today; 0..k once tokens are speculated */
     uint32_t position; /* of the sampled token */
-    uint32_t reserved;
+    uint32_t flags;
     struct sample_result sample;
 };
 

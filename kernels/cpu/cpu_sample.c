@@ -288,6 +288,7 @@ static void sample_item(void *context, uint32_t thread, uint32_t item)
     struct sample_work work = work_layout(run->device->threads[thread].data, args->vocab);
 
     struct sample_result result = {.n_top = u32_min(params->n_logprobs, args->vocab)};
+    result.not_finite = dtype_find_not_finite(DTYPE_F32, logits, args->vocab) < args->vocab;
     float best = tier->logits_best(logits, args->vocab, &result.id);
     bool nothing = isinf(best); /* every logit is minus infinity */
     double most = nothing ? 0 : (double)best, log_sum = 0;

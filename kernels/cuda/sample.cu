@@ -381,14 +381,18 @@ KERNEL(sample_kernel, struct sample_task, SAMPLE_THREADS, 1)
     const struct best none = {0, UINT32_MAX};
     struct best best = row_best(own, a.vocab, none);
     bool nothing = isinf(best.logit); /* every logit is minus infinity */
-    double most = nothing ? 0 : (double)best.logit, sum = 0;
-    for (uint32_t id = thread_index(); id < a.vocab && !nothing; id += SAMPLE_THREADS)
-        sum += exp((double)logit_clean(own[id]) - most);
+    double most = nothing ? 0 : (double)best.logit, sum = 0, not_finite = 0;
+    for (uint32_t id = thread_index(); id < a.vocab; id += SAMPLE_THREADS) {
+        not_finite += isnan(own[id]) || isinf(own[id]) ? 1 : 0;
+        sum += nothing ? 0 : exp((double)logit_clean(own[id]) - most);
+    }
+    not_finite = block_sum(not_finite, SHARED_AT(double, sums));
     sum = block_sum(sum, SHARED_AT(double, sums));
     double log_sum = nothing ? 0 : log(sum);
     global<struct sample_result> results(a.results);
     struct sample_result result = {};
     result.n_top = min_u32(p.n_logprobs, a.vocab);
+    result.not_finite = not_finite > 0;
     struct best next = none;
     for (uint32_t i = 0; i < result.n_top; i++) {
         next = i == 0 ? best : row_best(own, a.vocab, next);

@@ -191,8 +191,10 @@ static void row_sample(const struct sample_args *args, uint32_t row, const struc
     const struct sample_params *params = &args->host_params[row];
     const float *logits = args->logits + (size_t)row * args->vocab;
     struct sample_result result = {.n_top = u32_min(params->n_logprobs, args->vocab)};
-    for (uint32_t id = 0; id < args->vocab; id++)
+    for (uint32_t id = 0; id < args->vocab; id++) {
         work->logits[id] = logit_clean(logits[id]);
+        result.not_finite |= !isfinite(logits[id]);
+    }
     order_make(work, args->vocab);
     double most = (double)work->logits[work->order[0]], sum = 0;
     bool nothing = isinf(most); /* every logit is minus infinity: there is nothing to compare */

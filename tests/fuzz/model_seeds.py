@@ -227,7 +227,7 @@ def step(
         offsets.append(head_size + len(body))
         body += part + bytes(-len(part) % 8)
     counts = [len(each) for each in (closes, opens, copies, rows, tokens, blocks, entries)]
-    head = struct.pack("<IIQQQ14I", 3, head_size + len(body), number, 1, 0, *counts, *offsets)
+    head = struct.pack("<IIQQQ14I", 4, head_size + len(body), number, 1, 0, *counts, *offsets)
     return head + body
 
 

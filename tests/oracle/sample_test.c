@@ -204,6 +204,10 @@ static void result_check(const struct draw *draw, uint32_t row)
                  params->n_biases, params->n_holds, params->min_tokens, result->id, id);
     double logit = (double)rounded((double)draw->logits[(size_t)row * draw->vocab + id]);
     assert_true(logprob_close(result->logprob, logit - twin.most - twin.log_sum));
+    uint32_t not_finite = 0;
+    for (uint32_t i = 0; i < draw->vocab; i++)
+        not_finite |= !isfinite(draw->logits[(size_t)row * draw->vocab + i]);
+    assert_int_equal(result->not_finite, not_finite);
     assert_int_equal(draw->sampled[draw->history ? draw->places[row] : draw->slots[row]], id);
     uint32_t n_top = params->n_logprobs < draw->vocab ? params->n_logprobs : draw->vocab;
     assert_int_equal(result->n_top, n_top);
@@ -634,6 +638,7 @@ static void foreign_values(void **state)
                 logits[i] = i % 2 ? NAN : -INFINITY;
             struct sample_result result = sample_one(state, ref, logits, VOCAB, kinds[k]);
             assert_int_equal(result.id, 0);
+            assert_int_equal(result.not_finite, 1);
             assert_true(result.logprob == -INFINITY);
             for (uint32_t i = 0; i < result.n_top; i++)
                 assert_true(result.top_id[i] == i && result.top_logprob[i] == -INFINITY);

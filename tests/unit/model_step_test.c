@@ -238,7 +238,7 @@ static const struct {
     void (*spoil)(void);
     const char *text;
 } bad_steps[] = {
-    {bad_version, "version 1, expected 3"},
+    {bad_version, "version 1, expected 4"},
     {bad_size_small, "step 5: it says 8 bytes"},
     {bad_size_large, "step 5: it says "},
     {bad_closes_count, "5 closes, expected at most 4"},
