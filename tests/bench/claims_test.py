@@ -129,8 +129,9 @@ class Parsers(unittest.TestCase):
         self.assertEqual(engines.batch_samples(text), {"batch_4": [64.0, 32.0]})
 
     def test_prompt_json(self):
-        self.assertEqual(engines.prompt_samples('[{"samples_ts": [1.5, 2]}]'), [1.5, 2.0])
-        self.assertEqual(engines.prompt_samples("error: no model"), [])
+        self.assertEqual(engines.prompt_samples('[{"samples_ts": [1.5, 2]}]'),
+                         {"prompt_512": [1.5, 2.0]})
+        self.assertEqual(engines.prompt_samples("error: no model"), {})
 
     def test_samples_of_ours(self):
         self.assertEqual(engines.samples_of_ours("samples batch_1 2.5:5 3:6\n  x\n"),

@@ -5,12 +5,18 @@ Ours is bench_decode; a peer is measured by its own llama-bench (prompt) and lla
 change of the machine's mood shows on both sides of a peer; probes run inside of ours, before each
 of its rounds. All samples of a cell make one median. Keys and values have 16 bits on both sides. A
 call that does not end in time is killed, and what it had printed counts.
+
+On a busy machine spinning barriers collapse and figures of two threads say nothing. With --own-time
+(and one thread, whose own time bench_decode measures) a peer's figures are divided by the part of
+the wall's time that its process had the core.
 """
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
+import time
 
 import models
 
@@ -21,19 +27,25 @@ QUICK = ["d-q4_1", "a-q4_0", "b-q8_0"]
 FULL = ["d-q4_1", "a-q8_0", "a-q4_0", "a-bf16", "b-q8_0", "b-q4_0", "b-bf16", "c-q4_0"]
 
 
-def called(command: list, limit_s: float) -> str:
-    """What it printed, to its end or to its time's."""
+def called(command: list, limit_s: float) -> tuple:
+    """(what it printed, to its end or to its time's; the part of the time that it had a core)"""
+    def children_s() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    name, output = os.path.basename(command[0]), ""
+    own_s, start_s = children_s(), time.monotonic()
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               errors="replace", timeout=limit_s)
+        output = done.stdout
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or [""]
+            print(f"  {name}: exit code {done.returncode}: {last[0][:160]}", flush=True)
     except subprocess.TimeoutExpired as late:
-        print(f"  {os.path.basename(command[0])}: stopped after {limit_s:g} s", flush=True)
-        return (late.stdout or b"").decode(errors="replace")
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [""]
-        print(f"  {os.path.basename(command[0])}: exit code {done.returncode}: {last[0][:160]}",
-              flush=True)
-    return done.stdout
+        print(f"  {name}: stopped after {limit_s:g} s", flush=True)
+        output = (late.stdout or b"").decode(errors="replace")
+    return output, (children_s() - own_s) / (time.monotonic() - start_s)
 
 
 def samples_of_ours(output: str) -> dict:
@@ -46,12 +58,13 @@ def samples_of_ours(output: str) -> dict:
     return found
 
 
-def prompt_samples(output: str) -> list:
-    """Tokens/s of each repetition, of what llama-bench prints with -o json."""
+def prompt_samples(output: str) -> dict:
+    """{prompt_512: [tokens/s of each repetition]}, of what llama-bench prints with -o json."""
     try:
-        return [float(value) for run in json.loads(output) for value in run["samples_ts"]]
+        rates = [float(value) for run in json.loads(output) for value in run["samples_ts"]]
     except (ValueError, KeyError, TypeError):
-        return []
+        rates = []
+    return {"prompt_512": rates} if rates else {}
 
 
 def batch_samples(output: str) -> dict:
@@ -141,17 +154,21 @@ def model_measure(name: str, path: str, program: str, peers: dict, options) -> N
     ours = [program, "-k", "bf16", "-r", str(repeats), *part, path, str(options.threads), name]
 
     def ours_once():
-        measured.add_ours(samples_of_ours(called(ours, options.limit)))
+        measured.add_ours(samples_of_ours(called(ours, options.limit)[0]))
+
+    def peer_once(column: str, command: list, read):
+        output, part = called(command, options.limit)
+        found = read(output)
+        if options.own_time:
+            found = {what: [rate / part for rate in rates] for what, rates in found.items()}
+        measured.add(column, found)
 
     ours_once()
     for column, peer in peers.items():
         if "prompt" in wanted:
-            found = prompt_samples(called(peer.prompt(path, options.threads, repeats),
-                                          options.limit))
-            measured.add(column, {"prompt_512": found} if found else {})
+            peer_once(column, peer.prompt(path, options.threads, repeats), prompt_samples)
         if "batch" in wanted:
-            measured.add(column, batch_samples(called(peer.batch(path, options.threads, repeats),
-                                                      options.limit)))
+            peer_once(column, peer.batch(path, options.threads, repeats), batch_samples)
         ours_once()
     measured.report(name)
 
