@@ -7,7 +7,8 @@
  *     moe TYPE HIDDEN FFN EXPERTS TOP_K         a mixture            -> ok MB of weights
  *     attention TYPE HEADS KV_HEADS DIM TOKENS LAYERS                -> ok MB of K and V
  *     rows N        prepares rows, runs them once, compares with the oracle     -> ok ERROR
- *     run SECONDS   runs for so long, at least three times -> ok WALL_S BUSIEST_S, medians of a run
+ *     run SECONDS   runs for so long, at least three times, or once what is longer -> ok WALL_S
+ *                   BUSIEST_S, medians of a run
  *     probe read|f32|bf16|int8                  -> ok FIGURE (1e9 bytes or operations a second)
  *
  * BUSIEST_S is the own time of the thread that worked most: the time on a machine where nobody else
@@ -201,7 +202,8 @@ static void rows_run(double seconds)
     uint64_t start_ns = clock_now_ns();
     if (!bench.ready)
         side_fail("run: no rows were prepared");
-    while (n < 3 || (n < RUNS_MAX && (double)(clock_now_ns() - start_ns) < seconds * 1e9)) {
+    while (n == 0 || (n < 3 && walls[0] < seconds) ||
+           (n < RUNS_MAX && (double)(clock_now_ns() - start_ns) < seconds * 1e9)) {
         thread_times_read(&before);
         uint64_t run_ns = clock_now_ns();
         bench.side->run();

@@ -129,7 +129,7 @@ class Parsers(unittest.TestCase):
         self.assertEqual(engines.batch_samples(text), {"batch_4": [64.0, 32.0]})
 
     def test_prompt_json(self):
-        self.assertEqual(engines.prompt_samples('[{"samples_ts": [1.5, 2]}]'),
+        self.assertEqual(engines.prompt_samples('[{"samples_ts": [1.5, 2]}]\nsystem: [x]'),
                          {"prompt_512": [1.5, 2.0]})
         self.assertEqual(engines.prompt_samples("error: no model"), {})
 
