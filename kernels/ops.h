@@ -161,7 +161,22 @@ struct rope_kv_args {
 /*
  * Causal attention of each row over its sequence's positions 0..position (the last `window` of
  * them when window > 0), grouped-query: head h reads KV head h / (n_heads / n_kv_heads).
- * out = softmax(q k^T * scale) v   (Vaswani et al. 2017).
+ * out = softmax(q k^T * scale) v   (Vaswani et al. 2017); scale > 0.
+ *
+ * A backend may round what it multiplies with K and V, never K and V themselves (kv_shape):
+ *     F32    nothing is rounded.
+ *     BF16   q to bf16; the weights w_t = exp(score_t - largest) to bf16, at fixed splits of
+ *            positions. The sum that divides is taken over the rounded weights.
+ *     Q8_0   q to 8 bits with a scale for 32 features, by the rule for rows of products (above
+ *            weight_part); w_t times the scale of V to 16 bits, in units of 1 / 65535 of the
+ * largest scale of the row's positions in a split (for each 32 features). The sum that divides is
+ * taken over weights that are not rounded. With s = scale * sum_i |dq_i k_i| at most, dq_i being
+ * what q_i lost (BF16: 2^-9 |q_i|; Q8_0: most / 254, most the largest |q| of its 32), and d the
+ * step of a weight (BF16: 2^-9 of itself; Q8_0: 1 / 131070 of the largest scale, whatever w_t), an
+ * output is off by at most BF16   (exp(2 s + 2^-8) - 1) * 2 * max_t |v_t| Q8_0   (exp(2 s) - 1) * 2
+ * * max_t |v_t| + n d 127 / sum_t w_t, for n positions beside the rounding of f32 sums. In the CPU
+ * backend the tiers with the instructions for it do so; the others compute in f32 and round
+ * nothing.
  */
 struct attention_args {
     uint32_t n_rows;
@@ -318,15 +333,25 @@ struct sample_args {
     struct sample_result *results;           /* [n_rows], device memory; read with buffer_read */
 };
 
-/* Geometry of the paged KV cache of one model. A block holds `block_tokens` consecutive positions
- * of one sequence, for all layers; its inside belongs to the backend. */
+/*
+ * Geometry of the paged KV cache of one model. A block holds `block_tokens` consecutive positions
+ * of one sequence, for all layers; its inside belongs to the backend.
+ *
+ * K (rotated) and V are rounded when they are written: to F32 not at all, to BF16 to the nearest,
+ * ties to even; to Q8_0 for KV_SCALE_VALUES features of a head at a time (the last ones may be
+ * fewer):
+ *     most = max |x_i|;  scale = the least bf16 that is not below f32(most / 127)
+ *     q_i = round(f32(x_i * f32(1 / scale))), to even;  kept as scale * q_i, exact in f32
+ * (most < 2^-100: all zero; an x_i that is not finite: scale and so all of them are NaN).
+ */
+#define KV_SCALE_VALUES 32
 struct kv_shape {
     uint32_t n_layers, n_kv_heads, head_dim;
     uint32_t block_tokens;    /* positions a block; 16 or 32 */
     uint32_t blocks_count;    /* blocks in the pool */
     uint32_t slots_count;     /* sequences that can have a block table */
     uint32_t slot_blocks_max; /* longest table: ceil(context / block_tokens) */
-    enum dtype dtype;         /* of K and V, rounded to nearest even when written: F32 or BF16 */
+    enum dtype dtype;         /* of K and V: F32, BF16 or Q8_0 */
 };
 
 /* The largest shapes that ops will see; a zero means that the op is not used. */

@@ -13,33 +13,60 @@
  * one sequence of operations on the pair's own positions, whatever else is in the tile, and splits
  * lie at absolute positions: a row's bits are its own.
  *
- * A block of the pool holds, for each layer and KV head, K turned, [head_dim][block_tokens], then
- * V, [block_tokens][head_dim]: 16 positions of one feature are one vector, and a score is never
- * summed across a vector. Elements are f32 or bf16.
+ * A block of the pool holds, for each layer and KV head, K, then V, in words of 4 bytes. A word has
+ * one f32, two bf16 or four bytes, neighbours along what a product adds up: features in K,
+ * positions in V, the first one in the lowest bits. So one instruction multiplies and adds a word's
+ * values, and no sum is ever taken across a vector.
+ *     K       [head_dim / values of a word, rounded up][block_tokens] words
+ *     scales  [head_dim / 32, rounded up][block_tokens] bf16      (Q8_0 alone)
+ *     V       [block_tokens / values of a word][head_dim] words
+ *     scales  as K's                                              (Q8_0 alone)
+ * Bytes of K are q + 128, those of V are q (see kv_shape in ops.h).
+ *
+ * A tier takes the queries in one of three forms, by what it multiplies:
+ *     QUERY_F32    [head_dim rounded up to 4][ATTEND_PAIRS_MAX] f32, zeros behind head_dim
+ *     QUERY_BF16   [head_dim / 2][ATTEND_PAIRS_MAX] words
+ *     QUERY_BYTES  [head_dim / 4 rounded up][ATTEND_PAIRS_MAX] words of int8, zeros behind
+ *                  head_dim; then [head_dim / 32 rounded up] rows of f32 scales, then as many of
+ *                  int32: -128 times the sum of the group's bytes, which takes K's offset off again
  *
  * Positions outside of a pair's range, and what lies behind the last feature, may be read and are
  * never used; ATTEND_SLACK_BYTES behind the pool must be there to be read. Block table entries
- * outside of first[0] .. last[n_pairs - 1] are not read.
+ * outside of first[0] .. last[n_pairs - 1] are not read, but for what ahead_last allows.
  */
 #pragma once
 
-#include "base/types.h"
+#include "kernels/ops.h"
 
 #define ATTEND_SPLIT_TOKENS 256
 #define ATTEND_PAIRS_MAX 12
 #define ATTEND_OUT_MULTIPLE 64 /* of floats: out_stride */
 #define ATTEND_SLACK_BYTES 256
 
+/* Asks for what is read in the next pass over some blocks: into the second cache, since the first
+ * is too small for it, and has few lines in flight. */
+#define ATTEND_AHEAD(address) __builtin_prefetch(address, 0, 2)
+
+union attend_word {
+    float f32;
+    uint32_t bits;
+    int32_t count;
+};
+
+enum attend_query { QUERY_F32, QUERY_BF16, QUERY_BYTES };
+
 struct attend {
     uint32_t n_pairs; /* 1..ATTEND_PAIRS_MAX */
     uint32_t head_dim, block_tokens;
-    bool bf16; /* K and V; else f32 */
+    enum dtype dtype; /* of K and V: F32, BF16 or Q8_0 */
     float scale;
-    const float *q;            /* [head_dim][ATTEND_PAIRS_MAX] turned, n_pairs used */
-    const char *kv;            /* of this layer and KV head in block 0 of the pool */
-    size_t block_stride_bytes; /* from a block to the next one of the pool */
-    const uint32_t *blocks;    /* block table of the sequence, by position */
-    uint32_t split;            /* positions split * ATTEND_SPLIT_TOKENS and on */
+    const union attend_word *q; /* rows of ATTEND_PAIRS_MAX words, n_pairs used: see above */
+    const char *kv;             /* of this layer and KV head in block 0 of the pool */
+    size_t block_stride_bytes;  /* from a block to the next one of the pool */
+    const uint32_t *blocks;     /* block table of the sequence, by position */
+    uint32_t split;             /* positions split * ATTEND_SPLIT_TOKENS and on */
+    uint32_t ahead_last;        /* the next split is wanted after this one, up to this position; 0:
+                                   it is not */
     /* [n_pairs] positions in this split, both included, each at least one, ascending */
     uint32_t first[ATTEND_PAIRS_MAX], last[ATTEND_PAIRS_MAX];
     float *scores;     /* scratch: [ATTEND_PAIRS_MAX][ATTEND_SPLIT_TOKENS] */
@@ -49,4 +76,52 @@ struct attend {
     float most[ATTEND_PAIRS_MAX], sum[ATTEND_PAIRS_MAX]; /* [n_pairs] */
 };
 
+/* ---- where K and V lie ---- */
+
+static inline uint32_t attend_word_values(enum dtype dtype)
+{
+    return dtype == DTYPE_F32 ? 1 : dtype == DTYPE_BF16 ? 2 : 4;
+}
+
+static inline uint32_t attend_key_words(enum dtype dtype, uint32_t head_dim)
+{
+    return div_up_u32(head_dim, attend_word_values(dtype));
+}
+
+static inline uint32_t attend_groups(uint32_t head_dim)
+{
+    return div_up_u32(head_dim, KV_SCALE_VALUES);
+}
+
+static inline size_t attend_scales_bytes(enum dtype dtype, uint32_t head_dim, uint32_t block_tokens)
+{
+    return dtype == DTYPE_Q8_0 ? (size_t)attend_groups(head_dim) * block_tokens * 2 : 0;
+}
+
+/* From the beginning of a head's K to what the names say. */
+static inline size_t attend_key_scales(enum dtype dtype, uint32_t head_dim, uint32_t block_tokens)
+{
+    return (size_t)attend_key_words(dtype, head_dim) * block_tokens * 4;
+}
+
+static inline size_t attend_values(enum dtype dtype, uint32_t head_dim, uint32_t block_tokens)
+{
+    return attend_key_scales(dtype, head_dim, block_tokens) +
+           attend_scales_bytes(dtype, head_dim, block_tokens);
+}
+
+static inline size_t attend_value_scales(enum dtype dtype, uint32_t head_dim, uint32_t block_tokens)
+{
+    return attend_values(dtype, head_dim, block_tokens) +
+           (size_t)(block_tokens / attend_word_values(dtype)) * head_dim * 4;
+}
+
+static inline size_t attend_head_bytes(enum dtype dtype, uint32_t head_dim, uint32_t block_tokens)
+{
+    return attend_value_scales(dtype, head_dim, block_tokens) +
+           attend_scales_bytes(dtype, head_dim, block_tokens);
+}
+
 void scalar_attend(struct attend *attend);
+void scalar_attend_fold(float *state, const float *out, float scale_had, float scale_new,
+                        uint32_t n);

@@ -1,7 +1,10 @@
 /*
- * attend_body: attend.h in vectors of any width. A tier's file defines
+ * attend_body: attend.h in vectors of any width, with the arithmetic of f32. A tier's file defines
  *     vec, LANES                        a vector of f32, and how many there are
- *     vec_load, vec_load_bf16, vec_store, vec_set, vec_add, vec_sub, vec_mul, vec_max, vec_exp
+ *     vec_load, vec_store, vec_set, vec_add, vec_sub, vec_mul, vec_max, vec_exp
+ *     vec_half(words, part)             value `part` of words of two bf16, widened
+ *     vec_byte(words, part, flip)       byte `part` of words xor `flip`, as a signed number
+ *     vec_load_bf16(from)               bf16 widened
  *     vec_fma(a, b, c)                  a * b + c
  *     vec_keep(x, from, to, other)      lanes from <= i < to of x, the rest of `other`
  *     vec_reduce_max, vec_reduce_add    in one fixed order
@@ -10,7 +13,8 @@
  * includes this, and calls attend_run. Not a header to include elsewhere.
  *
  * Vectors of positions (V) and of features (F) at a time are chosen so that there are enough chains
- * to hide the latency of one, and no more sums than registers.
+ * to hide the latency of one, and no more sums than registers. A value is added at its place in the
+ * order of features (K) or positions (V), whatever word it shares.
  */
 #pragma once
 
@@ -18,16 +22,17 @@
 #include "kernels/cpu/unroll.h"
 
 #define VECTORS_MAX 4
+#define KEY_FLIP 0x80808080u /* bytes of K are q + 128 */
 
-ATTEND_INLINE size_t element_bytes(const bool bf16)
+/* Value `part` of each of the words at `words`. */
+ATTEND_INLINE vec part_load(const char *words, const enum dtype dtype, const int part,
+                            const uint32_t flip)
 {
-    return bf16 ? 2 : 4;
-}
-
-ATTEND_INLINE vec element_load(const char *from, size_t index, const bool bf16)
-{
-    return bf16 ? vec_load_bf16((const uint16_t *)(const void *)from + index)
-                : vec_load((const float *)(const void *)from + index);
+    if (dtype == DTYPE_F32)
+        return vec_load((const float *)(const void *)words);
+    if (dtype == DTYPE_BF16)
+        return vec_half((const uint32_t *)(const void *)words, part);
+    return vec_byte((const uint32_t *)(const void *)words, part, flip);
 }
 
 static inline const char *block_at(const struct attend *a, uint32_t block)
@@ -37,7 +42,7 @@ static inline const char *block_at(const struct attend *a, uint32_t block)
 
 /* Where V vectors of keys lie, from `position` on. */
 ATTEND_INLINE void keys_find(const struct attend *a, uint32_t position, const int V,
-                             const bool bf16, const char **ret_keys)
+                             const char **ret_keys, uint32_t *ret_tokens)
 {
     uint32_t block_first = a->first[0] / a->block_tokens;
     uint32_t block_last = a->last[a->n_pairs - 1] / a->block_tokens;
@@ -45,33 +50,50 @@ ATTEND_INLINE void keys_find(const struct attend *a, uint32_t position, const in
     {
         uint32_t at = position + (uint32_t)v * LANES; /* the ends are no one's: any block will do */
         uint32_t block = u32_min(u32_max(at / a->block_tokens, block_first), block_last);
-        ret_keys[v] = block_at(a, block) + at % a->block_tokens * element_bytes(bf16);
+        ret_tokens[v] = at % a->block_tokens;
+        ret_keys[v] = block_at(a, block) + (size_t)ret_tokens[v] * 4;
     }
 }
 
 /* Scores of V vectors of positions from `position` on, for pairs pair .. pair + N - 1. Blocks lie
- * anywhere, so what comes next is asked for ahead when few pairs share the reading. */
+ * anywhere, so the values at the same place are asked for meanwhile when few pairs share the
+ * reading. */
 SHAPE_BODY void scores_chunk(const struct attend *a, uint32_t position, uint32_t pair, const int N,
-                             const int V, const bool bf16)
+                             const int V, const enum dtype dtype)
 {
+    const int parts = (int)attend_word_values(dtype);
     const bool ahead = N <= 4;
-    const char *keys[VECTORS_MAX], *next[VECTORS_MAX];
-    keys_find(a, position, V, bf16, keys);
-    keys_find(a, position + (uint32_t)V * LANES, V, bf16, next);
-    vec sums[ATTEND_PAIRS_MAX][VECTORS_MAX];
+    const char *keys[VECTORS_MAX];
+    uint32_t tokens[VECTORS_MAX], words = attend_key_words(dtype, a->head_dim);
+    const size_t scales_at = attend_key_scales(dtype, a->head_dim, a->block_tokens);
+    const size_t values_at = attend_values(dtype, a->head_dim, a->block_tokens);
+    keys_find(a, position, V, keys, tokens);
+    vec sums[ATTEND_PAIRS_MAX][VECTORS_MAX], scales[VECTORS_MAX];
     UNROLL for (int n = 0; n < N; n++) UNROLL for (int v = 0; v < V; v++) sums[n][v] = vec_set(0);
-    const float *q = a->q + pair;
-    size_t index = 0;
-    for (uint32_t i = 0; i < a->head_dim; i++, q += ATTEND_PAIRS_MAX, index += a->block_tokens) {
-        vec key[VECTORS_MAX];
-        UNROLL for (int v = 0; v < V; v++) key[v] = element_load(keys[v], index, bf16);
+    UNROLL for (int v = 0; v < V; v++) scales[v] = vec_set(1);
+    const union attend_word *q = a->q + pair;
+    for (uint32_t i = 0; i < words; i++) {
+        size_t index = (size_t)i * a->block_tokens * 4;
+        if (dtype == DTYPE_Q8_0 && i % (KV_SCALE_VALUES / 4) == 0)
+            UNROLL for (int v = 0; v < V; v++) scales[v] = vec_load_bf16(
+                (const uint16_t *)(const void *)(keys[v] - (size_t)tokens[v] * 4 + scales_at) +
+                i / (KV_SCALE_VALUES / 4) * a->block_tokens + tokens[v]);
         if (ahead)
-            UNROLL for (int v = 0; v < V; v++)
-                __builtin_prefetch(next[v] + index * element_bytes(bf16));
-        UNROLL for (int n = 0; n < N; n++)
+            UNROLL for (int v = 0; v < V; v++) ATTEND_AHEAD(keys[v] + values_at + index);
+        UNROLL for (int part = 0; part < parts; part++, q += ATTEND_PAIRS_MAX)
         {
-            vec x = vec_set(q[n]);
-            UNROLL for (int v = 0; v < V; v++) sums[n][v] = vec_fma(key[v], x, sums[n][v]);
+            vec key[VECTORS_MAX];
+            UNROLL for (int v = 0; v < V; v++)
+            {
+                key[v] = part_load(keys[v] + index, dtype, part, KEY_FLIP);
+                if (dtype == DTYPE_Q8_0)
+                    key[v] = vec_mul(key[v], scales[v]);
+            }
+            UNROLL for (int n = 0; n < N; n++)
+            {
+                vec x = vec_set(q[n].f32);
+                UNROLL for (int v = 0; v < V; v++) sums[n][v] = vec_fma(key[v], x, sums[n][v]);
+            }
         }
     }
     uint32_t at = position % ATTEND_SPLIT_TOKENS;
@@ -81,12 +103,13 @@ SHAPE_BODY void scores_chunk(const struct attend *a, uint32_t position, uint32_t
                   vec_mul(sums[n][v], scale));
 }
 
-SHAPE_BODY void scores_body(const struct attend *a, uint32_t pair, const int N, const bool bf16)
+SHAPE_BODY void scores_body(const struct attend *a, uint32_t pair, const int N,
+                            const enum dtype dtype)
 {
     const int V = N <= 2 ? 4 : 2;
     uint32_t chunk = (uint32_t)V * LANES, last = a->last[a->n_pairs - 1];
     for (uint32_t at = a->first[0] / chunk * chunk; at <= last; at += chunk)
-        scores_chunk(a, at, pair, N, V, bf16);
+        scores_chunk(a, at, pair, N, V, dtype);
 }
 
 /* The scores of one pair become exp(score - most) at its own positions. */
@@ -112,60 +135,97 @@ static void pair_softmax(struct attend *a, uint32_t pair)
     a->sum[pair] = vec_reduce_add(sums);
 }
 
-/* Adds the weighted values of positions first .. last, F vectors of features from `feature` on. */
-SHAPE_BODY void values_chunk(const struct attend *a, uint32_t first, uint32_t last, uint32_t pair,
-                             uint32_t feature, const int N, const int F, const bool bf16)
+/* The same place in the next split, or NULL when nobody wants it. */
+static inline const char *block_ahead(const struct attend *a, uint32_t block)
 {
+    block += ATTEND_SPLIT_TOKENS / a->block_tokens;
+    return block <= a->ahead_last / a->block_tokens ? block_at(a, block) : NULL;
+}
+
+/* Adds the weighted values of a word's positions from .. to. */
+ATTEND_INLINE void values_word(const char *words, const uint16_t *scales, uint32_t block_tokens,
+                               const float *weights, uint32_t from, uint32_t to, const int N,
+                               const int F, const enum dtype dtype,
+                               vec sums[ATTEND_PAIRS_MAX][VECTORS_MAX])
+{
+    const int parts = (int)attend_word_values(dtype);
+    UNROLL for (int part = 0; part < parts; part++)
+    {
+        if ((uint32_t)part < from || (uint32_t)part > to)
+            continue;
+        vec row[VECTORS_MAX];
+        UNROLL for (int f = 0; f < F; f++)
+        {
+            row[f] = part_load(words + (size_t)f * LANES * 4, dtype, part, 0);
+            if (dtype == DTYPE_Q8_0) {
+                uint32_t group = (uint32_t)f * LANES / KV_SCALE_VALUES;
+                uint32_t bits = (uint32_t)scales[group * block_tokens + (uint32_t)part] << 16;
+                row[f] = vec_mul(row[f], vec_set((union attend_word){.bits = bits}.f32));
+            }
+        }
+        UNROLL for (int n = 0; n < N; n++)
+        {
+            vec weight = vec_set(weights[(size_t)n * ATTEND_SPLIT_TOKENS + (size_t)part]);
+            UNROLL for (int f = 0; f < F; f++) sums[n][f] = vec_fma(row[f], weight, sums[n][f]);
+        }
+    }
+}
+
+/* Adds the weighted values of positions first .. last, F vectors of features from `feature` on.
+ * Meanwhile the keys of the next split are asked for, when few pairs share the reading. */
+SHAPE_BODY void values_chunk(const struct attend *a, uint32_t first, uint32_t last, uint32_t pair,
+                             uint32_t feature, const int N, const int F, const enum dtype dtype)
+{
+    const uint32_t parts = attend_word_values(dtype), block_tokens = a->block_tokens;
+    const size_t values_at = attend_values(dtype, a->head_dim, block_tokens);
+    const size_t scales_at = attend_value_scales(dtype, a->head_dim, block_tokens);
     float *out = a->out + pair * a->out_stride + feature;
     vec sums[ATTEND_PAIRS_MAX][VECTORS_MAX];
     UNROLL for (int n = 0; n < N; n++) UNROLL for (int f = 0; f < F; f++) sums[n][f] =
         vec_load(out + (size_t)n * a->out_stride + (size_t)f * LANES);
     for (uint32_t t = first; t <= last;) {
-        uint32_t token = t % a->block_tokens;
-        uint32_t n_tokens = u32_min(a->block_tokens - token, last - t + 1);
-        const char *values = block_at(a, t / a->block_tokens);
-        const float *weights =
-            a->scores + (size_t)pair * ATTEND_SPLIT_TOKENS + t % ATTEND_SPLIT_TOKENS;
-        /* V begins head_dim * block_tokens values after K. */
-        size_t index = (size_t)(a->block_tokens + token) * a->head_dim + feature;
-        const char *next =
-            N <= 4 && t + n_tokens <= last ? block_at(a, t / a->block_tokens + 1) : NULL;
-        for (uint32_t i = 0; i < n_tokens; i++, index += a->head_dim) {
-            vec row[VECTORS_MAX];
-            UNROLL for (int f = 0; f < F; f++) row[f] =
-                element_load(values, index + (size_t)f * LANES, bf16);
-            if (next)
-                UNROLL for (int f = 0; f < F; f++)
-                    __builtin_prefetch(next + (index + (size_t)f * LANES) * element_bytes(bf16));
-            UNROLL for (int n = 0; n < N; n++)
-            {
-                vec weight = vec_set(weights[(size_t)n * ATTEND_SPLIT_TOKENS + i]);
-                UNROLL for (int f = 0; f < F; f++) sums[n][f] = vec_fma(row[f], weight, sums[n][f]);
-            }
+        const char *block = block_at(a, t / block_tokens);
+        const char *ahead = N <= 4 ? block_ahead(a, t / block_tokens) : NULL;
+        uint32_t end = u32_min(last, t / block_tokens * block_tokens + block_tokens - 1);
+        while (t <= end) {
+            uint32_t word = t % block_tokens / parts, from = t % parts;
+            uint32_t to = u32_min(from + end - t, parts - 1);
+            size_t at = ((size_t)word * a->head_dim + feature) * 4;
+            const uint16_t *scales = (const uint16_t *)(const void *)(block + scales_at) +
+                                     feature / KV_SCALE_VALUES * block_tokens + word * parts;
+            if (ahead)
+                UNROLL for (int f = 0; f < F; f++) ATTEND_AHEAD(ahead + at + (size_t)f * LANES * 4);
+            values_word(block + values_at + at, scales, block_tokens,
+                        a->scores + (size_t)pair * ATTEND_SPLIT_TOKENS +
+                            (t - from) % ATTEND_SPLIT_TOKENS,
+                        from, to, N, F, dtype, sums);
+            t += to - from + 1;
         }
-        t += n_tokens;
     }
     UNROLL for (int n = 0; n < N; n++) UNROLL for (int f = 0; f < F; f++)
         vec_store(out + (size_t)n * a->out_stride + (size_t)f * LANES, sums[n][f]);
 }
 
 SHAPE_BODY void values_body(const struct attend *a, uint32_t first, uint32_t last, uint32_t pair,
-                            const int N, const bool bf16)
+                            const int N, const enum dtype dtype)
 {
     const int F = N <= 4 ? 4 : 2;
     for (uint32_t feature = 0; feature < a->head_dim; feature += (uint32_t)F * LANES)
-        values_chunk(a, first, last, pair, feature, N, F, bf16);
+        values_chunk(a, first, last, pair, feature, N, F, dtype);
 }
 
-static void scores_run(const struct attend *a, const bool bf16)
+/* A body for each type of K and V. */
+#define ATTEND_TYPES(body, ...)                                                                    \
+    (a->dtype == DTYPE_F32    ? body(__VA_ARGS__, DTYPE_F32)                                       \
+     : a->dtype == DTYPE_BF16 ? body(__VA_ARGS__, DTYPE_BF16)                                      \
+                              : body(__VA_ARGS__, DTYPE_Q8_0))
+
+static void scores_run(const struct attend *a)
 {
     uint32_t pair = 0;
 #define DO(n)                                                                                      \
     for (; a->n_pairs - pair >= n; pair += n)                                                      \
-        if (bf16)                                                                                  \
-            scores_body(a, pair, n, true);                                                         \
-        else                                                                                       \
-            scores_body(a, pair, n, false);
+        ATTEND_TYPES(scores_body, a, pair, n);
     ATTEND_SIZES(DO)
 #undef DO
 }
@@ -176,10 +236,7 @@ static void values_run(const struct attend *a, uint32_t first, uint32_t last, ui
 {
 #define DO(n)                                                                                      \
     for (; end - pair >= n; pair += n)                                                             \
-        if (a->bf16)                                                                               \
-            values_body(a, first, last, pair, n, true);                                            \
-        else                                                                                       \
-            values_body(a, first, last, pair, n, false);
+        ATTEND_TYPES(values_body, a, first, last, pair, n);
     ATTEND_SIZES(DO)
 #undef DO
 }
@@ -188,7 +245,7 @@ static void values_run(const struct attend *a, uint32_t first, uint32_t last, ui
 static void attend_run(struct attend *a)
 {
     uint32_t all_first = a->first[a->n_pairs - 1], all_last = a->last[0];
-    scores_run(a, a->bf16);
+    scores_run(a);
     for (uint32_t p = 0; p < a->n_pairs; p++)
         pair_softmax(a, p);
     memset(a->out, 0, a->n_pairs * a->out_stride * sizeof(float));
@@ -204,4 +261,12 @@ static void attend_run(struct attend *a)
     for (uint32_t p = 0; p < a->n_pairs; p++)
         if (a->last[p] > all_last)
             values_run(a, all_last + 1, a->last[p], p, p + 1);
+}
+
+/* state = state * scale_had + out * scale_new */
+static void fold_run(float *state, const float *out, float scale_had, float scale_new, uint32_t n)
+{
+    const vec had = vec_set(scale_had), new = vec_set(scale_new);
+    for (uint32_t i = 0; i < n; i += LANES) /* both have room up to ATTEND_OUT_MULTIPLE */
+        vec_store(state + i, vec_fma(vec_load(out + i), new, vec_mul(vec_load(state + i), had)));
 }

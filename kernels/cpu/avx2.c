@@ -23,6 +23,7 @@ const struct tier tier_avx2 = {
     .row_blocks = avx2_row_blocks,
     .attend_pairs = 6,
     .attend = avx2_attend,
+    .attend_fold = avx2_attend_fold,
     .rmsnorm = avx2_rmsnorm,
     .rotate = avx2_rotate,
     .silu_mul = avx2_silu_mul,

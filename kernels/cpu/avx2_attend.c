@@ -18,6 +18,21 @@ typedef __m256 vec;
 #define vec_reduce_max(x) lanes_max(x)
 #define vec_reduce_add(x) lanes_sum(x)
 
+AVX2_INLINE vec vec_half(const uint32_t *words, const int part)
+{
+    __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)words);
+    x = part ? _mm256_and_si256(x, _mm256_set1_epi32((int)0xffff0000u)) : _mm256_slli_epi32(x, 16);
+    return _mm256_castsi256_ps(x);
+}
+
+AVX2_INLINE vec vec_byte(const uint32_t *words, const int part, const uint32_t flip)
+{
+    __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)words);
+    x = _mm256_xor_si256(x, _mm256_set1_epi32((int)flip));
+    x = _mm256_sllv_epi32(x, _mm256_set1_epi32(24 - 8 * part));
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 24));
+}
+
 AVX2_INLINE vec vec_load_bf16(const uint16_t *from)
 {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)from));
@@ -35,4 +50,9 @@ AVX2_INLINE vec vec_keep(vec x, size_t from, size_t to, vec other)
 void avx2_attend(struct attend *attend)
 {
     attend_run(attend);
+}
+
+void avx2_attend_fold(float *state, const float *out, float scale_had, float scale_new, uint32_t n)
+{
+    fold_run(state, out, scale_had, scale_new, n);
 }

@@ -16,6 +16,7 @@ const struct tier tier_avx512 = {
     .row_blocks = avx512_row_blocks,
     .attend_pairs = 12,
     .attend = avx512_attend,
+    .attend_fold = avx512_attend_fold,
     .rmsnorm = avx512_rmsnorm,
     .rotate = avx512_rotate,
     .silu_mul = avx512_silu_mul,

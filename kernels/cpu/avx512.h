@@ -13,6 +13,8 @@ void avx512_product(const struct product *product, uint32_t first_panel, uint32_
 void avx512_product_blocks(const struct product *product, uint32_t first_panel, uint32_t n_panels);
 void avx512_row_blocks(const float *in, uint32_t n_blocks, struct row_block *to, uint32_t stride);
 void avx512_attend(struct attend *attend);
+void avx512_attend_fold(float *state, const float *out, float scale_had, float scale_new,
+                        uint32_t n);
 void avx512_rmsnorm(const float *in, const float *weight, float eps, uint32_t n, float *out);
 void avx512_rotate(float *head, const float *cosines, const float *sines, uint32_t half);
 void avx512_silu_mul(const float *gate, const float *up, uint32_t n, float *out);

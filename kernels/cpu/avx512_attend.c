@@ -18,6 +18,20 @@ typedef __m512 vec;
 #define vec_reduce_max(x) _mm512_reduce_max_ps(x)
 #define vec_reduce_add(x) _mm512_reduce_add_ps(x)
 
+AVX512_INLINE vec vec_half(const uint32_t *words, const int part)
+{
+    __m512i x = _mm512_loadu_si512(words);
+    x = part ? _mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000u)) : _mm512_slli_epi32(x, 16);
+    return _mm512_castsi512_ps(x);
+}
+
+AVX512_INLINE vec vec_byte(const uint32_t *words, const int part, const uint32_t flip)
+{
+    __m512i x = _mm512_xor_si512(_mm512_loadu_si512(words), _mm512_set1_epi32((int)flip));
+    x = _mm512_sllv_epi32(x, _mm512_set1_epi32(24 - 8 * part));
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(x, 24));
+}
+
 AVX512_INLINE vec vec_load_bf16(const uint16_t *from)
 {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)from));
@@ -34,4 +48,10 @@ AVX512_INLINE vec vec_keep(vec x, size_t from, size_t to, vec other)
 void avx512_attend(struct attend *attend)
 {
     attend_run(attend);
+}
+
+void avx512_attend_fold(float *state, const float *out, float scale_had, float scale_new,
+                        uint32_t n)
+{
+    fold_run(state, out, scale_had, scale_new, n);
 }

@@ -11,3 +11,4 @@
 void avx512_bf16_product_pairs(const struct product *product, uint32_t first_panel,
                                uint32_t n_panels);
 void avx512_bf16_row_pairs(const float *in, uint32_t in_count, uint32_t *to, uint32_t stride);
+void avx512_bf16_attend(struct attend *attend);

@@ -9,3 +9,4 @@
 
 void avx512_vnni_product_blocks(const struct product *product, uint32_t first_panel,
                                 uint32_t n_panels);
+void avx512_vnni_attend(struct attend *attend);

@@ -50,15 +50,21 @@ static size_t state_floats(uint32_t head_dim)
 
 /* What an item keeps: scores, the queries and states of its tiles, what a split gives. */
 struct room {
-    float *scores; /* [ATTEND_PAIRS_MAX][ATTEND_SPLIT_TOKENS] */
-    float *q;      /* [BUNDLE_TILES_MAX][head_dim][ATTEND_PAIRS_MAX] */
-    float *states; /* [BUNDLE_TILES_MAX][ATTEND_PAIRS_MAX] */
-    float *out;    /* [ATTEND_PAIRS_MAX][out_stride] */
+    float *scores;        /* [ATTEND_PAIRS_MAX][ATTEND_SPLIT_TOKENS] */
+    union attend_word *q; /* [BUNDLE_TILES_MAX][query_words] */
+    float *states;        /* [BUNDLE_TILES_MAX][ATTEND_PAIRS_MAX] */
+    float *out;           /* [ATTEND_PAIRS_MAX][out_stride] */
 };
+
+/* Of a tile: enough for every form (attend.h). */
+static size_t query_words(uint32_t head_dim)
+{
+    return round_up(head_dim, 4) * ATTEND_PAIRS_MAX;
+}
 
 static size_t room_floats(uint32_t head_dim)
 {
-    size_t tile = ATTEND_PAIRS_MAX * (head_dim + state_floats(head_dim));
+    size_t tile = query_words(head_dim) + ATTEND_PAIRS_MAX * state_floats(head_dim);
     return ATTEND_PAIRS_MAX * (ATTEND_SPLIT_TOKENS + out_stride(head_dim)) +
            BUNDLE_TILES_MAX * tile;
 }
@@ -66,9 +72,10 @@ static size_t room_floats(uint32_t head_dim)
 static struct room room_of(float *memory, uint32_t head_dim)
 {
     struct room room = {.scores = memory};
-    room.q = room.scores + (size_t)ATTEND_PAIRS_MAX * ATTEND_SPLIT_TOKENS;
-    room.states = room.q + (size_t)BUNDLE_TILES_MAX * ATTEND_PAIRS_MAX * head_dim;
-    room.out = room.states + BUNDLE_TILES_MAX * ATTEND_PAIRS_MAX * state_floats(head_dim);
+    room.out = room.scores + (size_t)ATTEND_PAIRS_MAX * ATTEND_SPLIT_TOKENS;
+    room.states = room.out + ATTEND_PAIRS_MAX * out_stride(head_dim);
+    float *q = room.states + BUNDLE_TILES_MAX * ATTEND_PAIRS_MAX * state_floats(head_dim);
+    room.q = (union attend_word *)(void *)q;
     return room;
 }
 
@@ -145,18 +152,67 @@ static size_t row_floats(const struct attention_args *args)
     return (size_t)(args->n_heads + 2 * args->n_kv_heads) * args->head_dim;
 }
 
+static enum attend_query query_form(const struct attention_run *run)
+{
+    enum dtype dtype = run->args->kv->shape.dtype;
+    const struct tier *tier = run->device->tier;
+    return dtype == DTYPE_F32 ? QUERY_F32 : dtype == DTYPE_BF16 ? tier->bf16_query : tier->q8_query;
+}
+
+/* One pair's query as bytes: see attend.h. */
+static void query_bytes(const float *from, uint32_t head_dim, union attend_word *q)
+{
+    uint32_t words = div_up_u32(head_dim, 4), groups = attend_groups(head_dim);
+    union attend_word *scales = q + (size_t)words * ATTEND_PAIRS_MAX;
+    union attend_word *minus = scales + (size_t)groups * ATTEND_PAIRS_MAX;
+    for (uint32_t g = 0; g < groups; g++) {
+        int8_t bytes[KV_SCALE_VALUES] = {0};
+        uint32_t first = g * KV_SCALE_VALUES, n = u32_min(KV_SCALE_VALUES, head_dim - first);
+        union attend_word most = {.bits = 0};
+        for (uint32_t i = 0; i < n; i++) {
+            union attend_word word = {.f32 = from[first + i]};
+            most.bits = u32_max(most.bits, word.bits & 0x7fffffffu);
+        }
+        struct row_block block = {0};
+        float times = row_block_begin(&block, most.bits);
+        int32_t sum = 0;
+        for (uint32_t i = 0; i < n && times != 0; i++) {
+            const float round = 0x1.8p23f; /* adding it rounds, ties to even */
+            bytes[i] = (int8_t)(from[first + i] * times + round - round);
+            sum += bytes[i];
+        }
+        for (uint32_t i = 0; i < div_up_u32(n, 4); i++)
+            memcpy(&q[(size_t)(first / 4 + i) * ATTEND_PAIRS_MAX], bytes + (size_t)i * 4, 4);
+        scales[(size_t)g * ATTEND_PAIRS_MAX].f32 = block.scale;
+        minus[(size_t)g * ATTEND_PAIRS_MAX].count = -128 * sum;
+    }
+}
+
+static void query_turn(enum attend_query form, const float *from, uint32_t n, union attend_word *q)
+{
+    if (form == QUERY_BYTES) {
+        query_bytes(from, n, q);
+        return;
+    }
+    for (uint32_t i = 0; i < n && form == QUERY_BF16; i += 2)
+        q[(size_t)i / 2 * ATTEND_PAIRS_MAX].bits =
+            dtype_bf16(from[i]) | (uint32_t)dtype_bf16(from[i + 1]) << 16;
+    for (uint32_t i = 0; i < round_up(n, 4) && form == QUERY_F32; i++)
+        q[(size_t)i * ATTEND_PAIRS_MAX].f32 = i < n ? from[i] : 0;
+}
+
 static void tile_turn_queries(const struct attention_run *run, const struct tile *tile,
-                              uint32_t kv_head, float *q)
+                              uint32_t kv_head, union attend_word *q)
 {
     const struct attention_args *args = run->args;
+    enum attend_query form = query_form(run);
     uint32_t n = args->head_dim, pair = 0;
     for (uint32_t r = 0; r < tile->n_rows; r++)
-        for (uint32_t h = 0; h < tile->n_heads; h++, pair++) {
-            const float *from = args->qkv + (tile->row + r) * row_floats(args) +
-                                (size_t)(kv_head * run->group + tile->head + h) * n;
-            for (uint32_t i = 0; i < n; i++)
-                q[(size_t)i * ATTEND_PAIRS_MAX + pair] = from[i];
-        }
+        for (uint32_t h = 0; h < tile->n_heads; h++, pair++)
+            query_turn(form,
+                       args->qkv + (tile->row + r) * row_floats(args) +
+                           (size_t)(kv_head * run->group + tile->head + h) * n,
+                       n, q + pair);
 }
 
 /* The positions of a split that the pairs of a tile attend to: false when there are none. Pairs
@@ -183,7 +239,7 @@ static bool split_ranges(const struct attention_args *args, const struct tile *t
 
 /* One split of a tile; false when none of its pairs attends to any of it. */
 static bool tile_split(const struct attention_run *run, const struct tile *tile, uint32_t kv_head,
-                       uint32_t split, const struct room *room, const float *q,
+                       uint32_t split, const struct room *room, const union attend_word *q,
                        struct attend *ret_attend, uint32_t *ret_pair)
 {
     const struct attention_args *args = run->args;
@@ -193,7 +249,7 @@ static bool tile_split(const struct attention_run *run, const struct tile *tile,
         return false;
     attend->head_dim = args->head_dim;
     attend->block_tokens = kv->shape.block_tokens;
-    attend->bf16 = kv->shape.dtype == DTYPE_BF16;
+    attend->dtype = kv->shape.dtype;
     attend->scale = args->scale;
     attend->q = q + *ret_pair;
     attend->kv = cpu_kv_head(kv, args->layer, kv_head);
@@ -201,6 +257,9 @@ static bool tile_split(const struct attention_run *run, const struct tile *tile,
     attend->blocks = cpu_kv_blocks(kv, args->host_slots[tile->row], attend->first[0],
                                    attend->last[attend->n_pairs - 1]);
     attend->split = split;
+    attend->ahead_last = run->partials ? 0
+                                       : u32_min(args->host_positions[tile->row + tile->n_rows - 1],
+                                                 (split + 2) * ATTEND_SPLIT_TOKENS - 1);
     attend->scores = room->scores;
     attend->out_stride = out_stride(args->head_dim);
     attend->out = room->out;
@@ -211,31 +270,39 @@ static bool tile_split(const struct attention_run *run, const struct tile *tile,
 /* ---- states ---- */
 
 /* What a pair has of its splits so far: [head_dim] values, then most and sum behind out_stride. */
-static void state_set(float *state, const float *out, float most, float sum, uint32_t head_dim)
+struct split_state {
+    const float *out; /* [head_dim] */
+    float most, sum;
+};
+
+static void state_set(float *state, const struct split_state *split, uint32_t head_dim)
 {
-    memcpy(state, out, head_dim * sizeof *out);
-    state[out_stride(head_dim)] = most;
-    state[out_stride(head_dim) + 1] = sum;
+    memcpy(state, split->out, head_dim * sizeof *state);
+    state[out_stride(head_dim)] = split->most;
+    state[out_stride(head_dim) + 1] = split->sum;
 }
 
-static void state_fold(float *state, const float *out, float most, float sum, uint32_t head_dim)
+static void state_fold(const struct tier *tier, float *state, const struct split_state *split,
+                       uint32_t head_dim)
 {
     float *had = state + out_stride(head_dim);
-    float largest = fmaxf(had[0], most);
-    float scale_had = expf(had[0] - largest), scale_new = expf(most - largest);
-    for (uint32_t i = 0; i < head_dim; i++)
-        state[i] = state[i] * scale_had + out[i] * scale_new;
-    had[1] = had[1] * scale_had + sum * scale_new;
+    float largest = fmaxf(had[0], split->most);
+    float scale_had = expf(had[0] - largest), scale_new = expf(split->most - largest);
+    tier->attend_fold(state, split->out, scale_had, scale_new, head_dim);
+    had[1] = had[1] * scale_had + split->sum * scale_new;
     had[0] = largest;
 }
 
 /* A pair of a tile takes its next split, which may be its first. */
 static void pair_take(const struct attention_run *run, const struct tile *tile, uint32_t pair,
-                      uint32_t split, float *states, const float *out, float most, float sum)
+                      uint32_t split, float *states, const struct split_state *from)
 {
     uint32_t row = tile->row + pair / tile->n_heads, n = run->args->head_dim;
-    bool is_first = row_first(run->args, row) / ATTEND_SPLIT_TOKENS == split;
-    (is_first ? state_set : state_fold)(states + pair * run->state_floats, out, most, sum, n);
+    float *state = states + pair * run->state_floats;
+    if (row_first(run->args, row) / ATTEND_SPLIT_TOKENS == split)
+        state_set(state, from, n);
+    else
+        state_fold(run->device->tier, state, from, n);
 }
 
 static void tile_finish(const struct attention_run *run, const struct tile *tile, uint32_t kv_head,
@@ -274,21 +341,22 @@ static void bundle_item(void *context, uint32_t thread, uint32_t item)
     const struct tile *tiles = &run->tiles[bundle->first_tile];
     uint32_t kv_head = item / run->n_bundles, n = args->head_dim;
     struct room room = room_of(run->device->threads[thread].data, n);
-    size_t q_floats = (size_t)ATTEND_PAIRS_MAX * n;
+    size_t q_words = query_words(n);
     size_t tile_floats = ATTEND_PAIRS_MAX * run->state_floats;
     for (uint32_t t = 0; t < bundle->n_tiles; t++)
-        tile_turn_queries(run, &tiles[t], kv_head, room.q + t * q_floats);
+        tile_turn_queries(run, &tiles[t], kv_head, room.q + t * q_words);
     uint32_t last = tile_split_last(args, &tiles[bundle->n_tiles - 1]);
     for (uint32_t split = tile_split_first(args, &tiles[0]); split <= last; split++)
         for (uint32_t t = 0; t < bundle->n_tiles; t++) {
             struct attend attend;
             uint32_t pair = 0;
-            if (!tile_split(run, &tiles[t], kv_head, split, &room, room.q + t * q_floats, &attend,
+            if (!tile_split(run, &tiles[t], kv_head, split, &room, room.q + t * q_words, &attend,
                             &pair))
                 continue;
             for (uint32_t p = 0; p < attend.n_pairs; p++)
                 pair_take(run, &tiles[t], pair + p, split, room.states + t * tile_floats,
-                          attend.out + p * attend.out_stride, attend.most[p], attend.sum[p]);
+                          &(struct split_state){attend.out + p * attend.out_stride, attend.most[p],
+                                                attend.sum[p]});
         }
     for (uint32_t t = 0; t < bundle->n_tiles; t++)
         tile_finish(run, &tiles[t], kv_head, room.states + t * tile_floats);
@@ -316,8 +384,10 @@ static void split_item(void *context, uint32_t thread, uint32_t item)
     tile_turn_queries(run, &run->tiles[tile], kv_head, room.q);
     tile_split(run, &run->tiles[tile], kv_head, split, &room, room.q, &attend, &pair);
     for (uint32_t p = 0; p < attend.n_pairs; p++)
-        state_set(partial + (pair + p) * run->state_floats, attend.out + p * attend.out_stride,
-                  attend.most[p], attend.sum[p], run->args->head_dim);
+        state_set(partial + (pair + p) * run->state_floats,
+                  &(struct split_state){attend.out + p * attend.out_stride, attend.most[p],
+                                        attend.sum[p]},
+                  run->args->head_dim);
 }
 
 static void fold_item(void *context, uint32_t thread, uint32_t item)
@@ -336,7 +406,8 @@ static void fold_item(void *context, uint32_t thread, uint32_t item)
         for (uint32_t p = pair; p < pair + attend.n_pairs; p++) {
             const float *from = partial + p * run->state_floats;
             const float *had = from + out_stride(args->head_dim);
-            pair_take(run, tile, p, split, room.states, from, had[0], had[1]);
+            pair_take(run, tile, p, split, room.states,
+                      &(struct split_state){from, had[0], had[1]});
         }
     }
     tile_finish(run, tile, kv_head, room.states);

@@ -8,23 +8,22 @@
  * of 16 positions in one vector without ever adding across it.
  */
 
-static size_t element_bytes(const struct kv_shape *shape)
+static size_t head_bytes(const struct kv_shape *shape)
 {
-    return dtype_block_bytes(shape->dtype);
+    return attend_head_bytes(shape->dtype, shape->head_dim, shape->block_tokens);
 }
 
 size_t cpu_kv_block_bytes(const struct kv_shape *shape)
 {
-    size_t position = size_product(shape->n_kv_heads, shape->head_dim);
-    size_t block = size_product(size_product(position, shape->block_tokens), 2ul * shape->n_layers);
-    return size_product(block, element_bytes(shape));
+    return size_product(size_product(head_bytes(shape), shape->n_kv_heads), shape->n_layers);
 }
 
 enum status cpu_kv_open(struct device *device, const struct kv_shape *shape, struct kv **ret_kv,
                         struct error *error)
 {
     CHECK(shape->block_tokens == 16 || shape->block_tokens == 32);
-    CHECK(shape->dtype == DTYPE_F32 || shape->dtype == DTYPE_BF16);
+    CHECK(shape->dtype == DTYPE_F32 || shape->dtype == DTYPE_BF16 || shape->dtype == DTYPE_Q8_0);
+    CHECK(shape->dtype == DTYPE_F32 || shape->head_dim % 2 == 0);
     size_t data_bytes = size_product(cpu_kv_block_bytes(shape), shape->blocks_count);
     size_t table_count = size_product(shape->slots_count, shape->slot_blocks_max);
     struct kv *kv = calloc(1, sizeof *kv);
@@ -83,7 +82,7 @@ char *cpu_kv_head(const struct kv *kv, uint32_t layer, uint32_t kv_head)
     const struct kv_shape *shape = &kv->shape;
     CHECK(layer < shape->n_layers && kv_head < shape->n_kv_heads);
     size_t head = (size_t)layer * shape->n_kv_heads + kv_head;
-    return kv->data + head * 2 * shape->head_dim * shape->block_tokens * element_bytes(shape);
+    return kv->data + head * head_bytes(shape);
 }
 
 const uint32_t *cpu_kv_blocks(const struct kv *kv, uint32_t slot, uint32_t first, uint32_t last)
@@ -96,12 +95,82 @@ const uint32_t *cpu_kv_blocks(const struct kv *kv, uint32_t slot, uint32_t first
     return blocks;
 }
 
-static void element_store(char *to, size_t index, float value, bool bf16)
+/* Of at most KV_SCALE_VALUES values, by the rule of kv_shape; returns what they are multiplied by:
+ * 0 when they are all to be 0. */
+static float group_scale(const float *from, uint32_t count, uint16_t *ret_scale)
 {
-    if (bf16)
-        ((uint16_t *)(void *)to)[index] = dtype_bf16(value);
-    else
-        ((float *)(void *)to)[index] = value;
+    uint32_t most_bits = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        union attend_word word = {.f32 = from[i]};
+        most_bits = u32_max(most_bits, word.bits & 0x7fffffffu);
+    }
+    union attend_word most = {.bits = most_bits}, scale = {.f32 = most.f32 / 127};
+    *ret_scale = most_bits < 0x7f800000u ? 0 : 0x7fc0;
+    if (most_bits >= 0x7f800000u || most.f32 < 0x1p-100f)
+        return 0;
+    scale.bits = (scale.bits + 0xffffu) & 0xffff0000u; /* up */
+    *ret_scale = (uint16_t)(scale.bits >> 16);
+    return 1 / scale.f32;
+}
+
+/* Feature i is value i % parts of word i / parts in K, where a word has `parts` features; in V it
+ * is a value of word i, which has other positions beside it. */
+static size_t key_index(uint32_t feature, uint32_t token, uint32_t block_tokens, uint32_t parts)
+{
+    return ((size_t)(feature / parts) * block_tokens + token) * parts + feature % parts;
+}
+
+static size_t value_index(uint32_t feature, uint32_t token, uint32_t head_dim, uint32_t parts)
+{
+    return ((size_t)(token / parts) * head_dim + feature) * parts + token % parts;
+}
+
+static int rounded(float value, float times)
+{
+    const float round = 0x1.8p23f; /* adding it rounds to a whole number, ties to even */
+    return times == 0 ? 0 : (int)(value * times + round - round);
+}
+
+static void q8_store(const struct kv_shape *shape, uint32_t token, const float *k, const float *v,
+                     char *to)
+{
+    const uint32_t n = shape->head_dim, block_tokens = shape->block_tokens;
+    char *v_to = to + attend_values(DTYPE_Q8_0, n, block_tokens);
+    char *k_scales = to + attend_key_scales(DTYPE_Q8_0, n, block_tokens);
+    char *v_scales = to + attend_value_scales(DTYPE_Q8_0, n, block_tokens);
+    for (uint32_t first = 0; first < n; first += KV_SCALE_VALUES) {
+        uint32_t count = u32_min(KV_SCALE_VALUES, n - first);
+        size_t at = (size_t)(first / KV_SCALE_VALUES) * block_tokens + token;
+        float k_times = group_scale(k + first, count, (uint16_t *)(void *)k_scales + at);
+        float v_times = group_scale(v + first, count, (uint16_t *)(void *)v_scales + at);
+        for (uint32_t i = first; i < first + count; i++) {
+            to[key_index(i, token, block_tokens, 4)] = (char)(rounded(k[i], k_times) ^ 0x80);
+            v_to[value_index(i, token, n, 4)] = (char)rounded(v[i], v_times);
+        }
+    }
+}
+
+static void bf16_store(const struct kv_shape *shape, uint32_t token, const float *k, const float *v,
+                       char *to)
+{
+    const uint32_t n = shape->head_dim, block_tokens = shape->block_tokens;
+    uint16_t *k_to = (uint16_t *)(void *)to;
+    uint16_t *v_to = (uint16_t *)(void *)(to + attend_values(DTYPE_BF16, n, block_tokens));
+    for (uint32_t i = 0; i < n; i++) {
+        k_to[key_index(i, token, block_tokens, 2)] = dtype_bf16(k[i]);
+        v_to[value_index(i, token, n, 2)] = dtype_bf16(v[i]);
+    }
+}
+
+static void f32_store(const struct kv_shape *shape, uint32_t token, const float *k, const float *v,
+                      char *to)
+{
+    const uint32_t n = shape->head_dim, block_tokens = shape->block_tokens;
+    float *k_to = (float *)(void *)to;
+    float *v_to = (float *)(void *)(to + attend_values(DTYPE_F32, n, block_tokens));
+    for (uint32_t i = 0; i < n; i++)
+        k_to[key_index(i, token, block_tokens, 1)] = k[i];
+    memcpy(v_to + value_index(0, token, n, 1), v, n * sizeof *v);
 }
 
 /* K turned, then V: see attend.h. */
@@ -109,16 +178,13 @@ static void head_store(const struct rope_kv_args *args, uint32_t row, uint32_t k
                        const float *k, const float *v)
 {
     const struct kv *kv = args->kv;
-    bool bf16 = kv->shape.dtype == DTYPE_BF16;
-    uint32_t n = args->head_dim, block_tokens = kv->shape.block_tokens;
-    uint32_t position = args->host_positions[row], token = position % block_tokens;
+    uint32_t position = args->host_positions[row], block_tokens = kv->shape.block_tokens;
     const uint32_t *blocks = cpu_kv_blocks(kv, args->host_slots[row], position, position);
     char *to = cpu_kv_head(kv, args->layer, kv_head) +
                blocks[position / block_tokens] * cpu_kv_block_bytes(&kv->shape);
-    for (uint32_t i = 0; i < n; i++)
-        element_store(to, (size_t)i * block_tokens + token, k[i], bf16);
-    for (uint32_t i = 0; i < n; i++)
-        element_store(to, (size_t)n * (block_tokens + token) + i, v[i], bf16);
+    (kv->shape.dtype == DTYPE_F32    ? f32_store
+     : kv->shape.dtype == DTYPE_BF16 ? bf16_store
+                                     : q8_store)(&kv->shape, position % block_tokens, k, v, to);
 }
 
 static void rope_row(const struct rope_kv_args *args, uint32_t row, const struct tier *tier,

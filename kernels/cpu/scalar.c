@@ -228,6 +228,7 @@ const struct tier tier_scalar = {
     .row_blocks = scalar_row_blocks,
     .attend_pairs = 4,
     .attend = scalar_attend,
+    .attend_fold = scalar_attend_fold,
     .rmsnorm = scalar_rmsnorm,
     .rotate = scalar_rotate,
     .silu_mul = scalar_silu_mul,

@@ -20,6 +20,24 @@ ATTEND_INLINE vec vec_set(float value)
     return (vec){value, value, value, value};
 }
 
+ATTEND_INLINE vec vec_half(const uint32_t *words, const int part)
+{
+    uint32_t bits[LANES];
+    vec x;
+    for (int i = 0; i < LANES; i++)
+        bits[i] = part ? words[i] & 0xffff0000u : words[i] << 16;
+    memcpy(&x, bits, sizeof x);
+    return x;
+}
+
+ATTEND_INLINE vec vec_byte(const uint32_t *words, const int part, const uint32_t flip)
+{
+    vec x;
+    for (int i = 0; i < LANES; i++)
+        x[i] = (float)(int8_t)(uint8_t)((words[i] ^ flip) >> 8 * part);
+    return x;
+}
+
 ATTEND_INLINE vec vec_load_bf16(const uint16_t *from)
 {
     uint32_t bits[LANES];
@@ -67,4 +85,10 @@ ATTEND_INLINE float vec_reduce_add(vec x)
 void scalar_attend(struct attend *attend)
 {
     attend_run(attend);
+}
+
+void scalar_attend_fold(float *state, const float *out, float scale_had, float scale_new,
+                        uint32_t n)
+{
+    fold_run(state, out, scale_had, scale_new, n);
 }

@@ -148,6 +148,10 @@ struct tier {
     void (*row_blocks)(const float *in, uint32_t n_blocks, struct row_block *to, uint32_t stride);
     uint32_t attend_pairs; /* most pairs of a tile that are worth it; <= ATTEND_PAIRS_MAX */
     void (*attend)(struct attend *attend);
+    enum attend_query bf16_query, q8_query; /* the form of queries for K in BF16 and Q8_0 */
+    /* state = state * scale_had + out * scale_new; both have room up to ATTEND_OUT_MULTIPLE. */
+    void (*attend_fold)(float *state, const float *out, float scale_had, float scale_new,
+                        uint32_t n);
     /* One row: out = in / sqrt(mean(in^2) + eps) * weight. */
     void (*rmsnorm)(const float *in, const float *weight, float eps, uint32_t n, float *out);
     /* (a, b) -> (a cos - b sin, b cos + a sin) for a = head[i], b = head[half + i]. */
@@ -173,6 +177,7 @@ extern const struct tier tier_scalar;
 extern const struct tier tier_avx2;
 extern const struct tier tier_avx2_vnni; /* avx2 with integer products; gives the same bits */
 extern const struct tier tier_avx512;
+extern const struct tier tier_avx512_bf16;
 extern const struct tier tier_avx512_vnni; /* avx512 with integer products; gives the same bits */
 extern const struct tier tier_avx512_bf16; /* and with BF16 products of rounded rows */
 #endif

@@ -17,7 +17,7 @@ enum status ref_kv_open(struct device *device, const struct kv_shape *shape, str
                         struct error *error)
 {
     CHECK(shape->block_tokens == 16 || shape->block_tokens == 32);
-    CHECK(shape->dtype == DTYPE_F32 || shape->dtype == DTYPE_BF16);
+    CHECK(shape->dtype == DTYPE_F32 || shape->dtype == DTYPE_BF16 || shape->dtype == DTYPE_Q8_0);
     size_t data_bytes = size_product(ref_kv_block_bytes(shape), shape->blocks_count);
     size_t table_count = size_product(shape->slots_count, shape->slot_blocks_max);
     struct kv *kv = calloc(1, sizeof *kv);
@@ -96,16 +96,40 @@ static void head_rotate(const struct rope_kv_args *args, uint32_t position, floa
     }
 }
 
-/* As the pool's type has it. */
-static void values_store(const struct kv *kv, const float *from, size_t count, float *to)
+static float bf16_value(uint16_t bits)
 {
-    for (size_t i = 0; i < count; i++) {
-        to[i] = from[i];
-        if (kv->shape.dtype == DTYPE_BF16) {
-            uint16_t rounded = dtype_bf16(from[i]);
-            dtype_widen(DTYPE_BF16, &rounded, 1, &to[i]);
-        }
+    float value;
+    dtype_widen(DTYPE_BF16, &bits, 1, &value);
+    return value;
+}
+
+/* At most KV_SCALE_VALUES values, by the rule of kv_shape. */
+static void group_store(const float *from, uint32_t count, float *to)
+{
+    float most = 0, scale = NAN;
+    bool finite = true;
+    for (uint32_t i = 0; i < count; i++) {
+        finite &= isfinite(from[i]) != 0;
+        most = fmaxf(most, fabsf(from[i]));
     }
+    if (finite) {
+        uint16_t bits = dtype_bf16(most / 127);
+        if (bf16_value(bits) < most / 127)
+            bits++;
+        scale = most < 0x1p-100f ? 0 : bf16_value(bits);
+    }
+    for (uint32_t i = 0; i < count; i++)
+        to[i] = scale == 0 ? 0 : scale * nearbyintf(from[i] * (1 / scale));
+}
+
+/* As the pool's type has it: one head. */
+static void head_store(const struct kv *kv, const float *from, float *to)
+{
+    uint32_t n = kv->shape.head_dim;
+    for (uint32_t i = 0; i < n; i++)
+        to[i] = kv->shape.dtype == DTYPE_BF16 ? bf16_value(dtype_bf16(from[i])) : from[i];
+    for (uint32_t i = 0; i < n && kv->shape.dtype == DTYPE_Q8_0; i += KV_SCALE_VALUES)
+        group_store(from + i, u32_min(KV_SCALE_VALUES, n - i), to + i);
 }
 
 void ref_rope_kv(struct device *device, const struct rope_kv_args *args)
@@ -113,7 +137,6 @@ void ref_rope_kv(struct device *device, const struct rope_kv_args *args)
     CHECK(args->n_kv_heads == args->kv->shape.n_kv_heads && args->head_dim % 2 == 0);
     CHECK(args->head_dim == args->kv->shape.head_dim);
     size_t row_count = (size_t)(args->n_heads + 2 * args->n_kv_heads) * args->head_dim;
-    size_t kv_count = (size_t)args->n_kv_heads * args->head_dim;
     for (uint32_t r = 0; r < args->n_rows; r++) {
         float *q = args->qkv + r * row_count;
         float *k = q + (size_t)args->n_heads * args->head_dim;
@@ -121,7 +144,11 @@ void ref_rope_kv(struct device *device, const struct rope_kv_args *args)
         uint32_t position = args->host_positions[r], slot = args->host_slots[r];
         for (uint32_t h = 0; h < args->n_heads + args->n_kv_heads; h++)
             head_rotate(args, position, q + (size_t)h * args->head_dim);
-        values_store(args->kv, k, kv_count, ref_kv_at(args->kv, args->layer, slot, position, 0));
-        values_store(args->kv, v, kv_count, ref_kv_at(args->kv, args->layer, slot, position, 1));
+        float *k_to = ref_kv_at(args->kv, args->layer, slot, position, 0);
+        float *v_to = ref_kv_at(args->kv, args->layer, slot, position, 1);
+        for (uint32_t i = 0; i < args->n_kv_heads * args->head_dim; i += args->head_dim) {
+            head_store(args->kv, k + i, k_to + i);
+            head_store(args->kv, v + i, v_to + i);
+        }
     }
 }

@@ -100,14 +100,15 @@ def test_demo_is_small():
     assert sum(f.stat().st_size for f in DEMO.iterdir()) <= 12_000_000
 
 
-def test_kv_in_bf16(fresh):
-    """Half the memory for a block, and the demo model knows what it knew."""
+@pytest.mark.parametrize("kv_type,bits", [("bf16", 16), ("q8", 8.5)])
+def test_kv_in_fewer_bits(fresh, kv_type, bits):
+    """Less memory for a block, and the demo model knows what it knew."""
     if not is_demo_there():
         pytest.skip("model/demo/galerne-demo has no weights")
     wide = fresh(models={"demo": DEMO})
-    narrow = fresh(models={"demo": DEMO}, model_settings={"kv_type": "bf16"})
+    narrow = fresh(models={"demo": DEMO}, model_settings={"kv_type": kv_type})
     sizes = [one.model_status("demo").kv_block_bytes for one in (wide, narrow)]
-    assert sizes[0] == 2 * sizes[1] > 0
+    assert sizes[0] / 32 == sizes[1] / bits > 0
     for country, capital in [("Portugal", "Lisbon"), ("Slovenia", "Ljubljana")]:
         text, _ = chat(narrow.inference(), "demo", f"What is the capital of {country}?",
                        max_tokens=48)

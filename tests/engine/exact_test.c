@@ -3,7 +3,7 @@
  * log-probability for log-probability, what each gets alone, whatever the chunk size, the number of
  * threads, however often they are preempted, and whatever the prefix cache spared them. Greedy and
  * sampled in every way: top-k, top-p, min-p, penalties, logit biases and ids held back, alone and
- * together; weights in f32 and bf16, K and V in both.
+ * together; weights in f32 and bf16, K and V in both and in 8 bits.
  *
  * usage: exact_test MODEL_DIRECTORY...
  * The CPU tier is what GALERNE_CPU_TIER names; exit code 77: this CPU lacks it.
@@ -417,9 +417,12 @@ int main(int argc, char **argv)
         return 77;
     for (int i = 1; i < argc; i++)
         failures += model_test(argv[i]);
-    printf("K and V in bf16\n");
-    kv_dtype = DTYPE_BF16;
-    failures += model_test(argv[1]);
+    static const enum dtype narrow[] = {DTYPE_BF16, DTYPE_Q8_0};
+    for (size_t i = 0; i < array_count(narrow); i++) {
+        printf("K and V in %s\n", dtype_name(narrow[i]));
+        kv_dtype = narrow[i];
+        failures += model_test(argv[1]);
+    }
     printf("%u differences\n", failures);
     return failures ? 1 : 0;
 }

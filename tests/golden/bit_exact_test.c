@@ -7,7 +7,7 @@
  * other blocks), prefixes whose blocks another sequence computed, shared or copied, 1, 2 and 3
  * threads. Every result and every logit must be the same to the bit.
  *
- *     bit_exact_test FOLDER BACKEND [TIER]
+ *     bit_exact_test FOLDER BACKEND [TIER [KV_TYPE]]
  */
 #include <math.h>
 #include <setjmp.h>
@@ -49,7 +49,8 @@ static struct {
     uint32_t shared_count, copied_count;
 } test;
 
-static const struct step_limits limits = {
+static struct step_limits limits = {
+    /* kv_dtype: as the command line says */
     .slots_max = SEQUENCES + 3,
     .rows_max = SEQUENCES,
     .tokens_max = 96,
@@ -317,13 +318,22 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {cmocka_unit_test(same_bits)};
     struct device *device = NULL;
     struct error error = {0};
-    if (argc < 3 || argc > 4 || !ops_find(argv[2])) {
-        fprintf(stderr, "usage: bit_exact_test FOLDER ref|cpu [TIER]\n");
+    static const struct {
+        const char *name;
+        enum dtype dtype;
+    } kv_types[] = {{"f32", DTYPE_F32}, {"bf16", DTYPE_BF16}, {"q8", DTYPE_Q8_0}};
+    size_t kv_type = 0;
+    while (argc == 5 && kv_type < array_count(kv_types) &&
+           strcmp(argv[4], kv_types[kv_type].name) != 0)
+        kv_type++;
+    if (argc < 3 || argc > 5 || !ops_find(argv[2]) || kv_type == array_count(kv_types)) {
+        fprintf(stderr, "usage: bit_exact_test FOLDER ref|cpu [TIER [f32|bf16|q8]]\n");
         return 2;
     }
+    limits.kv_dtype = kv_types[kv_type].dtype;
     test.folder = argv[1];
     test.ops = ops_find(argv[2]);
-    test.tier = argc > 3 ? argv[3] : NULL;
+    test.tier = argc > 3 && argv[3][0] ? argv[3] : NULL; /* "": the best */
     struct device_options options = {.threads_count = 1, .tier = test.tier};
     if (test.ops->device_open(&options, &device, &error)) {
         bool tier_missing = strstr(error.text, "not supported by this CPU") != NULL;

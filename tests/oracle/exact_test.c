@@ -394,9 +394,17 @@ static void attention_exact(void **state)
         {9, 3, 64, 16, 0, qkv, inv_freq, DTYPE_BF16},
         {13, 1, 24, 32, 0, qkv, inv_freq, DTYPE_BF16},
         {3, 1, 16, 16, 300, qkv, inv_freq, DTYPE_BF16},
+        {5, 5, 2, 16, 0, qkv, inv_freq, DTYPE_BF16},
+        {4, 1, 80, 32, 31, qkv, inv_freq, DTYPE_BF16},
+        {9, 3, 64, 16, 0, qkv, inv_freq, DTYPE_Q8_0},
+        {13, 1, 24, 32, 0, qkv, inv_freq, DTYPE_Q8_0},
+        {3, 1, 16, 16, 300, qkv, inv_freq, DTYPE_Q8_0},
+        {4, 1, 80, 32, 31, qkv, inv_freq, DTYPE_Q8_0},
     };
+    const struct config *config = *state;
     for (size_t i = 0; i < array_count(shapes); i++)
-        sequence_check(state, &shapes[i]);
+        if (shapes[i].dtype != DTYPE_Q8_0 || strcmp(config->backend, "cpu") == 0)
+            sequence_check(state, &shapes[i]); /* 8 bits are cpu's alone */
     free(qkv);
 }
 
