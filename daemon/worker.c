@@ -55,6 +55,22 @@ static void progress_note(void *context, bool is_warning, const char *text)
     log_line(is_warning ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "model %s: %s", loading->name, text);
 }
 
+/* Said once, when the model is loaded: whoever runs it may not know what they miss. */
+static void tier_say(const struct worker *worker)
+{
+    const char *asked = worker->options.tier, *named = getenv("GALERNE_CPU_TIER");
+    const char *why = "this CPU has no AVX2 with FMA and F16C";
+    if (strncmp(model_device_text(worker->model), "cpu scalar,", strlen("cpu scalar,")) != 0)
+        return;
+    if (asked && asked[0])
+        why = "as its configuration says";
+    else if (named && named[0])
+        why = "as GALERNE_CPU_TIER says";
+    log_warning("model %s runs in the tier scalar, without vector instructions, many times slower: "
+                "%s",
+                worker->options.name, why);
+}
+
 static enum status model_prepare(struct worker *worker, int socket,
                                  const struct step_limits *limits, struct error *error)
 {
@@ -79,8 +95,10 @@ static enum status model_prepare(struct worker *worker, int socket,
         .report = progress_report, .note = progress_note, .context = &loading};
     enum status status =
         model_open(worker->options.path, &options, &progress, &worker->model, error);
-    if (status == STATUS_OK)
+    if (status == STATUS_OK) {
         worker->limits = *limits;
+        tier_say(worker);
+    }
     return status;
 }
 

@@ -137,3 +137,17 @@ def test_figures_of_memory(fresh):
     print(f"front {front:.1f} MiB, worker {worker:.1f} MiB with {rest:.1f} MiB weights and cache")
     assert front < 60
     assert worker < 60 + rest
+
+
+def test_scalar_tier_says_so_once(fresh):
+    """Forced here; a CPU without AVX2 takes it by itself."""
+    words = "runs in the tier scalar, without vector instructions"
+    slow = fresh(models={"tiny": ROOT / "tests/golden/tiny-llama"},
+                 model_settings={"tier": "scalar"})
+    call = pb.GenerateRequest(model="tiny", text="hello", max_tokens=2)
+    for _ in range(3):
+        assert list(slow.inference().Generate(call, timeout=30))
+    assert slow.model_status().device.startswith("cpu scalar,")
+    assert slow.log_tail().count(words) == 1
+    assert f" warning: model tiny {words}" in slow.log_tail()
+    assert "as its configuration says" in slow.log_tail()
