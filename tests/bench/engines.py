@@ -98,14 +98,14 @@ class Peer:
     def prompt(self, path: str, threads: int, repeats: int) -> list:
         command = [self.bench, "-m", path, "-p", "512", "-n", "0", "-t", str(threads), "-fa", "1",
                    "-r", str(repeats), "-o", "json"]
-        return command + (["-rtr", "1", "-fmoe", "1"] if self.repacks else [])
+        return command + (["-rtr", "1", "-fmoe", "1", "-muge", "1"] if self.repacks else [])
 
     def batch(self, path: str, threads: int, repeats: int) -> list:
         times = [str(n) for n in BATCHES for _ in range(repeats)]
         command = [self.batched, "-m", path, "-c", "8192", "-b", "2048", "-ub", "512",
                    "-npp", str(START_TOKENS), "-ntg", str(STEP_COUNT), "-npl", ",".join(times),
                    "-pps", "-t", str(threads), "-tb", str(threads), "-fa", "on"]
-        return command + (["-rtr"] if self.repacks else [])
+        return command + (["-rtr", "-muge"] if self.repacks else [])
 
 
 def called_quietly(command: list) -> str:

@@ -105,6 +105,12 @@ static void *packed_type_find(void)
     return types ? types[0] : NULL;
 }
 
+/* Whether the peer has gate, up and their product as one op. */
+static bool fuses(void)
+{
+    return repack && ggml.moe_up_gate;
+}
+
 static void open_peer(const char *where, uint32_t threads_count)
 {
     peer.library = open_any(where);
@@ -195,17 +201,36 @@ static void product_load(const struct side_product *p)
     peer.product = p;
 }
 
+/* Gate and up of each expert one after the other, in one tensor, as the fused op likes it best. */
+static void moe_load_merged(const struct side_moe *m)
+{
+    size_t one_bytes = matrix_bytes(m->dtype, m->ffn, m->hidden);
+    for (uint32_t e = 0; e < m->n_experts; e++) {
+        size_t at = e * one_bytes;
+        ggml.backend_tensor_set(peer.first, m->gate + at, 2 * at, one_bytes);
+        ggml.backend_tensor_set(peer.first, m->up + at, 2 * at + one_bytes, one_bytes);
+    }
+    repack(peer.first);
+}
+
 static void moe_load(const struct side_moe *m)
 {
     int type = type_of(m->dtype);
     size_t size_bytes = matrix_bytes(m->dtype, (size_t)m->n_experts * m->ffn, m->hidden);
+    bool merged = fuses();
     unload();
-    peer.first = ggml.new_tensor_3d(peer.weights, type, m->hidden, m->ffn, m->n_experts);
-    peer.second = ggml.new_tensor_3d(peer.weights, type, m->hidden, m->ffn, m->n_experts);
+    peer.first =
+        ggml.new_tensor_3d(peer.weights, type, m->hidden, (merged ? 2 : 1) * m->ffn, m->n_experts);
+    if (!merged)
+        peer.second = ggml.new_tensor_3d(peer.weights, type, m->hidden, m->ffn, m->n_experts);
     peer.third = ggml.new_tensor_3d(peer.weights, type, m->ffn, m->hidden, m->n_experts);
     weights_alloc(m->dtype);
-    weights_set(peer.first, m->gate, size_bytes);
-    weights_set(peer.second, m->up, size_bytes);
+    if (merged) {
+        moe_load_merged(m);
+    } else {
+        weights_set(peer.first, m->gate, size_bytes);
+        weights_set(peer.second, m->up, size_bytes);
+    }
     weights_set(peer.third, m->down, size_bytes);
     peer.moe = m;
 }
@@ -285,8 +310,8 @@ static void moe_graph(context c, uint32_t n_rows)
     weights = ggml.div(c, weights, ggml.sum_rows(c, weights));
     weights = ggml.reshape_3d(c, weights, 1, k, n_rows);
     tensor in = ggml.reshape_3d(c, peer.in, m->hidden, 1, n_rows), middle;
-    if (repack && ggml.moe_up_gate) {
-        middle = ggml.moe_up_gate(c, peer.second, peer.first, in, chosen, silu_number());
+    if (fuses()) {
+        middle = ggml.moe_up_gate(c, peer.first, NULL, in, chosen, silu_number());
     } else {
         tensor up = ggml.mul_mat_id(c, peer.second, in, chosen);
         tensor gate = ggml.mul_mat_id(c, peer.first, in, chosen);

@@ -161,7 +161,7 @@ class Comparison:
     def run(self, work: Work, seconds: float) -> None:
         names = list(self.sides)
         loaded = self.each(names, work.load)
-        if not names:
+        if "ours" not in names:
             return
         megabytes = float(next(iter(loaded.values())))
         for n_rows in work.rows:
@@ -174,20 +174,20 @@ class Comparison:
         reads, arithmetic = [], []
         own = self.own_time or n_rows > WALL_ROWS
         for _ in range(self.rounds):
-            if "ours" in names:
-                reads.append(self.probe("read"))
-                arithmetic.append(self.probe(work.arithmetic))
-            for name, answer in self.each(names, f"run {seconds}").items():
-                times[name].append(float(answer.split()[1 if own else 0]))
-        if "ours" in names:
+            if "ours" not in names:
+                return
             reads.append(self.probe("read"))
             arithmetic.append(self.probe(work.arithmetic))
+            for name, answer in self.each(names, f"run {seconds}").items():
+                times[name].append(float(answer.split()[1 if own else 0]))
+        reads.append(self.probe("read"))
+        arithmetic.append(self.probe(work.arithmetic))
         read_bytes = work.bytes_read(megabytes, n_rows)
         values = {name: work.figure(n_rows, read_bytes, statistics.median(times[name]))
                   for name in names}
-        if reads:  # in its own time a thread can read faster than the probe, which others delayed
-            read = float("inf") if self.own_time else statistics.median(reads)
-            values["roof"] = work.roof(n_rows, read_bytes, read, statistics.median(arithmetic))
+        # In its own time a thread can read faster than the probe, which others delayed.
+        read = float("inf") if self.own_time else statistics.median(reads)
+        values["roof"] = work.roof(n_rows, read_bytes, read, statistics.median(arithmetic))
         self.report(work, n_rows, values, errors, "own" if own else "wall")
 
     @staticmethod
