@@ -27,7 +27,7 @@ struct config_model {
     char name[CONFIG_NAME_MAX_BYTES]; /* [a-z0-9][a-z0-9._-]*, unique; required */
     char path[CONFIG_PATH_MAX_BYTES]; /* directory or .gguf; required; relative: to the config file
                                        */
-    char backend[16];                 /* "cpu" (default), "ref" */
+    char backend[16];                 /* "cpu" (default), "cuda", "auto", "cuda-host", "ref" */
     char tier[16];                    /* "" (default): best of this CPU; "scalar", "avx2" ... */
     enum config_worker worker;        /* process (default); inline: a thread, for tests */
     uint32_t threads_count;           /* 0 (default): all CPUs the process may use; 1..256 */

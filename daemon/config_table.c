@@ -9,9 +9,11 @@ static const struct option_choice log_levels[] = {{"error", LOG_LEVEL_ERROR},
                                                   {"info", LOG_LEVEL_INFO},
                                                   {"debug", LOG_LEVEL_DEBUG},
                                                   {NULL, 0}};
-static const struct option_choice backends[] = {{"cpu", 0}, {"ref", 0}, {NULL, 0}};
+static const struct option_choice backends[] = {{"cpu", 0},       {"cuda", 0}, {"auto", 0},
+                                                {"cuda-host", 0}, {"ref", 0},  {NULL, 0}};
 static const struct option_choice tiers[] = {{"scalar", 0}, {"avx2", 0},        {"avx2-vnni", 0},
                                              {"avx512", 0}, {"avx512-vnni", 0}, {"avx512-bf16", 0},
+                                             {"sm80", 0},   {"sm90", 0},
                                              {NULL, 0}};
 static const struct option_choice workers[] = {
     {"process", CONFIG_WORKER_PROCESS}, {"inline", CONFIG_WORKER_INLINE}, {NULL, 0}};
@@ -150,9 +152,13 @@ const struct option_row config_model_rows[] = {
      .text = "A directory with config.json, tokenizer.json and *.safetensors, or a .gguf file; a "
              "relative path is seen from this file."},
     {"backend", OPTION_WORD, AT(backend), .fallback = "cpu", .choices = backends,
-     .text = "What computes: cpu, or ref, the plain reference (slow)."},
+     .text =
+         "What computes: cpu; cuda, an NVIDIA GPU; auto, such a GPU where one can be opened, else "
+         "the CPU; ref, the plain reference (slow); cuda-host, the kernels of cuda emulated (for "
+         "tests, very slow)."},
     {"tier", OPTION_WORD, AT(tier), .choices = tiers, .example = "avx512",
-     .fallback_text = "the best that this CPU has", .text = "Instruction set of the cpu backend."},
+     .fallback_text = "the best that there is",
+     .text = "Instruction set of the cpu backend; sm80: cuda without what only sm_90 has."},
     {"worker", OPTION_CHOICE, AT(worker), .fallback = "process", .choices = workers,
      .text = "Where the model runs: in a process of its own, or inline in a thread of galerned "
              "(for tests)."},

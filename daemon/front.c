@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/memory.h"
+#include "kernels/module.h"
 
 #define MIB (1024.0 * 1024.0)
 
@@ -31,7 +32,7 @@ static struct model_options model_options_of(const struct config_model *config,
                                              const struct step_limits *limits)
 {
     return (struct model_options){
-        .ops = ops_find(config->backend),
+        .ops = module_plan_ops(config->backend),
         .device = {.threads_count = config->threads_count,
                    .tier = config->tier[0] ? config->tier : NULL},
         .limits = *limits,
@@ -47,7 +48,11 @@ static enum status model_read(struct served_model *model, struct step_limits *re
                                .quantise_head = config->quantise_head};
     struct model_options options = model_options_of(config, &none);
     if (!options.ops)
-        return error_set(error, STATUS_INVALID, "no backend is called %s: use cpu or ref",
+        return error_set(error, STATUS_INVALID,
+                         "no backend is called %s: use cpu, cuda, auto or ref", config->backend);
+    if (config->worker == CONFIG_WORKER_INLINE && !ops_find(config->backend))
+        return error_set(error, STATUS_INVALID,
+                         "backend %s needs a process of its own: remove worker: inline",
                          config->backend);
     enum status status = model_plan(config->path, &options, &model->plan, error);
     if (status != STATUS_OK)

@@ -54,7 +54,7 @@ static void usage(FILE *out)
             "  --name NAME       name of the model, for the log\n"
             "  --path MODEL      directory with config.json and safetensors, or a .gguf file\n"
             "  --socket PATH     unix socket to listen on\n"
-            "  --backend NAME    cpu (default) or ref\n"
+            "  --backend NAME    cpu (default), cuda, auto (a GPU if there is one) or ref\n"
             "  --tier NAME       CPU tier: scalar, avx2, avx2-vnni, avx512, avx512-vnni or\n"
             "                    avx512-bf16; default: the best of this CPU\n"
             "  --threads N       CPU threads; 0 (default): all that the process may use\n"

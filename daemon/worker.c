@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "daemon/channel.h"
 #include "daemon/worker_protocol.h"
+#include "kernels/module.h"
 
 /* How often an idle worker looks at its stop flag. */
 #define WORKER_LOOK_NS (100 * NS_PER_MS)
@@ -71,6 +72,26 @@ static void tier_say(const struct worker *worker)
                 worker->options.name, why);
 }
 
+/* "auto": a GPU where one can be opened; else the CPU, and one line says why. */
+static enum status backend_choose(const struct worker *worker, const struct ops **ret_ops,
+                                  struct error *error)
+{
+    if (strcmp(worker->options.backend, "auto") != 0)
+        return module_ops(worker->options.backend, ret_ops, error);
+    struct error why = {0};
+    const struct ops *ops;
+    struct device *device;
+    enum status status = module_ops("cuda", &ops, &why);
+    if (status == STATUS_OK)
+        status = ops->device_open(&(struct device_options){0}, &device, &why);
+    if (status == STATUS_OK)
+        ops->device_close(device);
+    else
+        log_info("model %s: the CPU serves it: %s", worker->options.name, why.text);
+    *ret_ops = status == STATUS_OK ? ops : &ops_cpu;
+    return STATUS_OK;
+}
+
 static enum status model_prepare(struct worker *worker, int socket,
                                  const struct step_limits *limits, struct error *error)
 {
@@ -79,10 +100,14 @@ static enum status model_prepare(struct worker *worker, int socket,
         return STATUS_OK;
     }
     worker_close(worker);
-    const struct ops *ops = ops_find(worker->options.backend);
-    if (!ops)
-        return error_set(error, STATUS_INVALID, "no backend is called %s", worker->options.backend);
-    const char *tier = worker->options.tier;
+    const struct ops *ops;
+    enum status status = backend_choose(worker, &ops, error);
+    if (status != STATUS_OK)
+        return status;
+    /* What "auto" found has no tier of the CPU. */
+    const char *tier = ops_find(ops->name) || strcmp(worker->options.backend, "auto") != 0
+                           ? worker->options.tier
+                           : NULL;
     struct model_options options = {
         .ops = ops,
         .device = {.threads_count = worker->options.threads_count,
@@ -93,8 +118,7 @@ static enum status model_prepare(struct worker *worker, int socket,
     struct loading loading = {.name = worker->options.name, .socket = socket};
     struct model_progress progress = {
         .report = progress_report, .note = progress_note, .context = &loading};
-    enum status status =
-        model_open(worker->options.path, &options, &progress, &worker->model, error);
+    status = model_open(worker->options.path, &options, &progress, &worker->model, error);
     if (status == STATUS_OK) {
         worker->limits = *limits;
         tier_say(worker);

@@ -19,7 +19,7 @@
 struct worker_options {
     const char *name;    /* of the model, for the log */
     const char *path;    /* of the model's files */
-    const char *backend; /* "cpu", "ref" */
+    const char *backend; /* "cpu", "cuda", "auto", "cuda-host", "ref" */
     const char *tier;    /* "" or NULL: best */
     uint32_t threads_count;
     const char *cache_dir; /* where quantised weights are kept; "" or NULL: nowhere */

@@ -47,6 +47,15 @@ static enum status module_load(const char *name, const struct ops **ret_ops, str
     return status;
 }
 
+const struct ops *module_plan_ops(const char *name)
+{
+    const struct ops *ops = ops_find(name);
+    bool known = ops || strcmp(name, "auto") == 0;
+    for (size_t i = 0; i < array_count(names); i++)
+        known = known || strcmp(names[i], name) == 0;
+    return ops ? ops : known ? &ops_cpu : NULL;
+}
+
 enum status module_ops(const char *name, const struct ops **ret_ops, struct error *error)
 {
     const struct ops *ops = ops_find(name);

@@ -15,6 +15,10 @@ struct module_stamp {
     size_t ops_bytes; /* sizeof(struct ops) */
 };
 
+/* The table to plan sizes with, where the module is not loaded: a built-in backend's own, or the
+ * CPU's for "auto" and for modules, whose KV blocks have the same size. NULL: no such name. */
+const struct ops *module_plan_ops(const char *name);
+
 /* The backend of that name: a built-in one, or "cuda" or "cuda-host" from its module. INVALID: no
  * such name; UNAVAILABLE: the module is missing or cannot be loaded; UNSUPPORTED: it belongs to
  * another build. One line each. */

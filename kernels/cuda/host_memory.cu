@@ -1,3 +1,5 @@
+#include <sys/mman.h>
+
 #include "kernels/cuda/host_private.h"
 
 /* Memory of the emulated card: which addresses are whose, and who wrote each byte last. */
@@ -13,6 +15,21 @@ static uint32_t place_of(const struct host_memory *memory, const void *at)
             low = middle + 1;
     }
     return low;
+}
+
+/* Sixteen times the memory, but only what is written is ever touched: no swap is reserved. */
+static struct host_word *words_make(size_t bytes)
+{
+    void *words = mmap(NULL, size_product(bytes, sizeof(struct host_word)), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(words != MAP_FAILED);
+    return (struct host_word *)words;
+}
+
+static void words_free(const struct host_allocation *allocation)
+{
+    if (allocation->words)
+        (void)munmap(allocation->words, allocation->bytes * sizeof(struct host_word));
 }
 
 void *host_memory_alloc(struct host_memory *memory, size_t bytes)
@@ -43,7 +60,7 @@ void host_memory_free(struct host_memory *memory, void *data)
         return;
     uint32_t at = place_of(memory, data);
     CHECK(at > 0 && memory->allocations[at - 1].data == data);
-    memory_free(memory->allocations[--at].words);
+    words_free(&memory->allocations[--at]);
     memory_free(data);
     memmove(memory->allocations + at, memory->allocations + at + 1,
             (memory->n_allocations - at - 1) * sizeof *memory->allocations);
@@ -100,9 +117,7 @@ void host_global(const void *at, uint32_t bytes, enum host_access access)
     if (!allocation->words) {
         if (access == HOST_READ)
             return;
-        allocation->words = (struct host_word *)memory_alloc(
-            size_product(allocation->bytes, sizeof(struct host_word)));
-        CHECK(allocation->words);
+        allocation->words = words_make(allocation->bytes);
     }
     struct host_word *words = allocation->words + ((const char *)at - allocation->data);
     for (uint32_t i = 0; i < bytes; i++) {

@@ -38,6 +38,7 @@ struct sample_task {
 struct sample_shared {
     uint64_t buckets[BUCKETS];
     double sums[33];
+    uint32_t foreign[33];
     uint64_t totals[SAMPLE_THREADS / 32];
     uint64_t before, found;
     float best[SAMPLE_THREADS / 32];
@@ -373,6 +374,24 @@ LEAF uint32_t token_draw(const struct sample_task &a, uint32_t row, const struct
     return candidate_find(c, false, target, &order);
 }
 
+/* The best ones by the model's own softmax; zeros after them. */
+LEAF void best_report(const struct sample_task &a, uint32_t row, struct best best, double most,
+                      double log_sum)
+{
+    struct sample_result *result = a.results + row;
+    global<uint32_t> ids(result->top_id);
+    global<float> logprobs(result->top_logprob);
+    uint32_t n = min_u32(a.params[row].n_logprobs, a.vocab);
+    for (uint32_t i = 0; i < TOP_LOGPROBS_MAX; i++) {
+        if (i > 0 && i < n)
+            best = row_best(a.logits + (size_t)row * a.vocab, a.vocab, best);
+        if (thread_index() == 0) {
+            ids[i] = i < n ? best.id : 0;
+            logprobs[i] = i < n ? (float)((double)best.logit - most - log_sum) : 0.0f;
+        }
+    }
+}
+
 KERNEL(sample_kernel, struct sample_task, SAMPLE_THREADS, 1)
 {
     uint32_t row = block_x();
@@ -381,33 +400,30 @@ KERNEL(sample_kernel, struct sample_task, SAMPLE_THREADS, 1)
     const struct best none = {0, UINT32_MAX};
     struct best best = row_best(own, a.vocab, none);
     bool nothing = isinf(best.logit); /* every logit is minus infinity */
-    double most = nothing ? 0 : (double)best.logit, sum = 0, not_finite = 0;
+    double most = nothing ? 0 : (double)best.logit, sum = 0;
+    uint32_t foreign = 0;
     for (uint32_t id = thread_index(); id < a.vocab; id += SAMPLE_THREADS) {
-        not_finite += isnan(own[id]) || isinf(own[id]) ? 1 : 0;
+        foreign += !isfinite(own[id]);
         sum += nothing ? 0 : exp((double)logit_clean(own[id]) - most);
     }
-    not_finite = block_sum(not_finite, SHARED_AT(double, sums));
     sum = block_sum(sum, SHARED_AT(double, sums));
+    foreign = block_sum(foreign, SHARED_AT(uint32_t, foreign));
     double log_sum = nothing ? 0 : log(sum);
-    global<struct sample_result> results(a.results);
-    struct sample_result result = {};
-    result.n_top = min_u32(p.n_logprobs, a.vocab);
-    result.not_finite = not_finite > 0;
-    struct best next = none;
-    for (uint32_t i = 0; i < result.n_top; i++) {
-        next = i == 0 ? best : row_best(own, a.vocab, next);
-        result.top_id[i] = next.id;
-        result.top_logprob[i] = (float)((double)next.logit - most - log_sum);
-    }
+    best_report(a, row, best, most, log_sum);
     const float *chosen_by = logits_adjust(a, row, p, own);
     if (chosen_by != own)
         best = row_best(chosen_by, a.vocab, none);
-    result.id = best.id;
+    uint32_t id = best.id;
     if (p.temperature > 0 && !isinf(best.logit))
-        result.id = token_draw(a, row, p, chosen_by, best.logit);
-    result.logprob = (float)((double)logit_clean(own[result.id]) - most - log_sum);
-    if (thread_index() == 0)
-        results[row] = result;
+        id = token_draw(a, row, p, chosen_by, best.logit);
+    if (thread_index() != 0)
+        return;
+    struct sample_result *result = a.results + row;
+    global<uint32_t>(&result->id)[0] = id;
+    global<uint32_t>(&result->n_top)[0] = min_u32(p.n_logprobs, a.vocab);
+    global<uint32_t>(&result->not_finite)[0] = foreign > 0;
+    global<float>(&result->logprob)[0] =
+        (float)((double)logit_clean(own[id]) - most - log_sum);
 }
 
 /* Every row has read; now they write, the last of equal places at the end. */

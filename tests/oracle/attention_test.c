@@ -588,7 +588,7 @@ static void block_bytes(void **state)
 int main(void)
 {
     static const struct rig_test tests[] = {
-        {"rope_kv and attention", attention_shapes},
+        {"rope_kv and attention", attention_shapes, true},
         {"kv_copy", copy_on_write},
         {"behind the window", behind_the_window},
         {"8 bits", eight_bits},

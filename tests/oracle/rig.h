@@ -65,6 +65,7 @@ double rig_bound(void **state, enum dtype dtype);
 struct rig_test {
     const char *name;
     void (*run)(void **state);
+    bool large; /* not on an emulated GPU, where it would take minutes */
 };
 /* Runs every test under every configuration; main returns its value. */
 int rig_main(const char *group, const struct rig_test *tests, size_t n_tests);
