@@ -422,8 +422,7 @@ KERNEL(sample_kernel, struct sample_task, SAMPLE_THREADS, 1)
     global<uint32_t>(&result->id)[0] = id;
     global<uint32_t>(&result->n_top)[0] = min_u32(p.n_logprobs, a.vocab);
     global<uint32_t>(&result->not_finite)[0] = foreign > 0;
-    global<float>(&result->logprob)[0] =
-        (float)((double)logit_clean(own[id]) - most - log_sum);
+    global<float>(&result->logprob)[0] = (float)((double)logit_clean(own[id]) - most - log_sum);
 }
 
 /* Every row has read; now they write, the last of equal places at the end. */

@@ -245,6 +245,7 @@ static void scene_check(void **state, struct dice *dice, const struct shape *sha
 
 static void attention_shapes(void **state)
 {
+    rig_large(state);
     /* Splits of 256 positions: beyond one, a window across two, more heads than a tile has. */
     static const struct shape shapes[] = {
         {9, 3, 64, 16, 0, DTYPE_F32, 0},
@@ -588,7 +589,7 @@ static void block_bytes(void **state)
 int main(void)
 {
     static const struct rig_test tests[] = {
-        {"rope_kv and attention", attention_shapes, true},
+        {"rope_kv and attention", attention_shapes},
         {"kv_copy", copy_on_write},
         {"behind the window", behind_the_window},
         {"8 bits", eight_bits},

@@ -55,6 +55,8 @@ struct config {
     uint32_t threads_count;
 };
 struct rig rig_tested(void **state);
+/* Skips the test on an emulated GPU, where it would take minutes. */
+void rig_large(void **state);
 /* Whether its tier rounds or quantises the rows that weights of a type are multiplied with. */
 bool rig_rounds(void **state, enum dtype dtype);
 /* How far two products, one after the other, with values of order 1 may be off: with quantised rows
@@ -65,7 +67,6 @@ double rig_bound(void **state, enum dtype dtype);
 struct rig_test {
     const char *name;
     void (*run)(void **state);
-    bool large; /* not on an emulated GPU, where it would take minutes */
 };
 /* Runs every test under every configuration; main returns its value. */
 int rig_main(const char *group, const struct rig_test *tests, size_t n_tests);

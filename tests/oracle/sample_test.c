@@ -283,6 +283,7 @@ static void twin_agrees(void **state)
 
 static void twin_agrees_large(void **state)
 {
+    rig_large(state);
     random_rows(state, 49152, 12, 0, 99);
 }
 
@@ -506,6 +507,7 @@ static void distribution_check(void **state, struct sample_params params)
 
 static void distribution(void **state)
 {
+    rig_large(state);
     const struct sample_params kinds[] = {
         {.temperature = 0.8f, .seed = 1234},
         {.temperature = 0.8f, .top_k = 4, .seed = 5678},
@@ -529,6 +531,7 @@ static void distribution(void **state)
 /* Also when one seed goes through all positions, as an answer does. */
 static void distribution_of_positions(void **state)
 {
+    rig_large(state);
     static const float logits[8] = {0.5f, 2, -1, 1, 0, 1.5f, -3, 2};
     double sum = 0, chi = 0;
     uint32_t counts[8] = {0};
@@ -673,8 +676,8 @@ int main(void)
         {"sample: a vocabulary of 49,152", twin_agrees_large},
         {"sample: biases, penalties, holds: a twin agrees", adjusted_agree},
         {"sample: penalties worked out by hand", known_penalties},
-        {"sample: distribution over seeds", distribution, true},
-        {"sample: distribution over positions", distribution_of_positions, true},
+        {"sample: distribution over seeds", distribution},
+        {"sample: distribution over positions", distribution_of_positions},
         {"sample: ties", ties_go_to_the_lower_id},
         {"sample: edges of top-p", top_p_edges},
         {"sample: NaN and infinities", foreign_values},
