@@ -128,6 +128,7 @@ double side_product_error(const struct side_product *product, uint32_t n_rows, c
             row[i] = (double)in[(size_t)r * n_in + i];
         for (uint32_t c = 0; c < CHECKED_OUTPUTS; c++) {
             uint32_t o = (uint32_t)((uint64_t)c * n_out / CHECKED_OUTPUTS) + c % 7;
+            o = u32_min(o, n_out - 1);
             const uint8_t *weights = product->weights + o * row_bytes(product->dtype, n_in);
             double oracle = dot(product->dtype, weights, row, n_in, scratch);
             sums_add(&sums, (double)out[(size_t)r * n_out + o], oracle);

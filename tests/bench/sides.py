@@ -98,10 +98,15 @@ class Work:
         return self.figure(n_rows, read_bytes, seconds)
 
 
+def arithmetic_of(kind: str) -> str:
+    """The probe of the widest instructions for a type."""
+    return "bf16" if kind == "bf16" else "int8"
+
+
 def product(kind: str, rows: tuple, size: tuple = (4096, 28672)) -> Work:
     columns, outputs = size
     return Work(f"{kind}", f"product {kind} {columns} {outputs}", rows, "Gop/s",
-                2.0 * columns * outputs, "bf16" if kind == "bf16" else "int8",
+                2.0 * columns * outputs, arithmetic_of(kind),
                 lambda megabytes, n_rows: megabytes * 1e6)
 
 
@@ -110,13 +115,13 @@ def moe(kind: str, rows: tuple, hidden: int = 2048, ffn: int = 7168) -> Work:
         return megabytes * 1e6 * (1 - 0.75 ** n_rows)  # of 8 experts, two a row
 
     return Work(f"{kind}", f"moe {kind} {hidden} {ffn} 8 2", rows, "Gop/s",
-                2.0 * 2 * 3 * hidden * ffn, "bf16" if kind == "bf16" else "int8", bytes_read)
+                2.0 * 2 * 3 * hidden * ffn, arithmetic_of(kind), bytes_read)
 
 
 def attention_decode(kind: str, context: int) -> Work:
     layers = max(1, 32768 // context)  # 134 MB of K and V in 16 bits, more than a cache holds
     return Work(f"decode_{kind}_{context}", f"attention {kind} 32 8 128 {context} {layers}", (1,),
-                "GB/s", 4.0 * 32 * 128 * context * layers, "bf16",
+                "GB/s", 4.0 * 32 * 128 * context * layers, arithmetic_of(kind),
                 lambda megabytes, n_rows: megabytes * 1e6)
 
 
@@ -124,7 +129,7 @@ def attention_prefill(kind: str, context: int, chunk: int = 512) -> Work:
     """The last `chunk` rows of a context."""
     pairs = context - (chunk - 1) / 2
     return Work(f"prefill_{kind}_{context}", f"attention {kind} 32 8 128 {context} 1", (chunk,),
-                "Gop/s", 4.0 * 32 * 128 * pairs, "bf16", lambda megabytes, n_rows: 0.0)
+                "Gop/s", 4.0 * 32 * 128 * pairs, arithmetic_of(kind), lambda megabytes, n_rows: 0.0)
 
 
 class Comparison:
