@@ -197,11 +197,12 @@ static const struct harness_options few_blocks = {
     .context_tokens = 64,
 };
 
-static void alone(struct answer *ret_answers)
+static void alone(enum dtype kv_dtype, struct answer *ret_answers)
 {
     struct harness h;
     struct harness_options options = few_blocks;
     options.path = directory;
+    options.kv_dtype = kv_dtype;
     harness_open(&h, &options);
     for (uint32_t i = 0; i < GOOD; i++) {
         struct stream *stream = stream_of(&h, i, false, &never);
@@ -213,14 +214,15 @@ static void alone(struct answer *ret_answers)
 }
 
 /* Bad ones among the good, and the good again in the blocks that the bad ones left behind. */
-static void others_go_on(void **state)
+static void others_go_on_with(enum dtype kv_dtype)
 {
     struct answer answers[GOOD];
     struct harness h;
     struct harness_options options = few_blocks;
     options.path = directory;
     options.blocks_count = 4 * 10;
-    alone(answers);
+    options.kv_dtype = kv_dtype;
+    alone(kv_dtype, answers);
     harness_open(&h, &options);
     for (uint32_t turn = 0; turn < 3; turn++) {
         struct stream *good[GOOD], *bad[2], *forced;
@@ -241,7 +243,7 @@ static void others_go_on(void **state)
 }
 
 /* Every block has been a bad one's before a good one gets it, whose own are never full. */
-static void blocks_carry_nothing_over(void **state)
+static void blocks_carry_nothing_with(enum dtype kv_dtype)
 {
     struct answer answers[GOOD];
     struct harness h;
@@ -249,7 +251,8 @@ static void blocks_carry_nothing_over(void **state)
     options.path = directory;
     options.running_max = 2;
     options.blocks_count = 8;
-    alone(answers);
+    options.kv_dtype = kv_dtype;
+    alone(kv_dtype, answers);
     harness_open(&h, &options);
     for (uint32_t turn = 0; turn < 2; turn++) {
         for (uint32_t i = 0; i < 8; i++) {
@@ -265,6 +268,21 @@ static void blocks_carry_nothing_over(void **state)
     }
     assert_int_equal(failed_count(&h), 16);
     harness_close(&h);
+}
+
+/* K and V in every type: what is not finite must not get lost in it. */
+static const enum dtype kv_dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_Q8_0};
+
+static void others_go_on(void **state)
+{
+    for (size_t i = 0; i < array_count(kv_dtypes); i++)
+        others_go_on_with(kv_dtypes[i]);
+}
+
+static void blocks_carry_nothing_over(void **state)
+{
+    for (size_t i = 0; i < array_count(kv_dtypes); i++)
+        blocks_carry_nothing_with(kv_dtypes[i]);
 }
 
 /* All choices of a prompt fail, each counted; a later request of the same cache domain, whose
