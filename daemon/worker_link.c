@@ -336,8 +336,9 @@ static enum status loading_turn(struct worker_link *link, uint64_t now_ns, struc
         now_ns - link->attempt_ns > link->options.config->worker_start_limit_ns) {
         link->failed = true;
         return error_set(
-            error, STATUS_UNAVAILABLE, "the worker did not load the model within %llu ms",
-            (unsigned long long)(link->options.config->worker_start_limit_ns / NS_PER_MS));
+            error, STATUS_UNAVAILABLE, "the worker did not load the model within %llu ms%s",
+            (unsigned long long)(link->options.config->worker_start_limit_ns / NS_PER_MS),
+            link->quantises ? ", it still quantises it: raise worker_start_limit_ms" : "");
     }
     if (status == STATUS_UNAVAILABLE)
         return error_set(error, status, "the worker left while it loaded the model; see its log");

@@ -409,6 +409,7 @@ enum status binding_quantise(struct binding *binding, enum dtype kind, bool with
     uint32_t n = 0;
     CHECK(binding->n_quantised == 0 && dtype_has_blocks(kind));
     binding->quantise_kind = kind;
+    binding->quantise_head = with_head;
     if (with_head)
         parts_add(&n, binding, head);
     layers_visit(binding, parts_add, &n);

@@ -68,6 +68,7 @@ struct binding {
     struct layer_binding *layers;       /* [n_layers] */
     uint32_t n_layers;
     enum dtype quantise_kind;              /* Q8_0, Q4_0; F32: nothing is quantised */
+    bool quantise_head;                    /* the head too */
     struct quantise_part *quantised;       /* [n_quantised] names and shapes .. */
     struct quantised_part *quantised_from; /* .. and where they are from */
     uint32_t n_quantised;

@@ -176,6 +176,15 @@ static enum status load_quantiser(const struct model *m, const struct load *load
     return status;
 }
 
+/* Asked for, and nothing to do: the operator may have meant another model. */
+static void nothing_note(const struct load *load)
+{
+    if (load->options->limits.quantise && load->progress && load->progress->note)
+        load->progress->note(load->progress->context, true,
+                             "quantize changes nothing: its matrices have blocks already, or rows "
+                             "that are not a multiple of 32 long");
+}
+
 static enum status load_weights(struct model *m, const struct load *load, struct error *error)
 {
     struct quantiser quantiser = {0};
@@ -183,6 +192,8 @@ static enum status load_weights(struct model *m, const struct load *load, struct
     enum status status = quantises ? load_quantiser(m, load, &quantiser, error) : STATUS_OK;
     if (status)
         return status;
+    if (!quantises)
+        nothing_note(load);
     if (quantiser.file.bytes)
         map_file_read_ahead(&quantiser.file.map);
     else

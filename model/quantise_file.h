@@ -2,7 +2,8 @@
  * quantise_file: the quantised parts of one model on disk, so that the next start need not make
  * them.
  *
- * A file is named DIGEST-KIND.galerne, the model's digest in hexadecimal; little-endian:
+ * A file is named DIGEST-KIND.galerne, the model's digest in hexadecimal (DIGEST-KIND-head.galerne
+ * where the head is quantised too); little-endian:
  *     head      struct quantise_head: version, kind, sizes, `source`, and a SHA-256 of head and
  * table table     struct quantise_row [n_rows]: name, shape and place of each part, and the SHA-256
  *               of the SHA-256s of its bytes, CHUNK by chunk (so that threads can share the work)

@@ -24,13 +24,14 @@ static void note(const struct quantiser *q, bool is_warning, const char *format,
 
 /* ---- opening ---- */
 
-static char *path_make(const struct quantiser_options *options, enum dtype kind)
+static char *path_make(const struct quantiser_options *options, const struct binding *binding)
 {
     char digest[2 * sizeof options->model_digest + 1], *path = NULL;
     for (size_t i = 0; i < sizeof options->model_digest; i++)
         snprintf(digest + 2 * i, 3, "%02x", options->model_digest[i]);
-    const char *name = kind == DTYPE_Q8_0 ? "q8" : "q4";
-    if (asprintf(&path, "%s/%s-%s.galerne", options->directory, digest, name) < 0)
+    const char *kind = binding->quantise_kind == DTYPE_Q8_0 ? "q8" : "q4";
+    const char *head = binding->quantise_head ? "-head" : "";
+    if (asprintf(&path, "%s/%s-%s%s.galerne", options->directory, digest, kind, head) < 0)
         return NULL;
     return path;
 }
@@ -92,7 +93,7 @@ enum status quantiser_open(const struct quantiser_options *options, const struct
     memcpy(q.table.source, options->stamp, sizeof q.table.source);
     bool keeps = options->directory && options->directory[0];
     if (keeps)
-        q.path = path_make(options, binding->quantise_kind);
+        q.path = path_make(options, binding);
     enum status status = STATUS_OK;
     if ((keeps && !q.path) || !memory_open(&q))
         status = error_set(error, STATUS_EXHAUSTED, "weights: out of memory");

@@ -268,6 +268,39 @@ static void classes_and_plan(void **state)
     assert_memory_equal(plans[0].digest, plans[2].digest, sizeof plans[0].digest);
 }
 
+/* With the head there is a file of its own; where there is nothing to do, it is said. */
+static void head_and_nothing(void **state)
+{
+    struct model_options options = options_of(DTYPE_Q8_0, cache);
+    struct model_progress progress = {.report = report, .note = note};
+    float with[ROWS * CP_VOCAB], without[ROWS * CP_VOCAB];
+    char path[512];
+    checkpoint_make(false);
+    load(directory, DTYPE_Q8_0, cache, without);
+    options.limits.quantise_head = 1;
+    for (int again = 0; again < 2; again++) {
+        struct model *model = NULL;
+        memset(&said, 0, sizeof said);
+        assert_int_equal(model_open(directory, &options, &progress, &model, NULL), STATUS_OK);
+        logits_of_model(model, with);
+        model_close(model);
+        assert_true(said.warnings == 0 && said.quantised == (again == 0));
+        said_has("-q8-head.galerne");
+        assert_memory_not_equal(with, without, LOGITS_BYTES);
+    }
+    assert_int_equal(cache_files(path), 2);
+    options = options_of(DTYPE_Q4_0, cache);
+    options.limits.context_tokens = 64;
+    memset(&said, 0, sizeof said);
+    struct model *model = NULL;
+    struct error error = {0};
+    if (model_open(getenv("GALERNE_TEST_BLOCKS"), &options, &progress, &model, &error))
+        fail_msg("%s", error.text);
+    model_close(model);
+    assert_int_equal(said.warnings, 1);
+    said_has("quantize changes nothing");
+}
+
 /* A file of other bytes than the model has now, whose headers and beginnings are the same. */
 static void stale_files_are_made_anew(void **state)
 {
@@ -605,6 +638,7 @@ int main(void)
         WITH_CACHE(mixtral_q8),
         WITH_CACHE(gguf_gives_the_same_bits),
         WITH_CACHE(classes_and_plan),
+        WITH_CACHE(head_and_nothing),
         WITH_CACHE(stale_files_are_made_anew),
         WITH_CACHE(damaged_files_of_a_llama),
         WITH_CACHE(damaged_files_of_a_mixture),
