@@ -7,6 +7,8 @@
 
 #include <cmocka.h>
 
+#include "base/gguf.h"
+#include "base/map_file.h"
 #include "model/model.h"
 #include "tests/unit/checkpoint.h"
 
@@ -408,6 +410,64 @@ static void refuses_numbers_that_are_none(void **state)
     }
 }
 
+/* A 16-bit word with all bits of the exponent set, and where it goes: the last value of a tensor,
+ * or the scale (of Q4_1: the minimum) of its last block. */
+static size_t infinity_put(const struct gguf_tensor *tensor, uint8_t *data)
+{
+    static const struct {
+        uint32_t type, values, bytes, at; /* of a block */
+        uint16_t word;
+    } table[] = {
+        {GGUF_TENSOR_F32, 1, 4, 2, 0x7f80},    {GGUF_TENSOR_F16, 1, 2, 0, 0x7c00},
+        {GGUF_TENSOR_BF16, 1, 2, 0, 0xff80},   {GGUF_TENSOR_Q8_0, 32, 34, 0, 0x7c00},
+        {GGUF_TENSOR_Q4_0, 32, 18, 0, 0xfe01}, {GGUF_TENSOR_Q4_1, 32, 20, 2, 0x7c00},
+    };
+    for (size_t i = 0; i < array_count(table); i++) {
+        size_t block = tensor->size_bytes / table[i].bytes - 1;
+        if (table[i].type != tensor->type)
+            continue;
+        memcpy(data + block * table[i].bytes + table[i].at, &table[i].word, 2);
+        return block * table[i].values;
+    }
+    fail_msg("type %u", tensor->type);
+    return 0;
+}
+
+/* Every tensor of a file that has all types: by its name, and where in it. */
+static void not_finite_in_every_type(void **state)
+{
+    struct map_file map = {0};
+    struct gguf gguf = {0};
+    struct error error = {0};
+    uint64_t types = 0;
+    if (map_file_open(getenv("GALERNE_TEST_MIXED"), SIZE_MAX, &map, &error))
+        fail_msg("%s", error.text);
+    const struct span bytes = {(const char *)map.data, map.size_bytes};
+    assert_int_equal(gguf_open(bytes, "mixed", &gguf, &error), STATUS_OK);
+    uint8_t *copy = malloc(map.size_bytes);
+    assert_non_null(copy);
+    for (uint32_t i = 0; i < gguf.tensors_count; i++) {
+        const struct gguf_tensor *tensor = &gguf.tensors[i];
+        struct model *model = NULL;
+        char words[256];
+        memcpy(copy, map.data, map.size_bytes);
+        size_t at = infinity_put(tensor, copy + (tensor->data - map.data));
+        cp_file_write(directory, "model.gguf", copy, map.size_bytes);
+        types |= 1ull << tensor->type;
+        struct model_options wide = options;
+        wide.limits.open_tokens_max = 1024;
+        assert_int_equal(model_open(gguf_path, &wide, NULL, &model, &error), STATUS_INVALID);
+        snprintf(words, sizeof words, "tensor %.*s: value %zu is not a finite number",
+                 (int)tensor->name.size_bytes, tensor->name.data, at);
+        if (!strstr(error.text, words))
+            fail_msg("expected \"%s\" in: %s", words, error.text);
+    }
+    assert_int_equal(__builtin_popcountll(types), 6);
+    free(copy);
+    gguf_close(&gguf);
+    map_file_close(&map);
+}
+
 static void progress_note(void *context, enum model_stage stage, uint32_t percent)
 {
     assert_int_equal(stage, MODEL_LOADING);
@@ -484,6 +544,7 @@ int main(void)
         FILES_TEST(refuses_wrong_paths),
         FILES_TEST(refuses_wrong_limits),
         FILES_TEST(refuses_numbers_that_are_none),
+        FILES_TEST(not_finite_in_every_type),
         FILES_TEST(refuses_bad_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
