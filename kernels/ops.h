@@ -98,6 +98,8 @@ struct weight_source {
     uint32_t in_count;               /* columns; a multiple of each part's block */
     const struct weight_part *parts; /* host [stack_count][n_parts] */
     bool exact;                      /* the input is never quantised nor rounded (routers) */
+    bool paired; /* outputs i and out_count / 2 + i are only ever wanted together (gate and up), by
+                    mlp or moe: a backend may lay them side by side */
 };
 
 /*
@@ -202,7 +204,7 @@ struct attention_args {
  */
 struct mlp_args {
     uint32_t n_rows, hidden, intermediate;
-    const struct weight *gate_up; /* [2 * intermediate][hidden]: gate, then up */
+    const struct weight *gate_up; /* [2 * intermediate][hidden]: gate, then up; may be `paired` */
     const struct weight *down;    /* [hidden][intermediate] */
     const float *gate_up_bias;    /* [2 * intermediate] or NULL */
     const float *down_bias;       /* [hidden] or NULL */
@@ -223,11 +225,10 @@ struct mlp_args {
 struct moe_args {
     uint32_t n_rows, hidden, intermediate, n_experts, top_k;
     bool normalise;
-    const struct weight *router; /* [n_experts][hidden] */
-    const struct weight
-        *gate_up;              /* stack [n_experts] of [2 * intermediate][hidden]: gate, then up */
-    const struct weight *down; /* stack [n_experts] of [hidden][intermediate] */
-    const float *norm;         /* [hidden] or NULL */
+    const struct weight *router;  /* [n_experts][hidden], `exact` */
+    const struct weight *gate_up; /* stack [n_experts] of what mlp_args has */
+    const struct weight *down;    /* stack [n_experts] of [hidden][intermediate] */
+    const float *norm;            /* [hidden] or NULL */
     float norm_eps;
     const float *in; /* [n_rows][hidden] */
     float *out;      /* [n_rows][hidden]; may equal in */

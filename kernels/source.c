@@ -5,6 +5,7 @@ void source_check(const struct weight_source *source)
     CHECK(source->stack_count > 0);
     CHECK(source->n_parts > 0 && source->n_parts <= WEIGHT_PARTS_MAX);
     CHECK(source->out_count > 0 && source->in_count > 0);
+    CHECK(!source->paired || source->out_count % 2 == 0);
     for (uint32_t matrix = 0; matrix < source->stack_count; matrix++) {
         uint64_t out_count = 0;
         for (uint32_t i = 0; i < source->n_parts; i++) {

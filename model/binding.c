@@ -223,6 +223,7 @@ static void bind_dense(struct binder *b, uint32_t layer, struct layer_binding *l
     bool have = parts_new(b, &l->gate_up, 1, 2);
     l->gate_up.source.out_count = 2 * a->intermediate;
     l->gate_up.source.in_count = a->hidden;
+    l->gate_up.source.paired = true;
     if (!have)
         return;
     layer_name(b, layer, b->names->gate, name);
@@ -272,6 +273,7 @@ static void bind_mixture(struct binder *b, uint32_t layer, struct layer_binding 
         return;
     l->gate_up.source.out_count = 2 * a->intermediate;
     l->gate_up.source.in_count = a->hidden;
+    l->gate_up.source.paired = true;
     l->down.source.out_count = a->hidden;
     l->down.source.in_count = a->intermediate;
     bind_experts(b, layer, b->names->expert_gate, a->intermediate, &l->gate_up, 0);

@@ -13,21 +13,22 @@
 #include "kernels/memory.h"
 #include "kernels/ops.h"
 
+/* Scratch for rows in each of their forms. */
+struct forms_room {
+    struct scratch rows, tiles, pairs, blocks;
+};
+
 struct device {
     struct pool *pool;
     const struct tier *tier;
     char text[64];
-    bool failed;              /* memory ran out inside an op */
-    uint32_t rows_max;        /* of reserve; 0 before */
-    uint32_t in_max;          /* largest in_count of a weight */
-    struct scratch normed;    /* rows of a product normed */
-    struct scratch tiles;     /* the same regrouped in tiles */
-    struct scratch pairs;     /* the same as BF16 */
-    struct scratch blocks;    /* rows of a product quantised */
-    struct scratch mlp;       /* of the op mlp: what lies between its products */
-    struct scratch moe;       /* of the op moe */
-    struct scratch attention; /* tiles, and partial results */
-    struct scratch *threads;  /* [threads_count]: of one item */
+    bool failed;                /* memory ran out inside an op */
+    uint32_t rows_max;          /* of reserve; 0 before */
+    uint32_t in_max;            /* largest in_count of a weight */
+    struct forms_room rooms[2]; /* rows of a product, and those of the next one of the op */
+    struct scratch moe;         /* of the op moe */
+    struct scratch attention;   /* tiles, and partial results */
+    struct scratch *threads;    /* [threads_count]: of one item */
 };
 
 /* Outputs of a weight that are kept in one type, in panels of their own. */
@@ -43,6 +44,8 @@ struct weight {
     uint32_t stack_count, out_count, in_count;
     bool exact;            /* no row is rounded for it */
     uint32_t panels_count; /* of one matrix */
+    bool paired; /* one segment; panels 2 i and 2 i + 1 are those of outputs 32 i and out_count / 2
+                    + 32 i */
     uint32_t n_segments;
     struct weight_segment segments[WEIGHT_PARTS_MAX];
     size_t matrix_bytes;
@@ -77,30 +80,80 @@ static inline uint32_t rows_first(const struct rows_run *run, uint32_t item)
     return (uint32_t)((uint64_t)run->n_rows * item / run->n_items);
 }
 
-/* The rows that products read, in the forms that their weights want. */
+/* Where rows stand in each of their forms. */
+struct forms {
+    float *rows;              /* [n_rows][in_count] */
+    float *tiles;             /* [n_rows][in_count], regrouped: see tier.h */
+    uint32_t *pairs;          /* [n_rows][pairs_count(in_count)], rounded to BF16: see tier.h */
+    struct row_block *blocks; /* [n_rows][in_count / 32, rounded up], quantised: see tier.h */
+};
+
+/* Makes a room large enough: false when memory is out. */
+bool cpu_forms_room(struct device *device, struct forms_room *room, size_t n_rows,
+                    uint32_t in_count, struct forms *ret_forms);
+/* Those of the rows from `first_row` on, as a feed of their own. */
+struct forms cpu_forms_at(const struct forms *forms, size_t first_row, uint32_t in_count);
+
+/*
+ * The rows that products read, in the forms that their weights want: a norm, tiles and blocks are
+ * made by feeds_run; or an op puts the rows into their forms itself, and says that they are ready.
+ */
 struct feed {
     const float *norm; /* [in_count], or NULL: rows are taken as they are */
     float norm_eps;
-    const float *in; /* [n_rows][in_count] */
+    const float *in; /* [n_rows][in_count], or NULL: an op puts them into `forms` */
     uint32_t n_rows, in_count;
-    float *normed;            /* room for them normed: [n_rows][in_count]; NULL without norm */
-    float *tiles;             /* room to regroup them: [n_rows][in_count] */
-    uint32_t *pairs;          /* room for them as BF16: [n_rows][pairs_count(in_count)] */
-    struct row_block *blocks; /* room to quantise them: [n_rows][in_count / 32], rounded up */
-    bool wants_tiles, wants_pairs, wants_blocks; /* products_add sets these, */
-    uint32_t n_items, first_item;                /* and products_run how its items are counted */
+    struct forms forms; /* room: those that are wanted are used */
+    bool wants_rows, wants_tiles, wants_pairs, wants_blocks; /* cpu_feed_want sets these */
+    bool is_ready;
+    uint32_t n_items, first_item; /* of feeds_run */
 };
 
-/* Room in the device's scratch for the forms of a feed: false when memory is out. */
-bool cpu_feed_room(struct device *device, struct feed *feed);
+/* Adds what the segments of a weight want. */
+void cpu_feed_want(const struct tier *tier, struct feed *feed, const struct weight *weight);
 
-/* gated[r] = silu(gate_up[r][i]) * gate_up[r][n + i] */
-struct gate_args {
-    uint32_t n_rows, n;
-    const float *gate_up; /* [n_rows][2 n] */
-    float *gated;         /* [n_rows][n] */
+/* Where products find the rows, when they want them as rows. */
+static inline const float *cpu_feed_rows(const struct feed *feed)
+{
+    return feed->norm || !feed->in ? feed->forms.rows : feed->in;
+}
+
+/* Some neighbouring values of a row. */
+struct feed_piece {
+    uint32_t row;
+    uint32_t first, n;   /* whole blocks where blocks are wanted */
+    const float *values; /* [n] */
 };
-void cpu_gate(struct device *device, const struct gate_args *args);
+/* Puts them into all forms that are wanted save tiles. */
+void cpu_feed_put(const struct tier *tier, const struct feed *feed, const struct feed_piece *piece);
+/* Puts values of all rows of a tile there: the piece is the first row's, the others follow after
+ * `stride` values each. */
+void cpu_feed_put_tile(const struct feed *feed, uint32_t tile, const struct feed_piece *piece,
+                       size_t stride);
+
+struct feeds {
+    struct device *device;
+    struct feed *feeds; /* [n_feeds] */
+    uint32_t n_feeds;
+};
+/* Norms and forms of all that are not ready: those are ready then. */
+void feeds_run(struct feeds *feeds);
+/* The tiles of feeds whose rows an op has put: those are ready then. */
+void feeds_tile(struct feeds *feeds);
+
+/* Ranges per thread: enough for a thread that was held up to be helped out. */
+#define ITEMS_PER_THREAD 4
+/* How many items a product is cut into: `n_units` panels or more at a time, `macs` multiply-adds
+ * and `bytes` of weights in all. */
+uint32_t cpu_items_count(const struct device *device, uint32_t n_units, size_t macs, size_t bytes);
+
+/* One segment of a matrix with the rows of a feed; out and its stride are the caller's to set. */
+struct product cpu_product(const struct tier *tier, const struct feed *feed,
+                           const struct weight *weight, uint32_t index, uint32_t segment);
+/* Whether a segment is multiplied with rows that are rounded to BF16. */
+bool cpu_product_pairs(const struct tier *tier, const struct weight *weight, uint32_t segment);
+void cpu_product_run(const struct tier *tier, const struct product *product, uint32_t first_panel,
+                     uint32_t n_panels);
 
 /* Products that run side by side: an op `linear` is one for each segment of its weight, a mixture
  * has as many for each expert. */
@@ -115,7 +168,7 @@ struct products {
     struct device *device;
     struct feed *feeds;         /* [n_feeds] */
     struct product_part *parts; /* [n_parts] */
-    uint32_t n_feeds, n_parts, n_feed_items, n_items;
+    uint32_t n_feeds, n_parts, n_items;
 };
 
 /* Adds the products of the last feed's rows with one matrix of a weight: its segments, at most
@@ -126,7 +179,30 @@ struct product_ends {
 };
 void products_add(struct products *products, const struct weight *weight, uint32_t index,
                   const struct product_ends *ends);
+/* Brings the feeds into form, unless they are ready, and multiplies. */
 void products_run(struct products *products);
+
+/* silu(gate) * up of the rows of `from`, put into `to` in the forms that its weights want. */
+struct gate_part {
+    const struct weight *weight; /* matrix `index` of it: gate, then up */
+    uint32_t index;
+    const float *bias; /* [out_count] or NULL */
+    struct feed *from, *to;
+    uint32_t group_outputs, n_groups, beside, n_items, first_item; /* gates_add, gates_run */
+};
+
+struct gates {
+    struct device *device;
+    struct gate_part *parts; /* [n_parts] */
+    uint32_t n_parts, n_items;
+};
+
+/* What `from` wants is added; `to` knows what it wants already. */
+void gates_add(struct gates *gates, const struct gate_part *part);
+/* The feeds `from` are ready; the feeds `to` are then. */
+void gates_run(struct gates *gates);
+/* Bytes of a thread's scratch that gates of so many rows take. */
+size_t cpu_gate_item_bytes(uint32_t n_rows);
 
 /* One row of matrix 0, as f32: [in_count]. */
 void cpu_weight_row(const struct weight *weight, uint32_t row, float *ret_values);
@@ -165,5 +241,4 @@ void cpu_sample(struct device *device, const struct sample_args *args);
 size_t cpu_attention_bytes(const struct device *device, const struct op_limits *limits);
 size_t cpu_attention_thread_bytes(uint32_t head_dim);
 size_t cpu_sample_work_bytes(uint32_t vocab);
-size_t cpu_mlp_work_bytes(const struct op_limits *limits);
-size_t cpu_moe_work_bytes(const struct op_limits *limits);
+bool cpu_moe_reserve(struct device *device, const struct op_limits *limits);

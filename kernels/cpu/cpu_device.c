@@ -7,11 +7,12 @@ static void cpu_device_close(struct device *device)
     for (uint32_t i = 0; device->threads && i < pool_threads_count(device->pool); i++)
         scratch_free(&device->threads[i]);
     memory_free(device->threads);
-    scratch_free(&device->normed);
-    scratch_free(&device->tiles);
-    scratch_free(&device->pairs);
-    scratch_free(&device->blocks);
-    scratch_free(&device->mlp);
+    for (size_t i = 0; i < array_count(device->rooms); i++) {
+        scratch_free(&device->rooms[i].rows);
+        scratch_free(&device->rooms[i].tiles);
+        scratch_free(&device->rooms[i].pairs);
+        scratch_free(&device->rooms[i].blocks);
+    }
     scratch_free(&device->moe);
     scratch_free(&device->attention);
     pool_close(device->pool);
@@ -96,15 +97,15 @@ bool cpu_threads_work(struct device *device, size_t size_bytes)
 
 bool cpu_products_reserve(struct device *device)
 {
-    if (device->rows_max == 0)
-        return true;
-    size_t values = size_product(device->rows_max, device->in_max);
-    size_t pairs = size_product(device->rows_max, pairs_count(device->in_max));
-    size_t blocks = size_product(device->rows_max, div_up_u32(device->in_max, BLOCK_VALUES));
-    return scratch_need(&device->normed, size_product(values, sizeof(float))) &&
-           scratch_need(&device->tiles, size_product(values, sizeof(float))) &&
-           scratch_need(&device->pairs, size_product(pairs, sizeof(uint32_t))) &&
-           scratch_need(&device->blocks, size_product(blocks, sizeof(struct row_block)));
+    bool have = true;
+    struct forms forms;
+    for (size_t i = 0; i < array_count(device->rooms) && device->rows_max > 0; i++)
+        have = have &&
+               cpu_forms_room(device, &device->rooms[i], device->rows_max, device->in_max, &forms);
+    size_t item = size_max(cpu_gate_item_bytes(device->rows_max), device->in_max * sizeof(float));
+    for (uint32_t i = 0; have && i < pool_threads_count(device->pool); i++)
+        have = scratch_need(&device->threads[i], item) != NULL;
+    return have;
 }
 
 /* Less than this many values is not worth waking a thread for. */
@@ -129,19 +130,16 @@ static enum status cpu_reserve(struct device *device, const struct op_limits *li
     size_t item = size_max(cpu_attention_thread_bytes(limits->head_dim),
                            cpu_sample_work_bytes(limits->vocab));
     size_t attention = cpu_attention_bytes(device, limits);
-    size_t mlp = cpu_mlp_work_bytes(limits), moe = cpu_moe_work_bytes(limits);
     bool have = cpu_products_reserve(device);
-    have = have && scratch_need(&device->mlp, mlp) && scratch_need(&device->moe, moe);
+    have = have && cpu_moe_reserve(device, limits);
     have = have && scratch_need(&device->attention, attention);
     for (uint32_t i = 0; have && i < pool_threads_count(device->pool); i++)
         have = scratch_need(&device->threads[i], item) != NULL;
     if (!have)
         return error_set(error, STATUS_EXHAUSTED,
-                         "backend cpu: no memory for scratch: %zu bytes of layers, %zu of "
-                         "attention, %zu for each of %u threads, tiles for %u rows: lower the "
-                         "tokens of a step",
-                         mlp + moe, attention, item, pool_threads_count(device->pool),
-                         limits->rows_max);
+                         "backend cpu: no memory for scratch: %zu bytes of attention, %zu for "
+                         "each of %u threads, forms of %u rows: lower the tokens of a step",
+                         attention, item, pool_threads_count(device->pool), limits->rows_max);
     return STATUS_OK;
 }
 

@@ -4,8 +4,15 @@
 
 /*
  * Rows are grouped by expert, so that an expert's weights are read once for all rows that chose it,
- * and all experts of a stage are one list of items. A row's numbers do not notice: a product treats
- * each row alike in any company, and a row's experts are added up in its own order of rank.
+ * and all experts of a stage are one list of items. The steps of a run:
+ *     route   each row is normed, multiplied by the router and given its experts (items: rows)
+ *     place   counting sort of the routed rows by expert (one thread; a few numbers a row)
+ *     spread  each row goes to the places of its experts, in the forms that they want (items: rows)
+ *     gates   silu(gate) * up of all experts, in the forms that down wants (items: experts' panels)
+ *     downs   down of all experts (items: experts' panels)
+ *     mix     each row adds up what its experts gave (items: rows)
+ * A row's numbers do not notice its company: a product treats each row alike, and a row's experts
+ * are added up in its own order of rank.
  *
  * Long calls are cut into runs of ROWS_AT_ONCE rows, which bounds the scratch.
  */
@@ -15,49 +22,43 @@ struct moe_run {
     struct device *device;
     const struct moe_args *args;
     uint32_t first_row, n_rows; /* of this run */
-    const float *in;            /* [n_rows][hidden] of this run, normed */
-    float *logits;              /* [n_rows][n_experts] */
+
+    float *normed;              /* [n_rows][hidden] */
+    float *logits;              /* [n_rows][n_experts] of the router */
     uint32_t *experts;          /* [n_rows][top_k], by rank */
     float *shares;              /* [n_rows][top_k], by rank */
     uint32_t *places;           /* [n_rows][top_k]: where the routed row lies */
     uint32_t *ends;             /* [n_experts]: end of each expert's routed rows */
-    struct feed *feeds;         /* [n_experts] */
+    uint32_t *feed_of;          /* [n_experts]: which of the feeds is an expert's */
+    struct feed *froms, *tos;   /* [n_feeds <= n_experts]: rows of gate and up, and of down */
+    struct gate_part *gates;    /* [n_experts] */
     struct product_part *parts; /* [n_experts * WEIGHT_PARTS_MAX] */
-    float *normed;              /* [n_rows][hidden] */
-    /* Routed rows, sorted by expert: n_routed = n_rows * top_k of them. */
-    float *rows;              /* [n_routed][hidden]: inputs, then outputs of down */
-    float *gate_up;           /* [n_routed][2 * intermediate] */
-    float *gated;             /* [n_routed][intermediate] */
-    float *tiles;             /* [n_routed][max(hidden, intermediate)] */
-    uint32_t *pairs;          /* [n_routed][max(hidden, intermediate) / 2, rounded up] */
-    struct row_block *blocks; /* [n_routed][max(hidden, intermediate) / 32, rounded up] */
+    float *downs;               /* [n_routed][hidden]: what down gives, sorted by expert */
+    struct forms from, to;      /* of all routed rows, sorted by expert */
+    uint32_t n_feeds;           /* experts that have rows */
 };
 
 /* Lays the arrays out in `memory` when it is not NULL; the bytes that they take. */
 static size_t moe_layout(struct moe_run *run, char *memory, const struct moe_args *args)
 {
     size_t n_rows = run->n_rows, n_routed = n_rows * args->top_k, at = 0;
-    uint32_t in_max = u32_max(args->hidden, args->intermediate);
     const struct {
         void **array;
         size_t count, size_bytes;
     } arrays[] = {
+        {(void **)&run->normed, n_rows * args->hidden, sizeof(float)},
         {(void **)&run->logits, n_rows * args->n_experts, sizeof(float)},
         {(void **)&run->experts, n_routed, sizeof(uint32_t)},
         {(void **)&run->shares, n_routed, sizeof(float)},
         {(void **)&run->places, n_routed, sizeof(uint32_t)},
         {(void **)&run->ends, args->n_experts, sizeof(uint32_t)},
-        {(void **)&run->feeds, args->n_experts, sizeof(struct feed)},
+        {(void **)&run->feed_of, args->n_experts, sizeof(uint32_t)},
+        {(void **)&run->froms, args->n_experts, sizeof(struct feed)},
+        {(void **)&run->tos, args->n_experts, sizeof(struct feed)},
+        {(void **)&run->gates, args->n_experts, sizeof(struct gate_part)},
         {(void **)&run->parts, (size_t)args->n_experts * WEIGHT_PARTS_MAX,
          sizeof(struct product_part)},
-        {(void **)&run->normed, n_rows * args->hidden, sizeof(float)},
-        {(void **)&run->rows, n_routed * args->hidden, sizeof(float)},
-        {(void **)&run->gate_up, n_routed * 2 * args->intermediate, sizeof(float)},
-        {(void **)&run->gated, n_routed * args->intermediate, sizeof(float)},
-        {(void **)&run->tiles, n_routed * in_max, sizeof(float)},
-        {(void **)&run->pairs, n_routed * pairs_count(in_max), sizeof(uint32_t)},
-        {(void **)&run->blocks, n_routed * div_up_u32(in_max, BLOCK_VALUES),
-         sizeof(struct row_block)},
+        {(void **)&run->downs, n_routed * args->hidden, sizeof(float)},
     };
     for (size_t i = 0; i < array_count(arrays); i++) {
         if (memory)
@@ -67,17 +68,21 @@ static size_t moe_layout(struct moe_run *run, char *memory, const struct moe_arg
     return at;
 }
 
-size_t cpu_moe_work_bytes(const struct op_limits *limits)
+bool cpu_moe_reserve(struct device *device, const struct op_limits *limits)
 {
     if (limits->n_experts == 0)
-        return 0;
+        return true;
     struct moe_run run = {.n_rows = u32_min(limits->rows_max, ROWS_AT_ONCE)};
-    struct moe_args args = {.hidden = limits->hidden,
-                            .intermediate = limits->intermediate,
-                            .n_experts = limits->n_experts,
-                            .top_k = limits->top_k};
-    return moe_layout(&run, NULL, &args);
+    struct moe_args args = {
+        .hidden = limits->hidden, .n_experts = limits->n_experts, .top_k = limits->top_k};
+    size_t n_routed = size_product(run.n_rows, args.top_k);
+    struct forms forms;
+    return scratch_need(&device->moe, moe_layout(&run, NULL, &args)) &&
+           cpu_forms_room(device, &device->rooms[0], n_routed, limits->hidden, &forms) &&
+           cpu_forms_room(device, &device->rooms[1], n_routed, limits->intermediate, &forms);
 }
+
+/* ---- route ---- */
 
 /* Softmax over all experts, then the top_k largest with their shares. */
 static void row_route(const struct moe_run *run, uint32_t row)
@@ -110,12 +115,37 @@ static void row_route(const struct moe_run *run, uint32_t row)
         shares[j] = (float)(args->normalise ? weights[j] / chosen : weights[j]);
 }
 
+/* Rows `row` .. `row` + n - 1: few enough to be multiplied as they stand. */
+static void rows_route(const struct moe_run *run, uint32_t row, uint32_t n)
+{
+    const struct moe_args *args = run->args;
+    const struct tier *tier = run->device->tier;
+    const float *in = args->in + (size_t)(run->first_row + row) * args->hidden;
+    float *normed = run->normed + (size_t)row * args->hidden;
+    for (uint32_t r = 0; r < n && args->norm; r++)
+        tier->rmsnorm(in + (size_t)r * args->hidden, args->norm, args->norm_eps, args->hidden,
+                      normed + (size_t)r * args->hidden);
+    struct feed feed = {.in = args->norm ? normed : in, .n_rows = n, .in_count = args->hidden};
+    for (uint32_t i = 0; i < args->router->n_segments; i++) {
+        struct product product = cpu_product(tier, &feed, args->router, 0, i);
+        product.out_stride = args->n_experts;
+        product.out =
+            run->logits + (size_t)row * args->n_experts + args->router->segments[i].first_out;
+        cpu_product_run(tier, &product, 0, args->router->segments[i].panels_count);
+    }
+    for (uint32_t r = 0; r < n; r++)
+        row_route(run, row + r);
+}
+
 static void route_item(void *context, uint32_t thread, uint32_t item)
 {
     const struct rows_run *rows = context;
-    for (uint32_t r = rows_first(rows, item); r < rows_first(rows, item + 1); r++)
-        row_route(rows->args, r);
+    uint32_t end = rows_first(rows, item + 1);
+    for (uint32_t r = rows_first(rows, item); r < end; r += TILE_FROM_ROWS - 1)
+        rows_route(rows->args, r, u32_min(TILE_FROM_ROWS - 1, end - r));
 }
+
+/* ---- place ---- */
 
 /* Counting sort of the routed rows by expert. */
 static void rows_place(struct moe_run *run)
@@ -136,63 +166,76 @@ static void rows_place(struct moe_run *run)
         run->places[i] = run->ends[run->experts[i]]++;
 }
 
-static void collect_item(void *context, uint32_t thread, uint32_t item)
+/* A feed for each expert that has rows. */
+static void feeds_make(struct moe_run *run)
+{
+    const struct moe_args *args = run->args;
+    uint32_t first = 0;
+    for (uint32_t e = 0; e < args->n_experts; first = run->ends[e++]) {
+        uint32_t n_rows = run->ends[e] - first, at = run->n_feeds;
+        if (n_rows == 0)
+            continue;
+        run->feed_of[e] = at;
+        run->froms[at] = (struct feed){.n_rows = n_rows,
+                                       .in_count = args->hidden,
+                                       .forms = cpu_forms_at(&run->from, first, args->hidden)};
+        run->tos[at] = (struct feed){.n_rows = n_rows,
+                                     .in_count = args->intermediate,
+                                     .forms = cpu_forms_at(&run->to, first, args->intermediate)};
+        run->n_feeds++;
+    }
+}
+
+/* ---- spread ---- */
+
+static void spread_item(void *context, uint32_t thread, uint32_t item)
 {
     const struct rows_run *rows = context;
     const struct moe_run *run = rows->args;
     const struct moe_args *args = run->args;
+    const float *in = args->norm ? run->normed : args->in + (size_t)run->first_row * args->hidden;
     for (uint32_t r = rows_first(rows, item); r < rows_first(rows, item + 1); r++)
-        for (uint32_t j = 0; j < args->top_k; j++)
-            memcpy(run->rows + (size_t)run->places[r * args->top_k + j] * args->hidden,
-                   run->in + (size_t)r * args->hidden, args->hidden * sizeof(float));
+        for (uint32_t j = 0; j < args->top_k; j++) {
+            size_t routed = (size_t)r * args->top_k + j;
+            uint32_t expert = run->experts[routed];
+            uint32_t first = expert > 0 ? run->ends[expert - 1] : 0;
+            struct feed_piece piece = {.row = run->places[routed] - first,
+                                       .n = args->hidden,
+                                       .values = in + (size_t)r * args->hidden};
+            const struct feed *feed = &run->froms[run->feed_of[expert]];
+            cpu_feed_put(run->device->tier, feed, &piece);
+            if (feed->wants_tiles) /* made of rows, when all are there */
+                memcpy(feed->forms.rows + (size_t)piece.row * args->hidden, piece.values,
+                       args->hidden * sizeof(float));
+        }
 }
 
-/* The products of all experts that have rows. */
-static void experts_multiply(struct moe_run *run, const struct weight *weight, const float *in,
-                             float *out)
-{
-    struct products products = {.device = run->device, .feeds = run->feeds, .parts = run->parts};
-    uint32_t first = 0;
-    for (uint32_t e = 0; e < run->args->n_experts; first = run->ends[e++]) {
-        uint32_t n_rows = run->ends[e] - first;
-        if (n_rows == 0)
-            continue;
-        size_t n_blocks = div_up_u32(weight->in_count, BLOCK_VALUES);
-        run->feeds[products.n_feeds++] = (struct feed){
-            .in = in + (size_t)first * weight->in_count,
-            .n_rows = n_rows,
-            .in_count = weight->in_count,
-            .tiles = run->tiles + (size_t)first * weight->in_count,
-            .pairs = run->pairs + (size_t)first * pairs_count(weight->in_count),
-            .blocks = run->blocks + first * n_blocks,
-        };
-        products_add(&products, weight, e,
-                     &(struct product_ends){.out = out + (size_t)first * weight->out_count});
-    }
-    products_run(&products);
-}
+/* ---- gates and downs ---- */
 
-/* Norms the rows on the way. */
-static void router_multiply(struct moe_run *run)
+static void experts_multiply(struct moe_run *run)
 {
     const struct moe_args *args = run->args;
-    struct products products = {
-        .device = run->device, .feeds = run->feeds, .n_feeds = 1, .parts = run->parts};
-    run->feeds[0] = (struct feed){
-        .norm = args->norm,
-        .norm_eps = args->norm_eps,
-        .in = args->in + (size_t)run->first_row * args->hidden,
-        .n_rows = run->n_rows,
-        .in_count = args->hidden,
-        .normed = run->normed,
-        .tiles = run->tiles,
-        .pairs = run->pairs,
-        .blocks = run->blocks,
-    };
-    run->in = args->norm ? run->normed : run->feeds[0].in;
-    products_add(&products, args->router, 0, &(struct product_ends){.out = run->logits});
-    products_run(&products);
+    struct device *device = run->device;
+    struct gates gates = {.device = device, .parts = run->gates};
+    struct products downs = {.device = device, .feeds = run->tos, .parts = run->parts};
+    for (uint32_t e = 0, first = 0; e < args->n_experts; first = run->ends[e++]) {
+        if (run->ends[e] == first)
+            continue;
+        uint32_t at = downs.n_feeds++;
+        products_add(&downs, args->down, e,
+                     &(struct product_ends){.out = run->downs + (size_t)first * args->hidden});
+        gates_add(&gates, &(struct gate_part){.weight = args->gate_up,
+                                              .index = e,
+                                              .from = &run->froms[at],
+                                              .to = &run->tos[at]});
+    }
+    rows_run(device, run, run->n_rows, (size_t)args->top_k * args->hidden, spread_item);
+    feeds_tile(&(struct feeds){device, run->froms, run->n_feeds});
+    gates_run(&gates);
+    products_run(&downs);
 }
+
+/* ---- mix ---- */
 
 #define MIX_VALUES 64
 
@@ -205,7 +248,7 @@ static void values_mix(const struct moe_run *run, uint32_t row, uint32_t first)
     float sums[MIX_VALUES] = {0};
     for (uint32_t j = 0; j < args->top_k; j++) {
         size_t routed = (size_t)row * args->top_k + j;
-        const float *down = run->rows + (size_t)run->places[routed] * args->hidden + first;
+        const float *down = run->downs + (size_t)run->places[routed] * args->hidden + first;
         float share = run->shares[routed];
         for (uint32_t i = 0; i < n; i++)
             sums[i] += share * down[i];
@@ -226,21 +269,20 @@ static void mix_item(void *context, uint32_t thread, uint32_t item)
 static void moe_run(struct moe_run *run)
 {
     const struct moe_args *args = run->args;
-    struct device *device = run->device;
-    uint32_t n_routed = run->n_rows * args->top_k;
-    router_multiply(run);
-    rows_run(device, run, run->n_rows, 16ul * args->n_experts, route_item);
+    size_t router_values = (size_t)args->hidden * (1 + args->n_experts / 4);
+    rows_run(run->device, run, run->n_rows, router_values, route_item);
     rows_place(run);
-    rows_run(device, run, run->n_rows, (size_t)args->top_k * args->hidden, collect_item);
-    experts_multiply(run, args->gate_up, run->rows, run->gate_up);
-    cpu_gate(device, &(struct gate_args){n_routed, args->intermediate, run->gate_up, run->gated});
-    experts_multiply(run, args->down, run->gated, run->rows);
-    rows_run(device, run, run->n_rows, (size_t)args->top_k * args->hidden, mix_item);
+    feeds_make(run);
+    experts_multiply(run);
+    rows_run(run->device, run, run->n_rows, (size_t)args->top_k * args->hidden, mix_item);
 }
 
 void cpu_moe(struct device *device, const struct moe_args *args)
 {
     CHECK(args->top_k > 0 && args->top_k <= args->n_experts && args->top_k <= MOE_TOP_K_MAX);
+    for (uint32_t i = 0; i < args->router->n_segments; i++)
+        CHECK(!dtype_has_blocks(args->router->segments[i].dtype) &&
+              !cpu_product_pairs(device->tier, args->router, i)); /* routers are exact */
     CHECK(args->router->out_count == args->n_experts && args->router->in_count == args->hidden);
     CHECK(args->gate_up->out_count == 2 * args->intermediate);
     CHECK(args->gate_up->in_count == args->hidden);
@@ -251,7 +293,10 @@ void cpu_moe(struct device *device, const struct moe_args *args)
                               .first_row = first,
                               .n_rows = u32_min(ROWS_AT_ONCE, args->n_rows - first)};
         char *memory = cpu_work(device, &device->moe, moe_layout(&run, NULL, args));
-        if (!memory)
+        size_t n_routed = (size_t)run.n_rows * args->top_k;
+        if (!memory ||
+            !cpu_forms_room(device, &device->rooms[0], n_routed, args->hidden, &run.from) ||
+            !cpu_forms_room(device, &device->rooms[1], n_routed, args->intermediate, &run.to))
             return;
         moe_layout(&run, memory, args);
         moe_run(&run);

@@ -121,10 +121,17 @@ static void row_of_blocks(char *panel, enum dtype dtype, uint32_t in_count, uint
     }
 }
 
+/* Which panel of outputs stands in place `at` of a segment. */
+static uint32_t panel_at(const struct weight *weight, uint32_t at)
+{
+    uint32_t half = weight->panels_count / 2;
+    return weight->paired ? at % 2 * half + at / 2 : at;
+}
+
 void cpu_weight_row(const struct weight *weight, uint32_t row, float *ret_values)
 {
     uint32_t i = 0;
-    CHECK(row < weight->out_count);
+    CHECK(row < weight->out_count && !weight->paired);
     while (row - weight->segments[i].first_out >= weight->segments[i].out_count)
         i++;
     const struct weight_segment *segment = &weight->segments[i];
@@ -150,10 +157,11 @@ static void panel_pack(void *context, uint32_t thread, uint32_t item)
     while (at - segment->first_panel >= segment->panels_count)
         segment++;
     at -= segment->first_panel;
+    uint32_t first = panel_at(weight, at) * PANEL_OUTPUTS;
     struct panel panel = {
         .matrix = matrix,
-        .first_out = segment->first_out + at * PANEL_OUTPUTS,
-        .n = u32_min(PANEL_OUTPUTS, segment->out_count - at * PANEL_OUTPUTS),
+        .first_out = segment->first_out + first,
+        .n = u32_min(PANEL_OUTPUTS, segment->out_count - first),
         .dtype = segment->dtype,
         .to = (char *)weight->data + matrix * weight->matrix_bytes + segment->offset_bytes +
               at * segment->panel_bytes,
@@ -191,6 +199,8 @@ static struct weight weight_shape(const struct weight_source *source)
         weight.panels_count += to->panels_count;
         weight.matrix_bytes += size_product(to->panel_bytes, to->panels_count);
     }
+    weight.paired =
+        source->paired && weight.n_segments == 1 && weight.out_count % (2 * PANEL_OUTPUTS) == 0;
     return weight;
 }
 

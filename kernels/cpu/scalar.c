@@ -15,29 +15,45 @@ static float float_of_bits(uint32_t bits)
     return value;
 }
 
-static void panel_f32(const float *panel, const float *in, uint32_t in_count, float *sums)
+/* A row as it stands, or in its tile: value k is at[k * step]. */
+struct line {
+    const float *at;
+    size_t step;
+};
+
+static struct line line_of(const struct product *p, uint32_t row)
+{
+    if (!p->tiles)
+        return (struct line){p->in + (size_t)row * p->in_count, 1};
+    uint32_t tile = tile_of(p->n_rows, row), first = tile_first(p->n_rows, tile);
+    return (struct line){p->tiles + (size_t)first * p->in_count + (row - first),
+                         tile_first(p->n_rows, tile + 1) - first};
+}
+
+static void panel_f32(const float *panel, struct line in, uint32_t in_count, float *sums)
 {
     for (uint32_t k = 0; k < in_count; k++, panel += PANEL_OUTPUTS)
         for (uint32_t c = 0; c < PANEL_OUTPUTS; c++)
-            sums[c] += panel[c] * in[k];
+            sums[c] += panel[c] * in.at[k * in.step];
 }
 
-static void panel_bf16(const uint32_t *panel, const float *in, uint32_t in_count, float *sums)
+static void panel_bf16(const uint32_t *panel, struct line in, uint32_t in_count, float *sums)
 {
     for (uint32_t k = 0; k < in_count; k++) {
         for (uint32_t c = 0; c < PANEL_OUTPUTS; c++)
-            sums[c] += float_of_bits(k % 2 ? panel[c] & 0xffff0000u : panel[c] << 16) * in[k];
+            sums[c] +=
+                float_of_bits(k % 2 ? panel[c] & 0xffff0000u : panel[c] << 16) * in.at[k * in.step];
         panel += k % 2 ? PANEL_OUTPUTS : 0;
     }
 }
 
-static void panel_f16(const uint16_t *panel, const float *in, uint32_t in_count, float *sums)
+static void panel_f16(const uint16_t *panel, struct line in, uint32_t in_count, float *sums)
 {
     for (uint32_t k = 0; k < in_count; k++, panel += PANEL_OUTPUTS) {
         float weights[PANEL_OUTPUTS];
         dtype_widen(DTYPE_F16, panel, PANEL_OUTPUTS, weights);
         for (uint32_t c = 0; c < PANEL_OUTPUTS; c++)
-            sums[c] += weights[c] * in[k];
+            sums[c] += weights[c] * in.at[k * in.step];
     }
 }
 
@@ -58,7 +74,7 @@ static void scalar_product(const struct product *p, uint32_t first_panel, uint32
     for (uint32_t panel = first_panel; panel < first_panel + n_panels; panel++) {
         const void *weights = (const char *)p->panels + panel * step;
         for (uint32_t r = 0; r < p->n_rows; r++) {
-            const float *in = p->in + (size_t)r * p->in_count;
+            struct line in = line_of(p, r);
             float sums[PANEL_OUTPUTS] = {0};
             if (p->dtype == DTYPE_BF16)
                 panel_bf16(weights, in, p->in_count, sums);

@@ -120,7 +120,7 @@ struct product {
     enum dtype dtype;
     uint32_t in_count, out_count, n_rows;
     uint32_t out_stride;            /* values between the rows of out and residual */
-    const float *in;                /* [n_rows][in_count] */
+    const float *in;                /* [n_rows][in_count]; read only without tiles */
     const float *tiles;             /* the same in tiles, one after the other; NULL below
                                        TILE_FROM_ROWS */
     const uint32_t *pairs;          /* the same rounded to bf16, two inputs a word, in tiles (of

@@ -161,7 +161,11 @@ static struct weight *experts_pack(struct rig *rig, uint32_t out_count, uint32_t
     for (uint32_t e = 0; e < E; e++)
         parts[e] =
             (struct weight_part){DTYPE_F32, out_count, values + (size_t)e * out_count * in_count};
-    struct weight_source source = {E, 1, out_count, in_count, parts, false};
+    struct weight_source source = {.stack_count = E,
+                                   .n_parts = 1,
+                                   .out_count = out_count,
+                                   .in_count = in_count,
+                                   .parts = parts};
     return rig_weight_source(rig, &source);
 }
 
@@ -342,7 +346,8 @@ static enum status all_open(const struct ops *ops, struct error *error)
 {
     static const float values[32 * 64];
     const struct weight_part part = {DTYPE_F32, 32, values};
-    const struct weight_source source = {1, 1, 32, 64, &part, false};
+    const struct weight_source source = {
+        .stack_count = 1, .n_parts = 1, .out_count = 32, .in_count = 64, .parts = &part};
     const struct kv_shape shape = {1, 1, 8, 16, 2, 2, 2, DTYPE_F32};
     struct device_options options = {.threads_count = ops == &ops_ref ? 1 : 3};
     struct device *device = NULL;

@@ -139,13 +139,20 @@ static void mlp_run(const struct subject *subject, struct rig *rig, const uint32
                     uint32_t n, float *out)
 {
     const struct mlp_data *d = subject->data;
+    struct weight_part part = {d->gate_up_dtype, 2 * d->intermediate, d->gate_up};
+    struct weight_source gate_up = {.stack_count = 1,
+                                    .n_parts = 1,
+                                    .out_count = part.out_count,
+                                    .in_count = d->hidden,
+                                    .parts = &part,
+                                    .paired = d->hidden != 96}; /* once they are apart */
     size_t bytes = (size_t)n * d->hidden * sizeof(float);
     float *buffer = rig_poison(rig, bytes);
     struct mlp_args args = {
         .n_rows = n,
         .hidden = d->hidden,
         .intermediate = d->intermediate,
-        .gate_up = rig_weight(rig, d->gate_up_dtype, 2 * d->intermediate, d->hidden, d->gate_up),
+        .gate_up = rig_weight_source(rig, &gate_up),
         .down = rig_weight(rig, d->down_dtype, d->hidden, d->intermediate, d->down),
         .gate_up_bias = rig_put(rig, d->gate_up_bias, 2 * d->intermediate * sizeof(float)),
         .down_bias = rig_put(rig, d->down_bias, d->hidden * sizeof(float)),
@@ -195,6 +202,8 @@ static void mlp_exact(void **state)
     mlp_check(state, 77, 65, DTYPE_F32, DTYPE_BF16);
     mlp_check(state, 64, 400, DTYPE_F16, DTYPE_F32);
     mlp_check(state, 96, 320, DTYPE_Q4_1, DTYPE_Q4_1);
+    mlp_check(state, 64, 320, DTYPE_Q4_1, DTYPE_Q4_1);
+    mlp_check(state, 40, 96, DTYPE_BF16, DTYPE_BF16);
     mlp_check(state, 576, 96, DTYPE_Q8_0, DTYPE_Q4_0);
     mlp_check(state, 64, 77, DTYPE_Q4_0, DTYPE_BF16);
     mlp_check(state, 65, 96, DTYPE_BF16, DTYPE_Q8_0);
@@ -209,10 +218,13 @@ struct moe_data {
     const void *gate_up, *down;
 };
 
-static struct weight *stack_pack(struct rig *rig, enum dtype dtype, const void *data,
-                                 uint32_t out_count, uint32_t in_count)
+static struct weight *stack_pack(struct rig *rig, const struct moe_data *d, bool down)
 {
     enum { n = 8 };
+    enum dtype dtype = down ? d->down_dtype : d->gate_up_dtype;
+    const void *data = down ? d->down : d->gate_up;
+    uint32_t out_count = down ? d->hidden : 2 * d->intermediate;
+    uint32_t in_count = down ? d->intermediate : d->hidden;
     struct weight_part parts[n];
     size_t matrix_bytes =
         (size_t)out_count * in_count / dtype_block_count(dtype) * dtype_block_bytes(dtype);
@@ -223,7 +235,8 @@ static struct weight *stack_pack(struct rig *rig, enum dtype dtype, const void *
                                    .n_parts = 1,
                                    .out_count = out_count,
                                    .in_count = in_count,
-                                   .parts = parts};
+                                   .parts = parts,
+                                   .paired = !down};
     return rig_weight_source(rig, &source);
 }
 
@@ -233,20 +246,20 @@ static void moe_run(const struct subject *subject, struct rig *rig, const uint32
     const struct moe_data *d = subject->data;
     size_t bytes = (size_t)n * d->hidden * sizeof(float);
     float *buffer = rig_poison(rig, bytes);
-    struct moe_args args = {
-        .n_rows = n,
-        .hidden = d->hidden,
-        .intermediate = d->intermediate,
-        .n_experts = d->n_experts,
-        .top_k = d->top_k,
-        .normalise = true,
-        .router = rig_weight(rig, DTYPE_F32, d->n_experts, d->hidden, d->router),
-        .gate_up = stack_pack(rig, d->gate_up_dtype, d->gate_up, 2 * d->intermediate, d->hidden),
-        .down = stack_pack(rig, d->down_dtype, d->down, d->hidden, d->intermediate),
-        .norm = rig_put(rig, d->norm, d->hidden * sizeof(float)),
-        .norm_eps = 1e-6f,
-        .in = rows_put(rig, d->in, d->hidden, rows, n),
-        .out = buffer};
+    struct moe_args args = {.n_rows = n,
+                            .hidden = d->hidden,
+                            .intermediate = d->intermediate,
+                            .n_experts = d->n_experts,
+                            .top_k = d->top_k,
+                            .normalise = true,
+                            .router =
+                                rig_weight(rig, DTYPE_F32, d->n_experts, d->hidden, d->router),
+                            .gate_up = stack_pack(rig, d, false),
+                            .down = stack_pack(rig, d, true),
+                            .norm = rig_put(rig, d->norm, d->hidden * sizeof(float)),
+                            .norm_eps = 1e-6f,
+                            .in = rows_put(rig, d->in, d->hidden, rows, n),
+                            .out = buffer};
     rig->ops->moe(rig->device, &args);
     rig_get(rig, buffer, out, bytes);
     while (rig->n_buffers > 0)
@@ -289,6 +302,8 @@ static void moe_exact(void **state)
     moe_check(state, 48, 40, DTYPE_F32, DTYPE_F32);
     moe_check(state, 64, 32, DTYPE_Q4_0, DTYPE_Q8_0);
     moe_check(state, 64, 40, DTYPE_Q4_1, DTYPE_F16);
+    moe_check(state, 64, 96, DTYPE_Q4_1, DTYPE_Q4_1);
+    moe_check(state, 48, 64, DTYPE_F32, DTYPE_BF16);
 }
 
 /* ---- rope_kv and attention ---- */

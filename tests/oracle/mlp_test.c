@@ -13,6 +13,7 @@ struct mlp_case {
     enum dtype gate_up, down;
     bool plain;  /* neither norm nor biases */
     bool two;    /* gate and up are parts of their own */
+    bool paired; /* as ops.h has it */
     float scale; /* of the rows */
 };
 
@@ -46,14 +47,13 @@ static void data_free(struct mlp_data *d)
 
 static struct weight *gate_up_pack(struct rig *rig, const struct mlp_case *c, const char *data)
 {
-    if (!c->two)
-        return rig_weight(rig, c->gate_up, 2 * c->intermediate, c->hidden, data);
     size_t part_bytes = (size_t)c->intermediate * c->hidden / dtype_block_count(c->gate_up) *
                         dtype_block_bytes(c->gate_up);
-    struct weight_part parts[2] = {{c->gate_up, c->intermediate, data},
+    struct weight_part parts[2] = {{c->gate_up, c->intermediate * (c->two ? 1 : 2), data},
                                    {c->gate_up, c->intermediate, data + part_bytes}};
     struct weight_source source = {.stack_count = 1,
-                                   .n_parts = 2,
+                                   .n_parts = c->two ? 2 : 1,
+                                   .paired = c->paired,
                                    .out_count = 2 * c->intermediate,
                                    .in_count = c->hidden,
                                    .parts = parts};
@@ -114,6 +114,7 @@ static void mlp_types(void **state)
                                  .down = (enum dtype)down,
                                  .plain = dice_below(&dice, 2),
                                  .two = dice_below(&dice, 2),
+                                 .paired = dice_below(&dice, 2),
                                  .scale = 1};
             mlp_check(state, &dice, &c);
         }
@@ -132,6 +133,7 @@ static void mlp_odd_shapes(void **state)
                                  .gate_up = (enum dtype)type,
                                  .down = DTYPE_BF16,
                                  .two = i % 2,
+                                 .paired = (i + (size_t)type) % 2,
                                  .scale = 1};
             mlp_check(state, &dice, &c);
             c.hidden = sizes[i];
@@ -158,6 +160,8 @@ static void mlp_row_counts(void **state)
                              .down = pair[1],
                              .scale = 1};
         mlp_check(state, &dice, &c);
+        c.paired = true;
+        mlp_check(state, &dice, &c);
     }
 }
 
@@ -170,6 +174,7 @@ static void mlp_large(void **state)
                          .gate_up = DTYPE_Q4_1,
                          .down = DTYPE_Q4_1,
                          .two = true,
+                         .paired = true,
                          .scale = 1};
     mlp_check(state, &dice, &c);
     c.n_rows = 1;

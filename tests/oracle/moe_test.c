@@ -67,7 +67,8 @@ static struct weight *experts_pack(struct rig *rig, const struct moe_case *c, co
                                    .n_parts = n_parts,
                                    .out_count = out_count,
                                    .in_count = in_count,
-                                   .parts = parts};
+                                   .parts = parts,
+                                   .paired = n_parts == 2 && c->n_rows % 3};
     struct weight *weight = rig_weight_source(rig, &source);
     free(parts);
     return weight;
