@@ -22,7 +22,7 @@ import models
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BATCHES = (1, 4, 16, 32)
-START_TOKENS, STEP_COUNT = 64, 16  # of a sequence: as bench_decode has it
+START_TOKENS, STEP_COUNT = 64, 8  # of a peer's sequences; bench_decode begins with as many
 QUICK = ["d-q4_1", "a-q4_0", "b-q8_0"]
 FULL = ["d-q4_1", "a-q8_0", "a-q4_0", "a-bf16", "b-q8_0", "b-q4_0", "b-bf16"]
 
@@ -98,7 +98,9 @@ class Peer:
     def prompt(self, path: str, threads: int, repeats: int) -> list:
         command = [self.bench, "-m", path, "-p", "512", "-n", "0", "-t", str(threads), "-fa", "1",
                    "-r", str(repeats), "-o", "json"]
-        return command + (["-rtr", "1", "-fmoe", "1", "-muge", "1"] if self.repacks else [])
+        # No run to warm up: it would cost as much as a sample, of which the median is taken.
+        return command + (["-w", "0", "-rtr", "1", "-fmoe", "1", "-muge", "1"] if self.repacks
+                          else ["--no-warmup"])
 
     def batch(self, path: str, threads: int, repeats: int) -> list:
         times = [str(n) for n in BATCHES for _ in range(repeats)]
@@ -150,9 +152,9 @@ class Measured:
 def model_measure(name: str, path: str, program: str, peers: dict, options) -> None:
     measured = Measured()
     wanted = {"decode": ["batch"], "prefill": ["prompt"]}.get(options.bench, ["prompt", "batch"])
-    repeats = 2 if options.quick else 3
+    repeats = 3 if options.quick else 5
     part = ["-p", wanted[0]] if len(wanted) == 1 else []
-    ours = [program, "-k", "bf16", "-r", str(repeats), *part, path, str(options.threads), name]
+    ours = [program, "-k", "bf16", "-r", "3", *part, path, str(options.threads), name]
 
     def ours_once():
         measured.add_ours(samples_of_ours(called(ours, options.limit)[0]))

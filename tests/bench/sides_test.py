@@ -50,11 +50,13 @@ class Program(unittest.TestCase):
                 self.assertLess(self.error_of(f"attention {kind} 4 2 64 64 2", n_rows), most)
 
     def test_bad_lines(self):
+        small = "attention f32 4 2 64 64 1"
         for lines, words in ((["product q9_9 64 64"], "no type \"q9_9\""),
                              (["nonsense"], "not understood: nonsense"),
-                             (["rows 1"], "nothing is loaded"), (["run 1"], "no rows were prepared"),
+                             (["rows 1"], "nothing is loaded"),
+                             (["run 1"], "no rows were prepared"),
                              (["probe speed"], "no probe \"speed\""),
-                             (["attention f32 4 2 64 64 1", "rows 65"], "more rows than its context")):
+                             ([small, "rows 65"], "more rows than its context")):
             done = answers(*lines)
             self.assertEqual(done.returncode, 1, lines)
             self.assertIn(words, done.stderr)
