@@ -123,16 +123,44 @@ bool host_ordered(uint32_t thread, uint32_t clock)
     uint32_t warp = thread / 32;
     if (clock < (warp == now / 32 ? b->clock[warp] : b->threads[now].seen[warp]))
         return true;
-    return b->threads[now].exact_used && clock <= b->exact[now * HOST_THREADS_MAX + thread];
+    return b->threads[now].exact && clock <= b->exact[now * HOST_THREADS_MAX + thread];
 }
 
-void host_exact_join(uint32_t to, const uint32_t *from)
+void host_exact_join(uint32_t to, const uint32_t *from, uint64_t number)
 {
     struct host_block *b = host_block_now;
     uint32_t *exact = b->exact + (size_t)to * HOST_THREADS_MAX;
+    uint64_t had = b->threads[to].exact;
+    if (had == number)
+        return;
     for (uint32_t i = 0; i < b->now.threads; i++)
-        exact[i] = u32_max(b->threads[to].exact_used ? exact[i] : 0, from[i]);
-    b->threads[to].exact_used = true;
+        exact[i] = u32_max(had ? exact[i] : 0, from[i]);
+    if (b->exact_last.had != had || b->exact_last.came != number || !b->exact_last.became)
+        b->exact_last = {had, number, ++b->exact_numbers};
+    b->threads[to].exact = b->exact_last.became;
+}
+
+/* The first n of `met` have all that any of them has. */
+static void exact_met(struct host_block *b, uint32_t n)
+{
+    const uint16_t *threads = b->met;
+    uint32_t *all = b->exact_all;
+    bool same = true;
+    for (uint32_t i = 1; i < n; i++)
+        same = same && b->threads[threads[i]].exact == b->threads[threads[0]].exact;
+    if (same)
+        return;
+    memset(all, 0, b->now.threads * sizeof *all);
+    for (uint32_t i = 0; i < n; i++)
+        if (b->threads[threads[i]].exact)
+            for (uint32_t t = 0; t < b->now.threads; t++)
+                all[t] = u32_max(all[t], b->exact[(size_t)threads[i] * HOST_THREADS_MAX + t]);
+    uint64_t number = ++b->exact_numbers;
+    for (uint32_t i = 0; i < n; i++) {
+        memcpy(b->exact + (size_t)threads[i] * HOST_THREADS_MAX, all,
+               b->now.threads * sizeof *all);
+        b->threads[threads[i]].exact = number;
+    }
 }
 
 /* All threads [first, first + n) have met: each knows what all of them know. */
@@ -142,13 +170,9 @@ static void threads_met(struct host_block *b, uint32_t first, uint32_t n)
     for (uint32_t t = first + 1; t < first + n; t++)
         if (memcmp(seen, b->threads[t].seen, sizeof b->threads[t].seen) != 0)
             host_seen_join(seen, b->threads[t].seen);
-    for (uint32_t t = first; t < first + n; t++) {
-        if (!b->threads[t].exact_used)
-            continue;
-        for (uint32_t u = first; u < first + n; u++)
-            if (u != t)
-                host_exact_join(u, b->exact + (size_t)t * HOST_THREADS_MAX);
-    }
+    for (uint32_t i = 0; i < n; i++)
+        b->met[i] = (uint16_t)(first + i);
+    exact_met(b, n);
     for (uint32_t warp = first / 32; warp < (first + n) / 32; warp++)
         seen[warp] = ++b->clock[warp];
     for (uint32_t t = first + 1; t < first + n; t++)
@@ -204,22 +228,15 @@ static void barrier_open(struct host_block *b, uint32_t id)
     for (uint32_t warp = 0; warp < WARPS_MAX; warp++)
         if (barrier->arrived[warp])
             barrier->seen[warp] = ++b->clock[warp];
-    uint32_t exact[HOST_THREADS_MAX];
-    bool any = false;
-    for (uint32_t t = 0; t < b->now.threads; t++) {
-        if (!waits_at_barrier(b, t, id) || !b->threads[t].exact_used)
-            continue;
-        for (uint32_t i = 0; i < b->now.threads; i++)
-            exact[i] = u32_max(any ? exact[i] : 0, b->exact[t * HOST_THREADS_MAX + i]);
-        any = true;
-    }
+    uint32_t n = 0;
     for (uint32_t t = 0; t < b->now.threads; t++)
         if (waits_at_barrier(b, t, id)) {
             host_seen_join(b->threads[t].seen, barrier->seen);
-            if (any)
-                host_exact_join(t, exact);
-            host_ready(t);
+            b->met[n++] = (uint16_t)t;
         }
+    exact_met(b, n);
+    for (uint32_t i = 0; i < n; i++)
+        host_ready(b->met[i]);
     memset(barrier, 0, sizeof *barrier);
 }
 
@@ -378,7 +395,7 @@ static void block_reset(struct host_block *b)
     for (uint32_t t = 0; t < b->now.threads; t++) {
         struct host_thread *thread = &b->threads[t];
         thread->groups = thread->open_copies = thread->pending_copies = thread->fences = 0;
-        thread->exact_used = false;
+        thread->exact = 0;
         memset(thread->seen, 0, sizeof thread->seen);
         host_fiber_begin(&thread->fiber, thread_entry, b);
         host_ready(t);

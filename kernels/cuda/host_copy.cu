@@ -107,9 +107,9 @@ void host_mbarrier_arrive(uint32_t at, uint32_t bytes)
         host_fail("arrives at the mbarrier at %u, whose %u arrivals were there already", at,
                   bar->count);
     host_seen_join(bar->seen_next, thread->seen);
-    if (!bar->exact_used)
+    if (!bar->exact_number)
         memset(bar->exact, 0, HOST_THREADS_MAX * sizeof *bar->exact);
-    bar->exact_used = true;
+    bar->exact_number = ++b->exact_numbers;
     uint32_t warp = b->now.thread / 32;
     bar->exact[b->now.thread] = b->clock[warp];
     bar->seen_next[warp] = u32_max(bar->seen_next[warp], thread->seen[warp]);
@@ -135,8 +135,8 @@ void host_mbarrier_wait(uint32_t at, uint32_t parity)
         host_wait(WAIT_NONE, "mbarrier_wait");
     }
     host_seen_join(thread->seen, bar->seen);
-    if (bar->exact_used)
-        host_exact_join(b->now.thread, bar->exact);
+    if (bar->exact_number)
+        host_exact_join(b->now.thread, bar->exact, bar->exact_number);
 }
 
 /* ---- bulk copies ---- */

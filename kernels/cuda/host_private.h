@@ -35,7 +35,7 @@ struct host_thread {
     uint32_t groups; /* cp.async groups that were committed */
     uint32_t open_copies, pending_copies;
     uint32_t fences; /* async_fence()s */
-    bool exact_used;
+    uint64_t exact; /* 0: none. Threads with the same number have the same exact clocks */
     uint32_t seen[CLOCKS];
 };
 
@@ -64,7 +64,7 @@ struct mbarrier_state {
     uint32_t seen[CLOCKS];      /* published for the phase that completed last, and before */
     uint32_t seen_next[CLOCKS]; /* for the one that runs */
     uint32_t *exact;            /* [HOST_THREADS_MAX], clocks, 0 none; of both */
-    bool exact_used;
+    uint64_t exact_number;      /* another after each change; 0: none */
 };
 
 struct bulk_copy {
@@ -121,6 +121,12 @@ struct host_block {
     uint32_t n_async;
     struct wgmma_state wgmma[WARPS_MAX / 4];
     uint32_t *exact;       /* [HOST_THREADS_MAX][HOST_THREADS_MAX]: clocks, 0 none */
+    uint64_t exact_numbers; /* given out so far */
+    struct {
+        uint64_t had, came, became;
+    } exact_last; /* the last join: its like gives the same number */
+    uint32_t exact_all[HOST_THREADS_MAX]; /* work of one meeting */
+    uint16_t met[HOST_THREADS_MAX];       /* the same: who met */
     char *shared_data;     /* [HOST_SHARED_MAX_BYTES] */
     struct shadow *shadow; /* [HOST_SHARED_MAX_BYTES] */
 };
@@ -140,8 +146,9 @@ void host_wait(enum wait_kind kind, const char *what);
 void host_ready(uint32_t thread);
 /* Whether an access of `thread` at `clock` is ordered before what the running thread does now. */
 bool host_ordered(uint32_t thread, uint32_t clock);
-/* Thread `to` learns the clocks up to which single threads are ordered before it. */
-void host_exact_join(uint32_t to, const uint32_t *from);
+/* Thread `to` learns the clocks up to which single threads are ordered before it; `number` is that
+ * of `from`. */
+void host_exact_join(uint32_t to, const uint32_t *from, uint64_t number);
 void host_seen_join(uint32_t *seen, const uint32_t *other);
 void host_shadow_write(uint32_t at, uint32_t bytes, uint32_t thread, uint32_t clock);
 /* Lets one bulk copy that is on its way arrive. */

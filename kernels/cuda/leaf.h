@@ -26,6 +26,7 @@
  *     async_fence()                       what was written by stores is seen by bulk and wgmma
  *     ldmatrix_x4(r, row) ldmatrix_x4_turned(r, row)
  *     mma_bf16(d, a, b) mma_f16 mma_s8 mma_e4m3   one warp, m16n8k16 (k32 for bytes)
+ *     registers_raise<n>() registers_drop<n>()   a warpgroup takes or gives registers: sm_90a
  *     wgmma_*                             one warpgroup: see leaf_wgmma.h
  *     atomic_add atomic_max atomic_or atomic_exchange (p, v)
  *     atomic_add_ordered(p, v)            releases what the
@@ -33,6 +34,7 @@
  *     shared_atomic_add(s, i, v) shared_atomic_max(s, i, v)
  *     load_stream(p)                      16 bytes that are read once
  *     float_of_bf16 bf16_of float_of_f16 f16_of pack_bf16 float_of_e4m3 e4m3_of fma32
+ *     exp2_near(x)                        2^x, two units off, 0 for small ones; cheap
  *
  * Arithmetic: nvcc runs with -fmad=false and IEEE division and roots, the host with
  * -ffp-contract=off: + - * / sqrtf fmaf and the double ones give the same bits on both. exp, log,
@@ -133,11 +135,14 @@ LEAF uint16_t bf16_of(float value)
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
-/* Two values as tensor instructions want them: the first in the lower half. */
+#if ON_HOST
+/* Two values as tensor instructions want them: the first in the lower half. The card has an
+ * instruction for it. */
 LEAF uint32_t pack_bf16(float low, float high)
 {
     return (uint32_t)bf16_of(low) | (uint32_t)bf16_of(high) << 16;
 }
+#endif
 
 LEAF_BOTH uint32_t min_u32(uint32_t a, uint32_t b)
 {

@@ -278,6 +278,18 @@ LEAF float fma32(float a, float b, float c)
 {
     return __fmaf_rn(a, b, c);
 }
+LEAF float exp2_near(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+LEAF uint32_t pack_bf16(float low, float high)
+{
+    uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
 LEAF float float_of_f16(uint16_t half)
 {
     return __half2float(__ushort_as_half(half));

@@ -269,6 +269,11 @@ LEAF float fma32(float a, float b, float c)
 {
     return fmaf(a, b, c);
 }
+LEAF float exp2_near(float x)
+{
+    float y = exp2f(x);
+    return y < 0x1p-126f ? 0 : y;
+}
 LEAF float float_of_f16(uint16_t half)
 {
     return host_float_of_f16(half);
@@ -330,6 +335,8 @@ LEAF uint64_t wgmma_descriptor(uint32_t address, uint32_t leading_bytes, uint32_
 /* ---- wgmma: see leaf_wgmma.h ---- */
 
 LEAF void wgmma_fence() {}
+template <uint32_t n> LEAF void registers_raise() {}
+template <uint32_t n> LEAF void registers_drop() {}
 LEAF void wgmma_commit()
 {
     host_group_meet("wgmma_commit", NULL, host_wgmma_commit_run);

@@ -8,6 +8,7 @@
  *                                         turned: B lies as [k][n] (n runs along a row)
  *     wgmma_f16<n, turned> wgmma_e4m3<n> wgmma_s8<n> (k32)   the same
  *     wgmma_fence() wgmma_commit() wgmma_wait<groups>()
+ *     registers_raise<n>() registers_drop<n>()   a multiple of 8, by all of the warpgroup
  *
  * n: 8, 16, 32, 64, 128, 256. d may not be touched between wgmma and the wait that covers it. In
  * d, value i of thread t is row 16 (t / 32) + (t % 32) / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2
@@ -25,6 +26,18 @@ LEAF void wgmma_fence()
 {
 #if CARD_HAS_WGMMA
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+template <uint32_t n> LEAF void registers_raise()
+{
+#if CARD_HAS_WGMMA
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n));
+#endif
+}
+template <uint32_t n> LEAF void registers_drop()
+{
+#if CARD_HAS_WGMMA
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n));
 #endif
 }
 LEAF void wgmma_commit()

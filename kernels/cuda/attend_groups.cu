@@ -1,0 +1,361 @@
+#include "kernels/cuda/attend.h"
+
+/*
+ * sm_90a: one warp brings K and V by bulk copies into a ring of steps, one or two warpgroups of 64
+ * pairs each compute with wgmma, whose A is in registers throughout. Two: prompts, a block on a
+ * processor, the next scores under way while these are weighed. One: few pairs, where bytes count,
+ * two blocks on a processor.
+ *
+ * A step of the ring has three mbarriers: K is there, V is there, nobody reads them any more.
+ */
+
+#define GROUP_THREADS 128u
+#define GROUP_PAIRS 64u
+
+template <uint32_t head_dim, uint32_t groups> struct ring_shape {
+    static constexpr uint32_t tile_bytes = ATTEND_STEP_TOKENS * head_dim * 2; /* of K, or of V */
+    static constexpr uint32_t steps = groups == 1 ? 3 : 4;
+    static constexpr uint32_t bars_at = 2 * steps * tile_bytes; /* [steps]{K, V, free} */
+    static constexpr uint32_t word_at = bars_at + steps * 3 * 8;
+    static constexpr uint32_t bytes = word_at + 16;
+    static constexpr uint32_t threads = (groups + 1) * GROUP_THREADS;
+    /* Registers of a thread that computes and of one that copies; all of a processor's are 65536. */
+    static constexpr uint32_t registers = groups == 1 ? 216 : 240;
+    static constexpr uint32_t registers_copying = groups == 1 ? 40 : 24;
+};
+
+/* Where a thread is in the ring. */
+struct ring_place {
+    uint32_t step, parity;
+};
+
+template <typename shape> LEAF void ring_next(struct ring_place &place)
+{
+    if (++place.step == shape::steps) {
+        place.step = 0;
+        place.parity ^= 1;
+    }
+}
+
+template <typename shape> LEAF shared<char> ring_tile(uint32_t step, uint32_t value)
+{
+    return shared_at<char>((2 * step + value) * shape::tile_bytes);
+}
+
+enum ring_bar { RING_K, RING_V, RING_FREE };
+template <typename shape> LEAF shared<uint64_t> ring_bar(uint32_t step, enum ring_bar bar)
+{
+    return shared_at<uint64_t>(shape::bars_at + (3 * step + bar) * 8);
+}
+
+/* ---- the warp that copies ---- */
+
+/* What no pair attends to is zero: rows of the first and the last step. */
+template <uint32_t head_dim>
+LEAF void rows_clear(uint32_t first, uint32_t last, shared<char> k, shared<char> v)
+{
+    const uint32_t pieces = head_dim / 8;
+    for (uint32_t at = lane_index(); at < ATTEND_STEP_TOKENS * pieces; at += 32) {
+        uint32_t row = at / pieces;
+        if (row >= first && row <= last)
+            continue;
+        uint32_t to = kv_piece_at(head_dim, ATTEND_STEP_TOKENS, row, at % pieces);
+        (k + to).template as<bytes16>()[0] = bytes16{};
+        (v + to).template as<bytes16>()[0] = bytes16{};
+    }
+    async_fence();
+}
+
+/* A lane copies one page's part of one strip of K or V, K first. */
+template <uint32_t head_dim, typename shape>
+LEAF void step_bring(const struct attend_task &a, const struct attend_work &w, uint32_t step,
+                     uint32_t ring_step)
+{
+    uint32_t begin = step * ATTEND_STEP_TOKENS, page_tokens = a.kv.block_tokens;
+    uint32_t first = max_u32(begin, w.tile.first);
+    uint32_t last = min_u32(begin + ATTEND_STEP_TOKENS - 1, w.tile.last);
+    shared<char> k = ring_tile<shape>(ring_step, 0), v = ring_tile<shape>(ring_step, 1);
+    if (last - first + 1 < ATTEND_STEP_TOKENS)
+        rows_clear<head_dim>(first - begin, last - begin, k, v);
+    warp_sync();
+    if (lane_index() == 0) {
+        mbarrier_expect(ring_bar<shape>(ring_step, RING_K), (last - first + 1) * head_dim * 2);
+        mbarrier_expect(ring_bar<shape>(ring_step, RING_V), (last - first + 1) * head_dim * 2);
+    }
+    warp_sync();
+    uint32_t first_page = first / page_tokens, n_pages = last / page_tokens - first_page + 1;
+    uint32_t n_strips = kv_strips_count(head_dim);
+    for (uint32_t at = lane_index(); at < 2 * n_strips * n_pages; at += 32) {
+        uint32_t value = at / (n_strips * n_pages), strip = at / n_pages % n_strips;
+        uint32_t page = first_page + at % n_pages, width = kv_strip_width(head_dim, strip) * 2;
+        uint32_t from = max_u32(first, page * page_tokens);
+        uint32_t to = min_u32(last, page * page_tokens + page_tokens - 1);
+        uint32_t strip_at = kv_strip_first(head_dim, strip) * 2;
+        const char *tile = kv_tile(a.kv, kv_block(a.kv, w.tile.slot, from), a.layer, w.kv_head,
+                                   value);
+        copy_bulk((value ? v : k) + strip_at * ATTEND_STEP_TOKENS + (from - begin) * width,
+                  tile + strip_at * page_tokens + from % page_tokens * width,
+                  (to - from + 1) * width,
+                  ring_bar<shape>(ring_step, value ? RING_V : RING_K));
+    }
+}
+
+template <uint32_t head_dim, typename shape> LEAF void steps_bring(const struct attend_task &a)
+{
+    struct ring_place place = {0, 0};
+    uint32_t n_items = attend_items(a);
+    for (uint32_t index = block_x(); index < n_items; index += grid_x()) {
+        struct attend_work w = attend_work_get(a, index);
+        for (uint32_t step = w.first_step; step <= w.last_step; step++) {
+            mbarrier_wait(ring_bar<shape>(place.step, RING_FREE), place.parity ^ 1);
+            step_bring<head_dim, shape>(a, w, step, place.step);
+            ring_next<shape>(place);
+        }
+    }
+}
+
+/* ---- the warpgroups that compute ---- */
+
+template <uint32_t head_dim> struct strip_of {
+    uint32_t at, row_bytes;
+    enum swizzle swizzle;
+};
+
+template <uint32_t head_dim> LEAF struct strip_of<head_dim> strip_get(uint32_t feature)
+{
+    uint32_t strip = kv_strip_of(head_dim, feature), width = kv_strip_width(head_dim, strip);
+    return {kv_strip_first(head_dim, strip) * 2 * ATTEND_STEP_TOKENS, width * 2,
+            width == 64 ? SWIZZLE_128 : width == 32 ? SWIZZLE_64 : SWIZZLE_32};
+}
+
+/* s = q k^T of the warpgroup's 64 pairs and the step's 64 positions, in one group. */
+template <uint32_t head_dim>
+LEAF void scores_issue(const uint32_t (&q)[head_dim / 16][4], shared<char> k, float (&s)[32])
+{
+    wgmma_fence();
+#pragma unroll
+    for (uint32_t i = 0; i < head_dim / 16; i++) {
+        struct strip_of<head_dim> strip = strip_get<head_dim>(16 * i);
+        uint32_t feature = 16 * i - strip.at / (2 * ATTEND_STEP_TOKENS);
+        uint64_t tile = wgmma_tile(k + strip.at + feature * 2, 16, 8 * strip.row_bytes,
+                                   strip.swizzle);
+        wgmma_bf16<64>(s, q[i], tile, i > 0);
+    }
+    wgmma_commit();
+}
+
+/* values += p v for one strip and 16 positions. */
+template <uint32_t head_dim, uint32_t width>
+LEAF void strip_add(const uint32_t (&p)[4], shared<char> v, uint32_t keys, uint32_t first,
+                    float *values)
+{
+    uint32_t row_bytes = width * 2;
+    enum swizzle swizzle = width == 64 ? SWIZZLE_128 : width == 32 ? SWIZZLE_64 : SWIZZLE_32;
+    uint64_t tile = wgmma_tile(v + first * 2 * ATTEND_STEP_TOKENS + 16 * keys * row_bytes, 16,
+                               8 * row_bytes, swizzle);
+    wgmma_bf16<width, true>(*(float(*)[width / 2])(values + first / 2), p, tile, true);
+}
+
+template <uint32_t head_dim>
+LEAF void values_issue(const uint32_t (&p)[4][4], shared<char> v, float (&values)[head_dim / 2])
+{
+    wgmma_fence();
+#pragma unroll
+    for (uint32_t keys = 0; keys < 4; keys++) {
+#pragma unroll
+        for (uint32_t first = 0; first + 64 <= head_dim; first += 64)
+            strip_add<head_dim, 64>(p[keys], v, keys, first, values);
+        if constexpr (head_dim % 64 >= 32)
+            strip_add<head_dim, 32>(p[keys], v, keys, head_dim / 64 * 64, values);
+        if constexpr (head_dim % 32 >= 16)
+            strip_add<head_dim, 16>(p[keys], v, keys, head_dim / 32 * 32, values);
+    }
+    wgmma_commit();
+}
+
+/* Every warp says so for itself. */
+template <typename shape> LEAF void ring_free(uint32_t step)
+{
+    warp_sync();
+    if (lane_index() == 0)
+        mbarrier_arrive(ring_bar<shape>(step, RING_FREE));
+}
+
+/* One step after the other: scores, weights, values. */
+template <uint32_t head_dim, typename shape, uint32_t threads>
+LEAF void item_run(const struct attend_task &a, const struct attend_work &w, uint32_t pair,
+                   const uint32_t (&q)[head_dim / 16][4], struct attend_lane<head_dim> &lane,
+                   struct ring_place &place)
+{
+    for (uint32_t step = w.first_step; step <= w.last_step; step++) {
+        float s[32], fade[2];
+        uint32_t p[4][4];
+        mbarrier_wait(ring_bar<shape>(place.step, RING_K), place.parity);
+        scores_issue<head_dim>(q, ring_tile<shape>(place.step, 0), s);
+        wgmma_wait<0>();
+        if (!attend_step_full(a, w, step))
+            attend_mask(s, lane, step);
+        attend_weigh(s, lane, a.scale_log2, fade);
+        attend_fade(lane, fade);
+        attend_pack(s, p);
+        mbarrier_wait(ring_bar<shape>(place.step, RING_V), place.parity);
+        values_issue<head_dim>(p, ring_tile<shape>(place.step, 1), lane.values);
+        wgmma_wait<0>();
+        ring_free<shape>(place.step);
+        ring_next<shape>(place);
+        if (attend_split_ends(w, step))
+            attend_split_end(a, w, pair, threads, step, lane);
+    }
+}
+
+/* Scores under way become weights; what is under way before them is over when that is done. */
+template <uint32_t head_dim, uint32_t left>
+LEAF void scores_take(const struct attend_task &a, const struct attend_work &w, uint32_t step,
+                      float (&s)[32], struct attend_lane<head_dim> &lane, uint32_t (&p)[4][4])
+{
+    float fade[2];
+    if (!attend_step_full(a, w, step))
+        attend_mask(s, lane, step);
+    attend_weigh(s, lane, a.scale_log2, fade);
+    wgmma_wait<left>();
+    attend_fade(lane, fade);
+    attend_pack(s, p);
+}
+
+/* The same, and inside of a split the next scores and the last values are under way while these
+ * scores are weighed. Branches that hold a wgmma would make the compiler serialise all of them. */
+template <uint32_t head_dim, typename shape, uint32_t threads>
+LEAF void item_run_ahead(const struct attend_task &a, const struct attend_work &w, uint32_t pair,
+                         const uint32_t (&q)[head_dim / 16][4], struct attend_lane<head_dim> &lane,
+                         struct ring_place &place)
+{
+    for (uint32_t step = w.first_step; step <= w.last_step; step++) {
+        uint32_t end = min_u32(w.last_step, step | (ATTEND_SPLIT_STEPS - 1));
+        uint32_t p[4][4], before = place.step;
+        float s[32];
+        mbarrier_wait(ring_bar<shape>(place.step, RING_K), place.parity);
+        scores_issue<head_dim>(q, ring_tile<shape>(place.step, 0), s);
+        wgmma_wait<0>();
+        for (; step < end; step++) {
+            float next[32];
+            uint32_t now = place.step, parity = place.parity;
+            ring_next<shape>(place);
+            mbarrier_wait(ring_bar<shape>(place.step, RING_K), place.parity);
+            scores_issue<head_dim>(q, ring_tile<shape>(place.step, 0), next);
+            scores_take<head_dim, 1>(a, w, step, s, lane, p);
+            if (before != now)
+                ring_free<shape>(before); /* its values are in */
+            before = now;
+            mbarrier_wait(ring_bar<shape>(now, RING_V), parity);
+            values_issue<head_dim>(p, ring_tile<shape>(now, 1), lane.values);
+            wgmma_wait<1>();
+#pragma unroll
+            for (uint32_t i = 0; i < 32; i++)
+                s[i] = next[i];
+        }
+        scores_take<head_dim, 0>(a, w, step, s, lane, p);
+        if (before != place.step)
+            ring_free<shape>(before);
+        mbarrier_wait(ring_bar<shape>(place.step, RING_V), place.parity);
+        values_issue<head_dim>(p, ring_tile<shape>(place.step, 1), lane.values);
+        wgmma_wait<0>();
+        ring_free<shape>(place.step);
+        ring_next<shape>(place);
+        attend_split_end(a, w, pair, threads, step, lane);
+    }
+}
+
+/* A warpgroup without pairs lets the steps pass. */
+template <typename shape>
+LEAF void item_skip(const struct attend_work &w, struct ring_place &place)
+{
+    for (uint32_t step = w.first_step; step <= w.last_step; step++) {
+        mbarrier_wait(ring_bar<shape>(place.step, RING_K), place.parity);
+        mbarrier_wait(ring_bar<shape>(place.step, RING_V), place.parity);
+        ring_free<shape>(place.step);
+        ring_next<shape>(place);
+    }
+}
+
+template <uint32_t head_dim, uint32_t groups> LEAF void attend_by_groups(const struct attend_task &a)
+{
+#if ON_HOST || CARD_HAS_WGMMA
+    typedef struct ring_shape<head_dim, groups> shape;
+    constexpr uint32_t threads = groups * GROUP_THREADS;
+    if (thread_index() == 0) {
+        for (uint32_t step = 0; step < shape::steps; step++) {
+            mbarrier_init(ring_bar<shape>(step, RING_K), 1);
+            mbarrier_init(ring_bar<shape>(step, RING_V), 1);
+            mbarrier_init(ring_bar<shape>(step, RING_FREE), groups * 4);
+        }
+        mbarrier_fence();
+    }
+    barrier();
+    if (thread_index() >= threads) {
+        registers_drop<shape::registers_copying>();
+        if (thread_index() < threads + 32)
+            steps_bring<head_dim, shape>(a);
+        return;
+    }
+    registers_raise<shape::registers>();
+    struct ring_place place = {0, 0};
+    uint32_t n_items = attend_items(a), group = thread_index() / GROUP_THREADS;
+    uint32_t pair = group * GROUP_PAIRS + warp_index() % 4 * 16 + lane_index() / 4;
+    for (uint32_t index = block_x(); index < n_items; index += grid_x()) {
+        struct attend_work w = attend_work_get(a, index);
+        if (group * GROUP_PAIRS < attend_pairs(w)) {
+            struct attend_lane<head_dim> lane;
+            uint32_t q[head_dim / 16][4];
+            attend_begin(a, w, pair, q, lane);
+            attend_reset(lane);
+            if constexpr (groups == 1)
+                item_run<head_dim, shape, threads>(a, w, pair, q, lane, place);
+            else
+                item_run_ahead<head_dim, shape, threads>(a, w, pair, q, lane, place);
+        } else {
+            item_skip<shape>(w, place);
+        }
+        if (w.split != ATTEND_ALL_SPLITS)
+            attend_merge<head_dim>(a, w, threads, shared_at<uint32_t>(shape::word_at));
+    }
+#else
+    (void)a;
+    __trap();
+#endif
+}
+
+#define GROUPS_KERNEL(head_dim, groups, blocks)                                                    \
+    KERNEL(attend_groups_##head_dim##_##groups, struct attend_task,                                \
+           ((groups + 1) * GROUP_THREADS), blocks)                                                  \
+    {                                                                                              \
+        attend_by_groups<head_dim, groups>(a);                                                     \
+    }                                                                                              \
+    static void launch_##head_dim##_##groups(struct runtime *runtime, uint32_t n,                  \
+                                             const struct attend_task *task)                       \
+    {                                                                                              \
+        typedef struct ring_shape<head_dim, groups> shape;                                         \
+        launch_kernel(attend_groups_##head_dim##_##groups, runtime,                                \
+                      (launch{n, 1, 1, shape::threads, shape::bytes, false}), *task);              \
+    }
+GROUPS_KERNEL(64, 1, 2)
+GROUPS_KERNEL(64, 2, 1)
+GROUPS_KERNEL(80, 1, 2)
+GROUPS_KERNEL(80, 2, 1)
+GROUPS_KERNEL(96, 1, 2)
+GROUPS_KERNEL(96, 2, 1)
+GROUPS_KERNEL(128, 1, 2)
+GROUPS_KERNEL(128, 2, 1)
+
+#define GROUPS_ROW(head_dim)                                                                       \
+    {                                                                                              \
+        {GROUP_PAIRS, GROUP_THREADS, 2, launch_##head_dim##_1},                                    \
+        {2 * GROUP_PAIRS, 2 * GROUP_THREADS, 1, launch_##head_dim##_2},                            \
+    }
+
+const struct attend_kernel *attend_groups_find(uint32_t head_dim, bool many_pairs)
+{
+    static const struct attend_kernel kernels[][2] = {GROUPS_ROW(64), GROUPS_ROW(80),
+                                                      GROUPS_ROW(96), GROUPS_ROW(128)};
+    uint32_t at = head_dim == 64 ? 0 : head_dim == 80 ? 1 : head_dim == 96 ? 2 : 3;
+    return at < 3 || head_dim == 128 ? &kernels[at][many_pairs] : NULL;
+}
