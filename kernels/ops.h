@@ -178,7 +178,8 @@ struct rope_kv_args {
  * output is off by at most BF16   (exp(2 s + 2^-8) - 1) * 2 * max_t |v_t| Q8_0   (exp(2 s) - 1) * 2
  * * max_t |v_t| + n d 127 / sum_t w_t, for n positions beside the rounding of f32 sums. In the CPU
  * backend the tiers with the instructions for it do so; the others compute in f32 and round
- * nothing.
+ * nothing. The cuda backend does so for BF16 and head_dim 64, 80, 96 and 128, and divides by the
+ * sum of weights that are not rounded, within the same bound; else it rounds nothing.
  */
 struct attention_args {
     uint32_t n_rows;

@@ -99,8 +99,7 @@ LEAF uint32_t attend_items(const struct attend_task &a)
 LEAF struct attend_work attend_work_get(const struct attend_task &a, uint32_t index)
 {
     struct attend_work w;
-    struct attend_item item =
-        a.memory.items[a.memory.counts->n_items - 1 - index / a.units];
+    struct attend_item item = a.memory.items[a.memory.counts->n_items - 1 - index / a.units];
     w.unit = index % a.units;
     w.tile_index = item.tile;
     w.tile = a.memory.tiles[item.tile];

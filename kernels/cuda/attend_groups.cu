@@ -19,7 +19,8 @@ template <uint32_t head_dim, uint32_t groups> struct ring_shape {
     static constexpr uint32_t word_at = bars_at + steps * 3 * 8;
     static constexpr uint32_t bytes = word_at + 16;
     static constexpr uint32_t threads = (groups + 1) * GROUP_THREADS;
-    /* Registers of a thread that computes and of one that copies; all of a processor's are 65536. */
+    /* Registers of a thread that computes and of one that copies; all of a processor's are 65536.
+     */
     static constexpr uint32_t registers = groups == 1 ? 216 : 240;
     static constexpr uint32_t registers_copying = groups == 1 ? 40 : 24;
 };
@@ -91,12 +92,11 @@ LEAF void step_bring(const struct attend_task &a, const struct attend_work &w, u
         uint32_t from = max_u32(first, page * page_tokens);
         uint32_t to = min_u32(last, page * page_tokens + page_tokens - 1);
         uint32_t strip_at = kv_strip_first(head_dim, strip) * 2;
-        const char *tile = kv_tile(a.kv, kv_block(a.kv, w.tile.slot, from), a.layer, w.kv_head,
-                                   value);
+        const char *tile =
+            kv_tile(a.kv, kv_block(a.kv, w.tile.slot, from), a.layer, w.kv_head, value);
         copy_bulk((value ? v : k) + strip_at * ATTEND_STEP_TOKENS + (from - begin) * width,
                   tile + strip_at * page_tokens + from % page_tokens * width,
-                  (to - from + 1) * width,
-                  ring_bar<shape>(ring_step, value ? RING_V : RING_K));
+                  (to - from + 1) * width, ring_bar<shape>(ring_step, value ? RING_V : RING_K));
     }
 }
 
@@ -121,11 +121,12 @@ template <uint32_t head_dim> struct strip_of {
     enum swizzle swizzle;
 };
 
-template <uint32_t head_dim> LEAF struct strip_of<head_dim> strip_get(uint32_t feature)
-{
+template <uint32_t head_dim> LEAF struct strip_of<head_dim> strip_get(uint32_t feature) {
     uint32_t strip = kv_strip_of(head_dim, feature), width = kv_strip_width(head_dim, strip);
     return {kv_strip_first(head_dim, strip) * 2 * ATTEND_STEP_TOKENS, width * 2,
-            width == 64 ? SWIZZLE_128 : width == 32 ? SWIZZLE_64 : SWIZZLE_32};
+            width == 64   ? SWIZZLE_128
+            : width == 32 ? SWIZZLE_64
+                          : SWIZZLE_32};
 }
 
 /* s = q k^T of the warpgroup's 64 pairs and the step's 64 positions, in one group. */
@@ -137,8 +138,8 @@ LEAF void scores_issue(const uint32_t (&q)[head_dim / 16][4], shared<char> k, fl
     for (uint32_t i = 0; i < head_dim / 16; i++) {
         struct strip_of<head_dim> strip = strip_get<head_dim>(16 * i);
         uint32_t feature = 16 * i - strip.at / (2 * ATTEND_STEP_TOKENS);
-        uint64_t tile = wgmma_tile(k + strip.at + feature * 2, 16, 8 * strip.row_bytes,
-                                   strip.swizzle);
+        uint64_t tile =
+            wgmma_tile(k + strip.at + feature * 2, 16, 8 * strip.row_bytes, strip.swizzle);
         wgmma_bf16<64>(s, q[i], tile, i > 0);
     }
     wgmma_commit();
@@ -266,8 +267,7 @@ LEAF void item_run_ahead(const struct attend_task &a, const struct attend_work &
 }
 
 /* A warpgroup without pairs lets the steps pass. */
-template <typename shape>
-LEAF void item_skip(const struct attend_work &w, struct ring_place &place)
+template <typename shape> LEAF void item_skip(const struct attend_work &w, struct ring_place &place)
 {
     for (uint32_t step = w.first_step; step <= w.last_step; step++) {
         mbarrier_wait(ring_bar<shape>(place.step, RING_K), place.parity);
@@ -277,7 +277,8 @@ LEAF void item_skip(const struct attend_work &w, struct ring_place &place)
     }
 }
 
-template <uint32_t head_dim, uint32_t groups> LEAF void attend_by_groups(const struct attend_task &a)
+template <uint32_t head_dim, uint32_t groups>
+LEAF void attend_by_groups(const struct attend_task &a)
 {
 #if ON_HOST || CARD_HAS_WGMMA
     typedef struct ring_shape<head_dim, groups> shape;
@@ -326,7 +327,7 @@ template <uint32_t head_dim, uint32_t groups> LEAF void attend_by_groups(const s
 
 #define GROUPS_KERNEL(head_dim, groups, blocks)                                                    \
     KERNEL(attend_groups_##head_dim##_##groups, struct attend_task,                                \
-           ((groups + 1) * GROUP_THREADS), blocks)                                                  \
+           ((groups + 1) * GROUP_THREADS), blocks)                                                 \
     {                                                                                              \
         attend_by_groups<head_dim, groups>(a);                                                     \
     }                                                                                              \
@@ -349,7 +350,7 @@ GROUPS_KERNEL(128, 2, 1)
 #define GROUPS_ROW(head_dim)                                                                       \
     {                                                                                              \
         {GROUP_PAIRS, GROUP_THREADS, 2, launch_##head_dim##_1},                                    \
-        {2 * GROUP_PAIRS, 2 * GROUP_THREADS, 1, launch_##head_dim##_2},                            \
+            {2 * GROUP_PAIRS, 2 * GROUP_THREADS, 1, launch_##head_dim##_2},                        \
     }
 
 const struct attend_kernel *attend_groups_find(uint32_t head_dim, bool many_pairs)

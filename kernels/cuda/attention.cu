@@ -21,8 +21,8 @@ struct plain_task {
     float *out;
 };
 
-LEAF float plain_score(const struct plain_task &a, const float *q, uint32_t kv_head,
-                        uint32_t slot, uint32_t position)
+LEAF float plain_score(const struct plain_task &a, const float *q, uint32_t kv_head, uint32_t slot,
+                       uint32_t position)
 {
     const char *tile = kv_tile(a.kv, kv_block(a.kv, slot, position), a.layer, kv_head, 0);
     uint32_t token = position % a.kv.block_tokens;
@@ -75,13 +75,14 @@ KERNEL(plain_kernel, struct plain_task, PLAIN_THREADS, 1)
 static void plain_launch(struct device *device, const struct attention_args *args,
                          const uint32_t *positions, const uint32_t *slots)
 {
-    struct plain_task task = {args->n_heads,  args->n_kv_heads,     args->head_dim, args->layer,
-                              args->window_tokens, args->scale,     args->qkv,      positions,
-                              slots,          kv_view_of(args->kv), args->out};
-    launch_kernel(plain_kernel, device->runtime,
-                  (launch{div_up(args->n_heads, PLAIN_WARPS), args->n_rows, 1, PLAIN_THREADS, 0,
-                          false}),
-                  task);
+    struct plain_task task = {
+        args->n_heads, args->n_kv_heads, args->head_dim, args->layer, args->window_tokens,
+        args->scale,   args->qkv,        positions,      slots,       kv_view_of(args->kv),
+        args->out};
+    launch_kernel(
+        plain_kernel, device->runtime,
+        (launch{div_up(args->n_heads, PLAIN_WARPS), args->n_rows, 1, PLAIN_THREADS, 0, false}),
+        task);
 }
 
 /* ---- the plan of the tensor kernels ---- */
@@ -171,8 +172,8 @@ KERNEL(attend_plan_kernel, struct attend_task, PLAN_THREADS, 1)
         if (there)
             tiles[at] = tile;
         for (uint32_t i = 0; there && i < tile.n_items; i++)
-            items[item_at + i] = attend_item{
-                at, states > 0 ? tile.first / ATTEND_SPLIT_TOKENS + i : ATTEND_ALL_SPLITS};
+            items[item_at + i] = attend_item{at, states > 0 ? tile.first / ATTEND_SPLIT_TOKENS + i
+                                                            : ATTEND_ALL_SPLITS};
     }
     barrier();
     for (uint32_t at = thread_index(); at < n_tiles * a.units; at += PLAN_THREADS)
@@ -219,9 +220,12 @@ static size_t memory_cut(const struct device *device, size_t rows, size_t units,
         at += round_up(bytes[i], 256);
     }
     if (memory)
-        *ret = {(struct attend_counts *)(void *)parts[0], (struct attend_tile *)(void *)parts[1],
-                (struct attend_item *)(void *)parts[2],   (uint32_t *)(void *)parts[3],
-                (float *)(void *)parts[4],                (float *)(void *)parts[5],
+        *ret = {(struct attend_counts *)(void *)parts[0],
+                (struct attend_tile *)(void *)parts[1],
+                (struct attend_item *)(void *)parts[2],
+                (uint32_t *)(void *)parts[3],
+                (float *)(void *)parts[4],
+                (float *)(void *)parts[5],
                 (uint32_t)states_max};
     return at;
 }
@@ -300,8 +304,7 @@ void cuda_attention(struct device *device, const struct attention_args *args)
     if (args->n_rows == 0)
         return;
     size_t bytes = args->n_rows * sizeof(uint32_t);
-    const uint32_t *positions =
-        (const uint32_t *)device_stage(device, args->host_positions, bytes);
+    const uint32_t *positions = (const uint32_t *)device_stage(device, args->host_positions, bytes);
     const uint32_t *slots = (const uint32_t *)device_stage(device, args->host_slots, bytes);
     const struct attend_kernel *kernel = kernel_find(device, args);
     if (kernel)

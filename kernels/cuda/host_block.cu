@@ -157,8 +157,7 @@ static void exact_met(struct host_block *b, uint32_t n)
                 all[t] = u32_max(all[t], b->exact[(size_t)threads[i] * HOST_THREADS_MAX + t]);
     uint64_t number = ++b->exact_numbers;
     for (uint32_t i = 0; i < n; i++) {
-        memcpy(b->exact + (size_t)threads[i] * HOST_THREADS_MAX, all,
-               b->now.threads * sizeof *all);
+        memcpy(b->exact + (size_t)threads[i] * HOST_THREADS_MAX, all, b->now.threads * sizeof *all);
         b->threads[threads[i]].exact = number;
     }
 }

@@ -35,7 +35,7 @@ struct host_thread {
     uint32_t groups; /* cp.async groups that were committed */
     uint32_t open_copies, pending_copies;
     uint32_t fences; /* async_fence()s */
-    uint64_t exact; /* 0: none. Threads with the same number have the same exact clocks */
+    uint64_t exact;  /* 0: none. Threads with the same number have the same exact clocks */
     uint32_t seen[CLOCKS];
 };
 
@@ -89,7 +89,7 @@ struct wgmma_state {
     uint32_t groups; /* committed */
     uint32_t n;
     struct accumulator *accumulators; /* [ACCUMULATORS_MAX] */
-    float a[64][32], b[256][32]; /* of the instruction that runs: [row][k], [column][k] */
+    float a[64][32], b[256][32];      /* of the instruction that runs: [row][k], [column][k] */
     uint32_t n_reads;
     struct wgmma_read {
         uint32_t at, group;
@@ -120,15 +120,15 @@ struct host_block {
     struct async_copy *async; /* [ASYNC_MAX] */
     uint32_t n_async;
     struct wgmma_state wgmma[WARPS_MAX / 4];
-    uint32_t *exact;       /* [HOST_THREADS_MAX][HOST_THREADS_MAX]: clocks, 0 none */
+    uint32_t *exact;        /* [HOST_THREADS_MAX][HOST_THREADS_MAX]: clocks, 0 none */
     uint64_t exact_numbers; /* given out so far */
     struct {
         uint64_t had, came, became;
-    } exact_last; /* the last join: its like gives the same number */
+    } exact_last;                         /* the last join: its like gives the same number */
     uint32_t exact_all[HOST_THREADS_MAX]; /* work of one meeting */
     uint16_t met[HOST_THREADS_MAX];       /* the same: who met */
-    char *shared_data;     /* [HOST_SHARED_MAX_BYTES] */
-    struct shadow *shadow; /* [HOST_SHARED_MAX_BYTES] */
+    char *shared_data;                    /* [HOST_SHARED_MAX_BYTES] */
+    struct shadow *shadow;                /* [HOST_SHARED_MAX_BYTES] */
 };
 
 extern __thread struct host_block *host_block_now __attribute__((tls_model("initial-exec")));

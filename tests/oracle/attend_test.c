@@ -1,8 +1,8 @@
 /*
  * Attention where it is made of tiles: sequences that cross steps, splits and pages, prompts and
  * single rows in one call, groups that fill tiles badly, windows, each head_dim that has a kernel
- * of its own and one that has none. Beside `ref` within a bound, and bit for bit beside itself: each
- * row alone, and all rows in other calls. The pool is full of NaN before.
+ * of its own and one that has none. Beside `ref` within a bound, and bit for bit beside itself:
+ * each row alone, and all rows in other calls. The pool is full of NaN before.
  *
  * The bound is of BF16 queries and weights (2^-9 each, of values below 2): 2e-2 of the largest
  * value. The CPU rounds neither, and is far inside of it.
@@ -94,17 +94,17 @@ static struct kv *scene_write(const struct scene *s, struct rig *rig)
         }
         rig->ops->kv_table_set(rig->device, kv, i, 0, s->tables + i * s->kv_shape.slot_blocks_max,
                                div_up_u32(n, s->shape->block_tokens));
-        struct rope_kv_args rope = {
-            .n_rows = n,
-            .n_heads = s->shape->n_heads,
-            .n_kv_heads = s->shape->n_kv_heads,
-            .head_dim = s->shape->head_dim,
-            .qkv = rig_put(rig, s->k_v[i], n * s->row_values * sizeof(float)),
-            .inv_freq = inv_freq,
-            .attention_factor = 1,
-            .host_positions = positions,
-            .host_slots = slots,
-            .kv = kv};
+        struct rope_kv_args rope = {.n_rows = n,
+                                    .n_heads = s->shape->n_heads,
+                                    .n_kv_heads = s->shape->n_kv_heads,
+                                    .head_dim = s->shape->head_dim,
+                                    .qkv =
+                                        rig_put(rig, s->k_v[i], n * s->row_values * sizeof(float)),
+                                    .inv_freq = inv_freq,
+                                    .attention_factor = 1,
+                                    .host_positions = positions,
+                                    .host_slots = slots,
+                                    .kv = kv};
         rig->ops->rope_kv(rig->device, &rope);
         free(positions);
         free(slots);
