@@ -13,7 +13,10 @@ enum status cuda_kv_open(struct device *device, const struct kv_shape *shape, st
                          struct error *error)
 {
     CHECK(shape->block_tokens % 16 == 0 && shape->block_tokens > 0);
-    CHECK(shape->dtype == DTYPE_F32 || shape->dtype == DTYPE_BF16);
+    if (shape->dtype != DTYPE_F32 && shape->dtype != DTYPE_BF16)
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "GPUs keep K and V as bf16 or f32, not as %s: set kv_type to one of them",
+                         dtype_name(shape->dtype));
     size_t data_bytes = size_product(cuda_kv_block_bytes(shape), shape->blocks_count);
     size_t table_bytes =
         size_product(size_product(shape->slots_count, shape->slot_blocks_max), sizeof(uint32_t));
@@ -96,6 +99,31 @@ struct rope_task {
 #define ROPE_THREADS 128
 #define HEAD_DIM_MAX 512
 
+/*
+ * Sine and cosine of an angle below 2^24 in size. The library's ones keep a frame in local memory
+ * for angles that no position has; these give the same bits on every device. Quarter turns are
+ * taken off in three parts that fma makes exact enough, then Taylor's series to x^17 and x^16: what
+ * is left out is below 2^-58 of the value.
+ */
+LEAF void angle_turn(double angle, double *ret_sine, double *ret_cosine)
+{
+    double n = rint(angle * 0x1.45f306dc9c883p-1); /* 2 / pi */
+    double x = fma(-n, 0x1.921fb54442d18p+0, angle);
+    x = fma(-n, 0x1.1a62633145c07p-54, x);
+    x = fma(-n, -0x1.f1976b7ed8fbcp-110, x);
+    double y = x * x, sine = 1, cosine = 1;
+#pragma unroll
+    for (int k = 16; k >= 2; k -= 2) {
+        sine = fma(-y * sine, 1.0 / (k * (k + 1)), 1.0);
+        cosine = fma(-y * cosine, 1.0 / (k * (k - 1)), 1.0);
+    }
+    sine *= x;
+    int quarter = (int)((long long)n & 3);
+    double a = quarter & 1 ? cosine : sine, b = quarter & 1 ? sine : cosine;
+    *ret_sine = quarter & 2 ? -a : a;
+    *ret_cosine = (quarter + 1) & 2 ? -b : b;
+}
+
 /* A block for a row: angles first, once for all heads; then pairs of values. */
 KERNEL(rope_kv_kernel, struct rope_task, ROPE_THREADS, 1)
 {
@@ -103,8 +131,10 @@ KERNEL(rope_kv_kernel, struct rope_task, ROPE_THREADS, 1)
     shared<float> cosines = shared_at<float>(0), sines = cosines + half;
     for (uint32_t i = thread_index(); i < half; i += ROPE_THREADS) {
         double angle = (double)position * (double)a.inv_freq[i];
-        cosines[i] = (float)(cos(angle) * (double)a.attention_factor);
-        sines[i] = (float)(sin(angle) * (double)a.attention_factor);
+        double sine, cosine;
+        angle_turn(angle, &sine, &cosine);
+        cosines[i] = (float)(cosine * (double)a.attention_factor);
+        sines[i] = (float)(sine * (double)a.attention_factor);
     }
     barrier();
     uint32_t n_rotated = a.n_heads + a.n_kv_heads, token = position % a.kv.block_tokens;
