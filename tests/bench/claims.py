@@ -42,6 +42,8 @@ class Results:
             return True
         if words[:1] == ["cell"]:
             pairs = (word.split("=") for word in words[3:])
+            if words[1] in self.cells:
+                raise ValueError(f"two cells are called {words[1]}")
             self.cells[words[1]] = Cell(words[2], {name: float(value) for name, value in pairs})
             return True
         return False

@@ -82,6 +82,8 @@ class Judgements(unittest.TestCase):
         self.assertFalse(results.read("  c 1.5 GB/s"))
         self.assertEqual(results.measures, {"m": 3.5})
         self.assertEqual(results.cells["c"], cell("GB/s", ours=1.5, roof=2))
+        with self.assertRaisesRegex(ValueError, "two cells are called c"):
+            results.read("cell c GB/s ours=2")
 
 
 class Table(unittest.TestCase):
@@ -113,6 +115,11 @@ class Table(unittest.TestCase):
             made |= {("decode", f"{name}_batch_{n}") for n in engines.BATCHES}
         claimed = {row[:2] for row in self.rows if ":" in row[2]}
         self.assertEqual(claimed - made, set())
+
+    def test_no_two_cells_have_one_name(self):
+        names = [f"{work.name}_{n}_rows" for bench in ("gemm", "moe", "attention")
+                 for work, _ in sides.works(bench, quick=False) for n in work.rows]
+        self.assertEqual(len(names), len(set(names)))
 
     def test_a_wrong_term_is_refused(self):
         with self.assertRaisesRegex(ValueError, "PEER:RATIO"):

@@ -105,7 +105,7 @@ def arithmetic_of(kind: str) -> str:
 
 def product(kind: str, rows: tuple, size: tuple = (4096, 28672)) -> Work:
     columns, outputs = size
-    return Work(f"{kind}", f"product {kind} {columns} {outputs}", rows, "Gop/s",
+    return Work(kind, f"product {kind} {columns} {outputs}", rows, "Gop/s",
                 2.0 * columns * outputs, arithmetic_of(kind),
                 lambda megabytes, n_rows: megabytes * 1e6)
 
@@ -114,7 +114,7 @@ def moe(kind: str, rows: tuple, hidden: int = 2048, ffn: int = 7168) -> Work:
     def bytes_read(megabytes: float, n_rows: int) -> float:
         return megabytes * 1e6 * (1 - 0.75 ** n_rows)  # of 8 experts, two a row
 
-    return Work(f"{kind}", f"moe {kind} {hidden} {ffn} 8 2", rows, "Gop/s",
+    return Work(f"moe_{kind}", f"moe {kind} {hidden} {ffn} 8 2", rows, "Gop/s",
                 2.0 * 2 * 3 * hidden * ffn, arithmetic_of(kind), bytes_read)
 
 
