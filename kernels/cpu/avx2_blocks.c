@@ -30,12 +30,15 @@ BLOCKS_BODIES(3, 2)
 BLOCKS_BODIES(4, 1)
 BLOCKS_BODIES(5, 1)
 BLOCKS_BODIES(6, 1)
+BLOCKS_BODIES(7, 1)
+BLOCKS_BODIES(8, 1)
 
 /* Sixteen registers hold the sums and totals of so much. */
 static blocks_shapes shapes = {
     [1] = {{0}, {0}, BLOCKS_SHAPE(1, 4)}, [2] = {{0}, {0}, BLOCKS_SHAPE(2, 2)},
     [3] = {{0}, {0}, BLOCKS_SHAPE(3, 2)}, [4] = {{0}, {0}, BLOCKS_SHAPE(4, 1)},
     [5] = {{0}, {0}, BLOCKS_SHAPE(5, 1)}, [6] = {{0}, {0}, BLOCKS_SHAPE(6, 1)},
+    [7] = {{0}, {0}, BLOCKS_SHAPE(7, 1)}, [8] = {{0}, {0}, BLOCKS_SHAPE(8, 1)},
 };
 
 void avx2_product_blocks(const struct product *product, uint32_t first_panel, uint32_t n_panels)

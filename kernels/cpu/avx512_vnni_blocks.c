@@ -25,6 +25,8 @@ BLOCKS_BODIES(3, 2)
 BLOCKS_BODIES(4, 2)
 BLOCKS_BODIES(5, 2)
 BLOCKS_BODIES(6, 2)
+BLOCKS_BODIES(7, 2)
+BLOCKS_BODIES(8, 2)
 
 static blocks_shapes shapes = {
     [1] = {BLOCKS_SHAPE(1, 8), BLOCKS_SHAPE(1, 4), BLOCKS_SHAPE(1, 2)},
@@ -33,6 +35,8 @@ static blocks_shapes shapes = {
     [4] = {{0}, {0}, BLOCKS_SHAPE(4, 2)},
     [5] = {{0}, {0}, BLOCKS_SHAPE(5, 2)},
     [6] = {{0}, {0}, BLOCKS_SHAPE(6, 2)},
+    [7] = {{0}, {0}, BLOCKS_SHAPE(7, 2)},
+    [8] = {{0}, {0}, BLOCKS_SHAPE(8, 2)},
 };
 
 void avx512_vnni_product_blocks(const struct product *product, uint32_t first_panel,

@@ -52,11 +52,11 @@ static void values_quantise(const struct tier *tier, const struct feed *feed,
                             const struct feed_piece *piece)
 {
     uint32_t n_blocks = feed->in_count / BLOCK_VALUES;
-    uint32_t first = piece->row / BLOCK_TILE_ROWS * BLOCK_TILE_ROWS;
-    uint32_t n = u32_min(BLOCK_TILE_ROWS, feed->n_rows - first);
-    struct row_block *to = feed->forms.blocks + (size_t)first * n_blocks + (piece->row - first);
+    struct block_tile tile = block_tile_of(feed->n_rows, piece->row);
+    struct row_block *to =
+        feed->forms.blocks + (size_t)tile.first * n_blocks + (piece->row - tile.first);
     tier->row_blocks(piece->values, piece->n / BLOCK_VALUES,
-                     to + (size_t)piece->first / BLOCK_VALUES * n, n);
+                     to + (size_t)piece->first / BLOCK_VALUES * tile.n, tile.n);
 }
 
 /* Rounds them to BF16, in the row's tile. */

@@ -18,7 +18,7 @@
  * that those wait for. */
 static uint32_t panels_together(uint32_t n_rows)
 {
-    return n_rows <= BLOCK_TILE_ROWS ? 8 : 2;
+    return n_rows <= BLOCK_TILE_ROWS_MAX ? 8 : 2;
 }
 
 /* Columns of scratch for gate or for up, when `beside` is what may land on either side. */
@@ -29,7 +29,7 @@ static uint32_t half_columns(uint32_t n_rows, uint32_t beside)
 
 size_t cpu_gate_item_bytes(uint32_t n_rows)
 {
-    uint32_t few = u32_min(n_rows, BLOCK_TILE_ROWS);
+    uint32_t few = u32_min(n_rows, BLOCK_TILE_ROWS_MAX);
     size_t some = size_product(few, half_columns(few, PANEL_OUTPUTS));
     size_t all = size_product(n_rows, half_columns(n_rows, PANEL_OUTPUTS));
     return 2 * sizeof(float) * size_max(some, all);

@@ -221,11 +221,11 @@ static void scalar_product_blocks(const struct product *p, uint32_t first_panel,
     for (uint32_t panel = first_panel; panel < first_panel + n_panels; panel++)
         for (uint32_t r = 0; r < p->n_rows; r++) {
             const uint8_t *block = (const uint8_t *)p->panels + panel * n_blocks * block_bytes;
-            uint32_t first = r / BLOCK_TILE_ROWS * BLOCK_TILE_ROWS;
-            uint32_t n = u32_min(BLOCK_TILE_ROWS, p->n_rows - first);
-            const struct row_block *row = p->blocks + (size_t)first * n_blocks + (r - first);
+            struct block_tile tile = block_tile_of(p->n_rows, r);
+            const struct row_block *row =
+                p->blocks + (size_t)tile.first * n_blocks + (r - tile.first);
             float totals[PANEL_OUTPUTS] = {0};
-            for (uint32_t b = 0; b < n_blocks; b++, block += block_bytes, row += n)
+            for (uint32_t b = 0; b < n_blocks; b++, block += block_bytes, row += tile.n)
                 block_add(p->dtype, block, row, totals);
             panel_store(p, panel, r, totals);
         }

@@ -77,11 +77,12 @@ static inline uint32_t tile_of(uint32_t n_rows, uint32_t row)
  * weights take unsigned bytes of weights, so what their offset (128 or 8) times the values adds up
  * to stands here, to be taken off.
  *
- * The rows of a call lie in tiles of BLOCK_TILE_ROWS, the last one smaller: [in_count / 32][rows of
- * the tile], one tile after the other.
+ * The rows of a call lie in tiles, [in_count / 32][rows of the tile], one tile after the other: of
+ * 8 rows at most while two of these suffice, since then it counts how often a panel is walked; of
+ * 6, whose totals stay in registers, when there are more. They are cut as evenly as they are.
  */
 #define BLOCK_VALUES 32
-#define BLOCK_TILE_ROWS 6
+#define BLOCK_TILE_ROWS_MAX 8
 struct row_block {
     int8_t values[BLOCK_VALUES];
     float scale;
@@ -89,6 +90,30 @@ struct row_block {
     int32_t sum_minus_128; /* -128 * sum of values */
     int32_t sum_minus_8;   /* -8 * sum of values */
 };
+
+struct block_tile {
+    uint32_t first, n; /* rows */
+};
+
+static inline uint32_t block_tiles_count(uint32_t n_rows)
+{
+    return n_rows <= 2 * BLOCK_TILE_ROWS_MAX ? div_up_u32(n_rows, BLOCK_TILE_ROWS_MAX)
+                                             : div_up_u32(n_rows, 6);
+}
+
+static inline struct block_tile block_tile_at(uint32_t n_rows, uint32_t tile)
+{
+    uint64_t n_tiles = block_tiles_count(n_rows);
+    uint32_t first = (uint32_t)(n_rows * (uint64_t)tile / n_tiles);
+    return (struct block_tile){first, (uint32_t)(n_rows * (tile + 1ull) / n_tiles) - first};
+}
+
+/* The tile that has row `row`. */
+static inline struct block_tile block_tile_of(uint32_t n_rows, uint32_t row)
+{
+    uint64_t end = (row + 1ull) * block_tiles_count(n_rows);
+    return block_tile_at(n_rows, (uint32_t)((end - 1) / n_rows));
+}
 
 /* Sets the scale by `most_bits`, the largest |x| of the block as the bits of a float; returns what
  * its values are multiplied by: 0 when they are all to be 0. */
