@@ -93,6 +93,7 @@ struct wgmma_state {
     uint32_t n_reads;
     struct wgmma_read {
         uint32_t at, group;
+        uint64_t stamp; /* who wrote it, and when */
     } * reads; /* [WGMMA_READS_MAX]: 16-byte pieces that are read until their group is waited for */
 };
 #define WGMMA_READS_MAX 262144

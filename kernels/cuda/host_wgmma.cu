@@ -54,11 +54,23 @@ static float element_value(enum host_element type, const char *at)
     return value;
 }
 
+/* Who wrote a piece, and when: another number after any write. */
+static uint64_t piece_stamp(uint32_t at)
+{
+    uint64_t stamp = 0;
+    for (uint32_t i = at; i < at + 16; i++) {
+        const struct shadow *s = &host_block_now->shadow[i];
+        stamp = stamp * 31 +
+                ((uint64_t)s->writer << 40 | (uint64_t)s->in_flight << 39 | s->write_clock);
+    }
+    return stamp;
+}
+
 static void read_note(struct wgmma_state *state, uint32_t at)
 {
     if (state->n_reads == WGMMA_READS_MAX)
         host_fail("issues more wgmma than the emulator keeps track of before it waits");
-    state->reads[state->n_reads++] = {at, state->groups};
+    state->reads[state->n_reads++] = {at, state->groups, piece_stamp(at)};
 }
 
 /* values[row][k]; a row of B^T is a column of the result. */
@@ -176,10 +188,13 @@ void host_wgmma_wait_run(void **threads)
     uint32_t left = *(const uint32_t *)threads[0], kept = 0;
     uint32_t done = state->groups > left ? state->groups - left : 0;
     for (uint32_t i = 0; i < state->n_reads; i++) {
-        if (state->reads[i].group < done)
-            (void)host_shared(state->reads[i].at, 16, HOST_READ); /* nobody wrote it meanwhile */
-        else
-            state->reads[kept++] = state->reads[i];
+        struct wgmma_state::wgmma_read *read = &state->reads[i];
+        if (read->stamp != piece_stamp(read->at))
+            host_fail("the 16 bytes at %u of shared memory were written while a wgmma that no wait "
+                      "covers reads them",
+                      read->at);
+        if (read->group >= done)
+            state->reads[kept++] = *read;
     }
     state->n_reads = kept;
     for (uint32_t i = 0; i < state->n;) {
