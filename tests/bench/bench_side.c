@@ -148,7 +148,7 @@ static void rows_prepare(uint32_t n_rows)
     free(in);
     free(out);
     bench.ready = true;
-    printf("ok %.3g\n", error);
+    printf("ok %.5g\n", error);
 }
 
 struct thread_times {
