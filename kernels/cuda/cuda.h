@@ -45,7 +45,7 @@ struct device {
     bool wgmma; /* the sm_90a paths are taken */
     char text[96];
     struct stage stage;
-    struct device_graph *capturing;
+    struct device_graph *capturing, *graphs;
     void *scratch[SCRATCH_COUNT];
     size_t scratch_bytes[SCRATCH_COUNT];
     bool failed; /* memory ran out inside an op */

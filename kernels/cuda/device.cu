@@ -14,10 +14,31 @@ extern "C" {
 
 #define STAGE_BYTES ((size_t)4 << 20)
 
+struct device_graph {
+    struct device_graph *next; /* of the device: freed with it */
+    struct runtime_graph *graph;
+    struct stage stage; /* its own: the graph reads it at every launch */
+};
+
+static void graph_free(struct device *device, struct device_graph *graph)
+{
+    if (!graph)
+        return;
+    runtime_graph_free(device->runtime, graph->graph);
+    runtime_free(device->runtime, graph->stage.there);
+    runtime_pinned_free(device->runtime, graph->stage.pinned);
+    free(graph);
+}
+
 static void cuda_device_close(struct device *device)
 {
     if (!device)
         return;
+    while (device->graphs) {
+        struct device_graph *graph = device->graphs;
+        device->graphs = graph->next;
+        graph_free(device, graph);
+    }
     if (device->runtime) {
         for (uint32_t i = 0; i < SCRATCH_COUNT; i++)
             runtime_free(device->runtime, device->scratch[i]);
@@ -130,11 +151,6 @@ static void cuda_buffer_read(struct device *device, const void *buffer, void *ho
 
 /* ---- arguments on their way ---- */
 
-struct device_graph {
-    struct runtime_graph *graph;
-    struct stage stage; /* its own: the graph reads it at every launch */
-};
-
 static void stage_reset(struct stage *stage)
 {
     stage->used_bytes = 0;
@@ -239,16 +255,6 @@ static enum status cuda_sync(struct device *device, struct error *error)
 
 /* ---- graphs ---- */
 
-static void graph_free(struct device *device, struct device_graph *graph)
-{
-    if (!graph)
-        return;
-    runtime_graph_free(device->runtime, graph->graph);
-    runtime_free(device->runtime, graph->stage.there);
-    runtime_pinned_free(device->runtime, graph->stage.pinned);
-    free(graph);
-}
-
 static enum status cuda_graph_begin(struct device *device, struct error *error)
 {
     CHECK(!device->capturing);
@@ -274,11 +280,14 @@ static enum status cuda_graph_end(struct device *device, void **ret_graph, struc
     CHECK(graph);
     device->capturing = NULL;
     enum status status = runtime_capture_end(device->runtime, &graph->graph, error);
-    if (status == STATUS_OK)
-        *ret_graph = graph;
-    else
+    if (status != STATUS_OK) {
         graph_free(device, graph);
-    return status;
+        return status;
+    }
+    graph->next = device->graphs;
+    device->graphs = graph;
+    *ret_graph = graph;
+    return STATUS_OK;
 }
 
 /* The host arrays of the captured calls are read anew, each where it lay. */
