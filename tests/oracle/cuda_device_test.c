@@ -1,6 +1,7 @@
 /*
- * The frame of the GPU backend, on the emulated table: what it refuses and in which words, arguments
- * of kernels that are sent once, graphs that read their host arrays anew, and a failure that sticks.
+ * The frame of the GPU backend, on the emulated table: what it refuses and in which words,
+ * arguments of kernels that are sent once, graphs that read their host arrays anew, and a failure
+ * that sticks.
  */
 #include "tests/oracle/rig.h"
 
