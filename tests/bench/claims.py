@@ -106,10 +106,15 @@ def judge_cell(claim: str, cell: Cell) -> tuple:
             f"{ours:.4g} {cell.unit}, required {limit:.4g} by {bound} ({words})")
 
 
+def compares(row: tuple) -> bool:
+    """Whether it is of a cell, which has peers."""
+    return ":" in row[2]
+
+
 def judge(row: tuple, results: Results) -> tuple:
     """(verdict, words) of one claim."""
     _, name, claim, unit, _ = row
-    if claim.split()[0] == "x" or ":" in claim:
+    if compares(row):
         if not results.peers:
             return "not run", "no peer named"
         if name not in results.cells:
