@@ -151,9 +151,14 @@ struct rig rig_tested(void **state)
     return rig_open(config->backend, config->tier, config->threads_count);
 }
 
+bool rig_emulated(void **state)
+{
+    return strcmp(((const struct config *)*state)->backend, "cuda-host") == 0;
+}
+
 void rig_large(void **state)
 {
-    if (strcmp(((const struct config *)*state)->backend, "cuda-host") != 0)
+    if (!rig_emulated(state))
         return;
     print_message("skipped: too large for an emulated GPU\n");
     skip();

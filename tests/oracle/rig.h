@@ -55,6 +55,8 @@ struct config {
     uint32_t threads_count;
 };
 struct rig rig_tested(void **state);
+/* On an emulated GPU: a hundred times slower, so that tests try fewer rows there. */
+bool rig_emulated(void **state);
 /* Skips the test on an emulated GPU, where it would take minutes. */
 void rig_large(void **state);
 /* Whether its tier rounds or quantises the rows that weights of a type are multiplied with. */
