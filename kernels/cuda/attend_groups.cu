@@ -3,8 +3,7 @@
 /*
  * sm_90a: one warp brings K and V by bulk copies into a ring of steps, one or two warpgroups of 64
  * pairs each compute with wgmma, whose A is in registers throughout. Two: prompts, a block on a
- * processor, the next scores under way while these are weighed. One: few pairs, where bytes count,
- * two blocks on a processor.
+ * processor. One: few pairs, where bytes count, two blocks on a processor.
  *
  * A step of the ring has three mbarriers: K is there, V is there, nobody reads them any more.
  */
@@ -21,8 +20,8 @@ template <uint32_t head_dim, uint32_t groups> struct ring_shape {
     static constexpr uint32_t threads = (groups + 1) * GROUP_THREADS;
     /* Registers of a thread that computes and of one that copies; all of a processor's are 65536.
      */
-    static constexpr uint32_t registers = groups == 1 ? 216 : 240;
-    static constexpr uint32_t registers_copying = groups == 1 ? 40 : 24;
+    static constexpr uint32_t registers = groups == 1 ? 216 : 232;
+    static constexpr uint32_t registers_copying = 40;
 };
 
 /* Where a thread is in the ring. */
@@ -182,7 +181,9 @@ template <typename shape> LEAF void ring_free(uint32_t step)
         mbarrier_arrive(ring_bar<shape>(step, RING_FREE));
 }
 
-/* One step after the other: scores, weights, values. */
+/* One step after the other: scores, weights, values. While one warpgroup weighs, the other's
+ * products run (or another block's). To issue the next scores ahead as well was tried: with queries
+ * and weights in registers nvcc 13.0 then serialises all wgmma (C7511). */
 template <uint32_t head_dim, typename shape, uint32_t threads>
 LEAF void item_run(const struct attend_task &a, const struct attend_work &w, uint32_t pair,
                    const uint32_t (&q)[head_dim / 16][4], struct attend_lane<head_dim> &lane,
@@ -194,6 +195,7 @@ LEAF void item_run(const struct attend_task &a, const struct attend_work &w, uin
         mbarrier_wait(ring_bar<shape>(place.step, RING_K), place.parity);
         scores_issue<head_dim>(q, ring_tile<shape>(place.step, 0), s);
         wgmma_wait<0>();
+        wgmma_hold(s);
         if (!attend_step_full(a, w, step))
             attend_mask(s, lane, step);
         attend_weigh(s, lane, a.scale_log2, fade);
@@ -202,67 +204,11 @@ LEAF void item_run(const struct attend_task &a, const struct attend_work &w, uin
         mbarrier_wait(ring_bar<shape>(place.step, RING_V), place.parity);
         values_issue<head_dim>(p, ring_tile<shape>(place.step, 1), lane.values);
         wgmma_wait<0>();
+        wgmma_hold(lane.values);
         ring_free<shape>(place.step);
         ring_next<shape>(place);
         if (attend_split_ends(w, step))
             attend_split_end(a, w, pair, threads, step, lane);
-    }
-}
-
-/* Scores under way become weights; what is under way before them is over when that is done. */
-template <uint32_t head_dim, uint32_t left>
-LEAF void scores_take(const struct attend_task &a, const struct attend_work &w, uint32_t step,
-                      float (&s)[32], struct attend_lane<head_dim> &lane, uint32_t (&p)[4][4])
-{
-    float fade[2];
-    if (!attend_step_full(a, w, step))
-        attend_mask(s, lane, step);
-    attend_weigh(s, lane, a.scale_log2, fade);
-    wgmma_wait<left>();
-    attend_fade(lane, fade);
-    attend_pack(s, p);
-}
-
-/* The same, and inside of a split the next scores and the last values are under way while these
- * scores are weighed. Branches that hold a wgmma would make the compiler serialise all of them. */
-template <uint32_t head_dim, typename shape, uint32_t threads>
-LEAF void item_run_ahead(const struct attend_task &a, const struct attend_work &w, uint32_t pair,
-                         const uint32_t (&q)[head_dim / 16][4], struct attend_lane<head_dim> &lane,
-                         struct ring_place &place)
-{
-    for (uint32_t step = w.first_step; step <= w.last_step; step++) {
-        uint32_t end = min_u32(w.last_step, step | (ATTEND_SPLIT_STEPS - 1));
-        uint32_t p[4][4], before = place.step;
-        float s[32];
-        mbarrier_wait(ring_bar<shape>(place.step, RING_K), place.parity);
-        scores_issue<head_dim>(q, ring_tile<shape>(place.step, 0), s);
-        wgmma_wait<0>();
-        for (; step < end; step++) {
-            float next[32];
-            uint32_t now = place.step, parity = place.parity;
-            ring_next<shape>(place);
-            mbarrier_wait(ring_bar<shape>(place.step, RING_K), place.parity);
-            scores_issue<head_dim>(q, ring_tile<shape>(place.step, 0), next);
-            scores_take<head_dim, 1>(a, w, step, s, lane, p);
-            if (before != now)
-                ring_free<shape>(before); /* its values are in */
-            before = now;
-            mbarrier_wait(ring_bar<shape>(now, RING_V), parity);
-            values_issue<head_dim>(p, ring_tile<shape>(now, 1), lane.values);
-            wgmma_wait<1>();
-#pragma unroll
-            for (uint32_t i = 0; i < 32; i++)
-                s[i] = next[i];
-        }
-        scores_take<head_dim, 0>(a, w, step, s, lane, p);
-        if (before != place.step)
-            ring_free<shape>(before);
-        mbarrier_wait(ring_bar<shape>(place.step, RING_V), place.parity);
-        values_issue<head_dim>(p, ring_tile<shape>(place.step, 1), lane.values);
-        wgmma_wait<0>();
-        ring_free<shape>(place.step);
-        ring_next<shape>(place);
-        attend_split_end(a, w, pair, threads, step, lane);
     }
 }
 
@@ -309,10 +255,7 @@ LEAF void attend_by_groups(const struct attend_task &a)
             uint32_t q[head_dim / 16][4];
             attend_begin(a, w, pair, q, lane);
             attend_reset(lane);
-            if constexpr (groups == 1)
-                item_run<head_dim, shape, threads>(a, w, pair, q, lane, place);
-            else
-                item_run_ahead<head_dim, shape, threads>(a, w, pair, q, lane, place);
+            item_run<head_dim, shape, threads>(a, w, pair, q, lane, place);
         } else {
             item_skip<shape>(w, place);
         }

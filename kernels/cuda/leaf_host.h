@@ -335,6 +335,7 @@ LEAF uint64_t wgmma_descriptor(uint32_t address, uint32_t leading_bytes, uint32_
 /* ---- wgmma: see leaf_wgmma.h ---- */
 
 LEAF void wgmma_fence() {}
+template <uint32_t n> LEAF void wgmma_hold(float (&)[n]) {}
 template <uint32_t n> LEAF void registers_raise() {}
 template <uint32_t n> LEAF void registers_drop() {}
 LEAF void wgmma_commit()

@@ -8,6 +8,7 @@
  *                                         turned: B lies as [k][n] (n runs along a row)
  *     wgmma_f16<n, turned> wgmma_e4m3<n> wgmma_s8<n> (k32)   the same
  *     wgmma_fence() wgmma_commit() wgmma_wait<groups>()
+ *     wgmma_hold(d)                       after the wait that covers d, before d is used
  *     registers_raise<n>() registers_drop<n>()   a multiple of 8, by all of the warpgroup
  *
  * n: 8, 16, 32, 64, 128, 256. d may not be touched between wgmma and the wait that covers it. In
@@ -27,6 +28,13 @@ LEAF void wgmma_fence()
 #if CARD_HAS_WGMMA
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #endif
+}
+/* What comes later uses d as it is now: without it the compiler may read d before the wait. */
+template <uint32_t n> LEAF void wgmma_hold(float (&d)[n])
+{
+#pragma unroll
+    for (uint32_t i = 0; i < n; i++)
+        asm volatile("" : "+f"(d[i])::"memory");
 }
 template <uint32_t n> LEAF void registers_raise()
 {
