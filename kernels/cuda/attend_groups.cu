@@ -268,27 +268,75 @@ LEAF void attend_by_groups(const struct attend_task &a)
 #endif
 }
 
-#define GROUPS_KERNEL(head_dim, groups, blocks)                                                    \
-    KERNEL(attend_groups_##head_dim##_##groups, struct attend_task,                                \
-           ((groups + 1) * GROUP_THREADS), blocks)                                                 \
-    {                                                                                              \
-        attend_by_groups<head_dim, groups>(a);                                                     \
-    }                                                                                              \
+/* Blocks of one computing warpgroup and one that copies; and of two and one. */
+#define GROUPS_THREADS_1 256u
+#define GROUPS_THREADS_2 384u
+
+/* gate: sm_90a wgmma.mma_async cp.async.bulk mbarrier.try_wait setmaxnreg */
+KERNEL(attend_groups_64_1, struct attend_task, GROUPS_THREADS_1, 2)
+{
+    attend_by_groups<64, 1>(a);
+}
+
+/* gate: sm_90a wgmma.mma_async cp.async.bulk mbarrier.try_wait setmaxnreg */
+KERNEL(attend_groups_64_2, struct attend_task, GROUPS_THREADS_2, 1)
+{
+    attend_by_groups<64, 2>(a);
+}
+
+/* gate: sm_90a wgmma.mma_async cp.async.bulk mbarrier.try_wait setmaxnreg */
+KERNEL(attend_groups_80_1, struct attend_task, GROUPS_THREADS_1, 2)
+{
+    attend_by_groups<80, 1>(a);
+}
+
+/* gate: sm_90a wgmma.mma_async cp.async.bulk mbarrier.try_wait setmaxnreg */
+KERNEL(attend_groups_80_2, struct attend_task, GROUPS_THREADS_2, 1)
+{
+    attend_by_groups<80, 2>(a);
+}
+
+/* gate: sm_90a wgmma.mma_async cp.async.bulk mbarrier.try_wait setmaxnreg */
+KERNEL(attend_groups_96_1, struct attend_task, GROUPS_THREADS_1, 2)
+{
+    attend_by_groups<96, 1>(a);
+}
+
+/* gate: sm_90a wgmma.mma_async cp.async.bulk mbarrier.try_wait setmaxnreg */
+KERNEL(attend_groups_96_2, struct attend_task, GROUPS_THREADS_2, 1)
+{
+    attend_by_groups<96, 2>(a);
+}
+
+/* gate: sm_90a wgmma.mma_async cp.async.bulk mbarrier.try_wait setmaxnreg */
+KERNEL(attend_groups_128_1, struct attend_task, GROUPS_THREADS_1, 2)
+{
+    attend_by_groups<128, 1>(a);
+}
+
+/* gate: sm_90a wgmma.mma_async cp.async.bulk mbarrier.try_wait setmaxnreg */
+KERNEL(attend_groups_128_2, struct attend_task, GROUPS_THREADS_2, 1)
+{
+    attend_by_groups<128, 2>(a);
+}
+
+#define GROUPS_LAUNCH(head_dim, groups)                                                            \
     static void launch_##head_dim##_##groups(struct runtime *runtime, uint32_t n,                  \
                                              const struct attend_task *task)                       \
     {                                                                                              \
         typedef struct ring_shape<head_dim, groups> shape;                                         \
+        static_assert(shape::threads == GROUPS_THREADS_##groups, "the blocks of the kernel");      \
         launch_kernel(attend_groups_##head_dim##_##groups, runtime,                                \
                       (launch{n, 1, 1, shape::threads, shape::bytes, false}), *task);              \
     }
-GROUPS_KERNEL(64, 1, 2)
-GROUPS_KERNEL(64, 2, 1)
-GROUPS_KERNEL(80, 1, 2)
-GROUPS_KERNEL(80, 2, 1)
-GROUPS_KERNEL(96, 1, 2)
-GROUPS_KERNEL(96, 2, 1)
-GROUPS_KERNEL(128, 1, 2)
-GROUPS_KERNEL(128, 2, 1)
+GROUPS_LAUNCH(64, 1)
+GROUPS_LAUNCH(64, 2)
+GROUPS_LAUNCH(80, 1)
+GROUPS_LAUNCH(80, 2)
+GROUPS_LAUNCH(96, 1)
+GROUPS_LAUNCH(96, 2)
+GROUPS_LAUNCH(128, 1)
+GROUPS_LAUNCH(128, 2)
 
 #define GROUPS_ROW(head_dim)                                                                       \
     {                                                                                              \

@@ -115,18 +115,22 @@ template <uint32_t head_dim> LEAF void attend_by_warps(const struct attend_task 
     }
 }
 
+/* gate: sm_80 mma.sync ldmatrix cp.async.cg */
 KERNEL(attend_warps_64, struct attend_task, WARPS_THREADS, 2)
 {
     attend_by_warps<64>(a);
 }
+/* gate: sm_80 mma.sync ldmatrix cp.async.cg */
 KERNEL(attend_warps_80, struct attend_task, WARPS_THREADS, 2)
 {
     attend_by_warps<80>(a);
 }
+/* gate: sm_80 mma.sync ldmatrix cp.async.cg */
 KERNEL(attend_warps_96, struct attend_task, WARPS_THREADS, 2)
 {
     attend_by_warps<96>(a);
 }
+/* gate: sm_80 mma.sync ldmatrix cp.async.cg */
 KERNEL(attend_warps_128, struct attend_task, WARPS_THREADS, 2)
 {
     attend_by_warps<128>(a);
