@@ -70,10 +70,12 @@ struct device_options {
  * backend's own order, and is never widened in memory. Only a part that has not the same type in
  * all matrices of a stack is kept as F32, and a Q part of a source that says `exact`.
  *
- * Products with F32 and F16 take the input row as it is. Products with BF16 may take it rounded to
- * BF16 (the nearest, ties to even; below 2^-126 in size to zero), with sums still in f32; the CPU
- * backend does in its tier avx512-bf16, for every number of rows, and in no other. `ref` does not
- * round: it is off from it by at most 2^-8 sum_i |w_i x_i|, and the rounding of the f32 sums.
+ * Products with F32 take the input row as it is, on CPUs those with F16 as well. Products with BF16
+ * may take it rounded to BF16 (the nearest, ties to even; below 2^-126 in size to zero), with sums
+ * still in f32; of the CPU's tiers avx512-bf16 does, for every number of rows, and no other; GPUs
+ * do. `ref` does not round: it is off from it by at most 2^-8 sum_i |w_i x_i|, and the rounding of
+ * the f32 sums. GPUs round rows for F16 to F16, after a power of two has brought the row's largest
+ * value into [2^14, 2^15): 2^-11 sum_i |w_i x_i|, and 2^-39 of that value times sum_i |w_i|.
  *
  * Products with the Q types may take it quantised, 32 values at a time, as the widespread engines
  * do; the CPU backend always does, in every tier and for every number of rows: most = max |x_i|;

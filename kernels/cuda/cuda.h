@@ -40,9 +40,13 @@ enum scratch_kind {
     SCRATCH_COUNT,
 };
 
+/* The first bytes of SCRATCH_MLP are zero between ops: counters of blocks that have ended. */
+#define SCRATCH_KEPT_BYTES 256
+
 struct device {
     struct runtime *runtime;
     bool wgmma; /* the sm_90a paths are taken */
+    bool plain; /* no tensor instructions: the twins that the other kernels are compared with */
     char text[96];
     struct stage stage;
     struct device_graph *capturing, *graphs;
@@ -54,8 +58,9 @@ struct device {
 /* One part of a weight's outputs that is kept in one type. */
 struct weight_segment {
     enum dtype dtype;
+    bool panels; /* in the order of tensor instructions: see weight.h */
     uint32_t first_out, out_count;
-    size_t row_bytes;
+    size_t row_bytes;    /* of a row, or of a panel */
     size_t offset_bytes; /* in a matrix */
 };
 struct weight {

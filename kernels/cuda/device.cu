@@ -61,7 +61,8 @@ static enum status stage_open(struct device *device, struct error *error)
     return STATUS_OK;
 }
 
-/* The tier names a path that the card has, for tests: "sm80" leaves out what needs sm_90a. */
+/* The tier names a path that the card has, for tests: "sm80" leaves out what needs sm_90a, "plain"
+ * all tensor instructions of products. */
 static enum status tier_take(struct device *device, const char *tier, struct error *error)
 {
     device->wgmma = runtime_facts_of(device->runtime)->has_wgmma;
@@ -72,9 +73,11 @@ static enum status tier_take(struct device *device, const char *tier, struct err
                              runtime_facts_of(device->runtime)->text);
         return STATUS_OK;
     }
-    if (strcmp(tier, "sm80") != 0)
+    device->plain = strcmp(tier, "plain") == 0;
+    if (strcmp(tier, "sm80") != 0 && !device->plain)
         return error_set(error, STATUS_UNSUPPORTED,
-                         "backend " BACKEND " has no tier '%s': use sm80, sm90 or none", tier);
+                         "backend " BACKEND " has no tier '%s': use sm80, sm90, plain or none",
+                         tier);
     device->wgmma = false;
     return STATUS_OK;
 }

@@ -1,38 +1,38 @@
-#include "kernels/cuda/products.h"
+#include "kernels/cuda/product_parts.h"
 #include "kernels/cuda/rows.h"
-#include "kernels/cuda/weight.h"
 
-/* A plain product: a warp for one output of one row. Lane l takes values l, l + 32, ...: a block of
- * the Q formats at a time. */
+/* ---- the plain product ---- */
+
+/* A warp for one output of one row. Lane l takes values l, l + 32, ... */
 
 #define PRODUCT_THREADS 128
 #define PRODUCT_WARPS (PRODUCT_THREADS / 32)
 
-struct product_task {
+struct plain_task {
     struct weight_view weight;
     size_t matrix_bytes;
-    const uint32_t *experts;
+    const uint32_t *matrices;
     uint32_t row_share, out_count; /* of all segments */
     const float *in, *bias, *residual;
     float *out;
 };
 
-template <int dtype> KERNEL(product_kernel, struct product_task, PRODUCT_THREADS, 1)
+template <int dtype> KERNEL(plain_kernel, struct plain_task, PRODUCT_THREADS, 1)
 {
     uint32_t o = block_x() * PRODUCT_WARPS + warp_index(), r = block_y();
     if (o >= a.weight.out_count)
         return;
-    const char *row = a.weight.data + o * a.weight.row_bytes;
-    if (a.experts)
-        row += a.experts[r] * a.matrix_bytes;
-    const float *in = a.in + (size_t)(r / a.row_share) * a.weight.in_count;
+    struct weight_view weight = a.weight;
+    if (a.matrices)
+        weight.data += a.matrices[r] * a.matrix_bytes;
+    const float *in = a.in + (size_t)(r / a.row_share) * weight.in_count;
     float sum = 0;
-    for (uint32_t i = lane_index(); i < a.weight.in_count; i += 32)
-        sum = fma32(weight_value<dtype>(row, i), in[i], sum);
+    for (uint32_t i = lane_index(); i < weight.in_count; i += 32)
+        sum = fma32(weight_value<dtype>(weight, o, i), in[i], sum);
     sum = warp_sum(sum);
     if (lane_index() != 0)
         return;
-    uint32_t to = a.weight.first_out + o;
+    uint32_t to = weight.first_out + o;
     size_t at = (size_t)r * a.out_count + to;
     global<float> out(a.out);
     if (a.bias)
@@ -42,49 +42,236 @@ template <int dtype> KERNEL(product_kernel, struct product_task, PRODUCT_THREADS
     out[at] = sum;
 }
 
-void product_run(struct device *device, const struct product *product)
+static void plain_run(struct device *device, const struct product *product, uint32_t segment,
+                      const float *in, float *out)
 {
     const struct weight *weight = product->weight;
+    struct plain_task task = {weight_view_of(weight, product->stack_index, segment),
+                              weight->matrix_bytes,
+                              product->groups ? product->groups->matrices : NULL,
+                              product->row_share,
+                              weight->out_count,
+                              in,
+                              product->bias,
+                              product->residual,
+                              out};
+    struct launch shape = {div_up(task.weight.out_count, PRODUCT_WARPS),
+                           product->n_rows,
+                           1,
+                           PRODUCT_THREADS,
+                           0,
+                           false};
+    dtype_switch(task.weight.dtype, [&](auto constant) {
+        launch_kernel(plain_kernel<constant.dtype>, device->runtime, shape, task);
+    });
+}
+
+/* ---- rows made ready ---- */
+
+struct ready_task {
+    struct rows_ready ready;
+    const float *in, *norm;
+    float norm_eps;
+    uint32_t n;
+};
+
+KERNEL(rows_ready_kernel, struct ready_task, ROWS_THREADS, 1)
+{
+    shared<float> scratch = shared_at<float>(0);
+    struct rows_source source = {a.in + (size_t)block_x() * a.n, a.norm, a.n, 1};
+    if (a.norm)
+        source.scale = rows_norm_scale(source.in, a.n, a.norm_eps, scratch);
+    rows_write(a.ready, source, block_x(), scratch);
+}
+
+void rows_make(struct device *device, const struct product *product, size_t n_rows,
+               const struct rows_ready *ready)
+{
+    struct ready_task task = {*ready, product->in, product->norm, product->norm_eps,
+                              product->weight->in_count};
+    launch_kernel(rows_ready_kernel, device->runtime,
+                  (launch{(uint32_t)n_rows, 1, 1, ROWS_THREADS, ROWS_SHARED_BYTES, false}), task);
+}
+
+/* Halves, or bytes with heads, which are fewer; and what either is scaled by. */
+size_t product_scratch_bytes(size_t n_rows, uint32_t in_count)
+{
+    size_t values = round_up(in_count, CHUNK_VALUES);
+    size_t f32 = size_product(n_rows, size_product(in_count, sizeof(float)));
+    size_t ready = size_product(n_rows, 2 * values + sizeof(float)) + 256;
+    return round_up(f32 > ready ? f32 : ready, 256);
+}
+
+struct rows_ready rows_lay(char *memory, int dtype, size_t n_rows, uint32_t in_count)
+{
+    struct rows_ready ready = {};
+    ready.kind = rows_kind_of(dtype);
+    ready.row_values = (uint32_t)round_up(in_count, CHUNK_VALUES);
+    ready.data = memory;
+    size_t each = ready.kind == ROWS_BYTES ? 1 : 2;
+    char *after = memory + round_up(n_rows * ready.row_values * each, 256);
+    if (ready.kind == ROWS_BYTES)
+        ready.heads = (struct rows_head *)(void *)after;
+    else if (ready.kind == ROWS_F16)
+        ready.scales = (float *)(void *)after;
+    return ready;
+}
+
+/* ---- which kernel ---- */
+
+#define STREAM_ROWS_MAX 32
+#define TILE_ROWS_MANY 128
+
+/* A matrix of a stack meets this many rows on average, and some meet more. */
+uint32_t product_tile_rows(uint32_t n_rows, uint32_t stack_count)
+{
+    uint32_t average = n_rows / stack_count;
+    return average <= 4 ? 8 : average <= 24 ? STREAM_ROWS_MAX : TILE_ROWS_MANY;
+}
+
+uint32_t product_tiles_max(uint32_t n_rows, uint32_t stack_count, uint32_t tile_rows)
+{
+    return min_u32(n_rows, n_rows / tile_rows + min_u32(n_rows, stack_count));
+}
+
+static void panels_launch(struct device *device, const struct product *product, int dtype,
+                          struct product_task *task)
+{
+    const struct product_groups *groups = product->groups;
+    if (groups) {
+        task->order = groups->order;
+        task->tiles = groups->tiles;
+    }
+    uint32_t n = product->n_rows;
+    uint32_t rows = groups                ? groups->tile_rows
+                    : n > STREAM_ROWS_MAX ? TILE_ROWS_MANY
+                    : n > 8               ? STREAM_ROWS_MAX
+                                          : 8;
+    uint32_t n_tiles = groups ? groups->n_tiles : div_up(n, rows);
+    if (rows == TILE_ROWS_MANY)
+        tile_run(device, dtype, n_tiles, task);
+    else
+        stream_run(device, dtype, rows, n_tiles, task);
+}
+
+static void panels_run(struct device *device, const struct product *product, uint32_t segment,
+                       const struct rows_ready *ready, float *out)
+{
+    const struct weight *weight = product->weight;
+    struct weight_view view = weight_view_of(weight, product->stack_index, segment);
+    struct product_task task = {};
+    task.panels[0] = view.data;
+    task.panel_bytes = view.row_bytes;
+    task.matrix_bytes = weight->matrix_bytes;
+    task.n_panels = div_up(view.out_count, PANEL_OUTPUTS);
+    task.n_chunks = ready->row_values / CHUNK_VALUES;
+    task.slice_chunks = div_up(task.n_chunks, PRODUCT_SLICES_MAX);
+    task.rows = *ready;
+    task.n_rows = product->n_rows;
+    task.row_share = product->row_share;
+    task.first_out = view.first_out;
+    task.segment_out = view.out_count;
+    task.out_stride = weight->out_count;
+    task.bias = product->bias;
+    task.residual = product->residual;
+    task.out = out;
+    if (product->gated && out == product->out) {
+        uint32_t half = weight->out_count / 2;
+        task.gated = true;
+        task.n_panels = div_up(half, PANEL_OUTPUTS);
+        task.panels[1] = weight->n_segments == 2
+                             ? weight_view_of(weight, product->stack_index, 1).data
+                             : view.data + task.n_panels * view.row_bytes;
+        task.segment_out = task.out_stride = task.up_bias = half;
+    }
+    panels_launch(device, product, view.dtype, &task);
+}
+
+/* Gate and up lie so that a warp can have the same outputs of both. */
+static bool gate_meets_up(const struct weight *weight)
+{
+    const struct weight_segment *s = weight->segments;
+    uint32_t half = weight->out_count / 2;
+    if (!s[0].panels)
+        return false;
+    if (weight->n_segments == 1)
+        return half % PANEL_OUTPUTS == 0;
+    return weight->n_segments == 2 && s[0].dtype == s[1].dtype && s[0].out_count == half;
+}
+
+/* Segment after segment; rows are made anew where a segment wants another kind. */
+static void segments_run(struct device *device, const struct product *product, char *scratch,
+                         float *out)
+{
+    const struct weight *weight = product->weight;
+    size_t n_in = product->n_rows / product->row_share;
+    struct rows_ready ready = {};
+    const float *normed = product->norm ? NULL : product->in;
     for (uint32_t i = 0; i < weight->n_segments; i++) {
-        struct product_task task = {weight_view_of(weight, product->stack_index, i),
-                                    weight->matrix_bytes,
-                                    product->experts,
-                                    product->row_share,
-                                    weight->out_count,
-                                    product->in,
-                                    product->bias,
-                                    product->residual,
-                                    product->out};
-        struct launch shape = {div_up(task.weight.out_count, PRODUCT_WARPS),
-                               product->n_rows,
-                               1,
-                               PRODUCT_THREADS,
-                               0,
-                               false};
-        dtype_switch(task.weight.dtype, [&](auto constant) {
-            launch_kernel(product_kernel<constant.dtype>, device->runtime, shape, task);
-        });
+        const struct weight_segment *s = &weight->segments[i];
+        if (!s->panels || device->plain) {
+            if (!normed) {
+                rows_norm(device, product->norm, product->norm_eps, (uint32_t)n_in,
+                          weight->in_count, product->in, (float *)(void *)scratch);
+                normed = (float *)(void *)scratch;
+                ready.kind = ROWS_PLAIN;
+            }
+            plain_run(device, product, i, normed, out);
+            continue;
+        }
+        if (product->ready && product->ready->kind == rows_kind_of(s->dtype)) {
+            ready = *product->ready;
+        } else if (ready.kind != rows_kind_of(s->dtype)) {
+            ready = rows_lay(scratch, s->dtype, n_in, weight->in_count);
+            rows_make(device, product, n_in, &ready);
+            normed = product->norm ? NULL : product->in;
+        }
+        panels_run(device, product, i, &ready, out);
+        if (product->gated && out == product->out)
+            return; /* both halves at once */
     }
 }
 
+void product_run(struct device *device, const struct product *product)
+{
+    CHECK(product->n_rows % product->row_share == 0);
+    char *scratch = (char *)device_scratch(
+        device, SCRATCH_LINEAR,
+        product_scratch_bytes(product->n_rows / product->row_share, product->weight->in_count));
+    if (!scratch)
+        return;
+    if (!product->gated || (gate_meets_up(product->weight) && !device->plain)) {
+        segments_run(device, product, scratch, product->out);
+        return;
+    }
+    segments_run(device, product, scratch, product->spare);
+    rows_gate(device, product->n_rows, product->weight->out_count / 2, product->spare,
+              product->out);
+}
+
+/* ---- the op ---- */
+
 size_t cuda_linear_scratch_bytes(const struct device *, const struct op_limits *limits)
 {
-    return size_product(size_product(limits->rows_max, limits->hidden), sizeof(float));
+    uint32_t heads = (uint32_t)size_product(limits->n_heads, limits->head_dim);
+    size_t most = product_scratch_bytes(limits->rows_max, max_u32(limits->hidden, heads));
+    size_t pairs = size_product(limits->rows_max, limits->n_experts ? limits->top_k : 1);
+    size_t down = product_scratch_bytes(pairs, limits->intermediate);
+    return most > down ? most : down;
 }
 
 void cuda_linear(struct device *device, const struct linear_args *args)
 {
-    const float *in = args->in;
-    if (args->norm) {
-        uint32_t n = args->weight->in_count;
-        float *normed = (float *)device_scratch(device, SCRATCH_LINEAR,
-                                                (size_t)args->n_rows * n * sizeof(float));
-        if (!normed)
-            return;
-        rows_norm(device, args->norm, args->norm_eps, args->n_rows, n, in, normed);
-        in = normed;
-    }
-    struct product product = {args->weight, args->stack_index, NULL,           args->n_rows, 1,
-                              in,           args->bias,        args->residual, args->out};
+    struct product product = {};
+    product.weight = args->weight;
+    product.stack_index = args->stack_index;
+    product.n_rows = args->n_rows;
+    product.row_share = 1;
+    product.norm = args->norm;
+    product.norm_eps = args->norm_eps;
+    product.in = args->in;
+    product.bias = args->bias;
+    product.residual = args->residual;
+    product.out = args->out;
     product_run(device, &product);
 }

@@ -1,15 +1,15 @@
 #include "kernels/cuda/products.h"
-#include "kernels/cuda/rows.h"
 
-/* [n_rows] of x, gate and up, and what the gate lets through. */
-static size_t row_bytes(uint32_t hidden, uint32_t intermediate)
+/* [n_rows] of gate and up, where they cannot be multiplied at once, and what the gate lets through.
+ */
+static size_t row_bytes(uint32_t intermediate)
 {
-    return ((size_t)hidden + 3 * (size_t)intermediate) * sizeof(float);
+    return 3 * (size_t)intermediate * sizeof(float);
 }
 
 size_t cuda_mlp_scratch_bytes(const struct device *, const struct op_limits *limits)
 {
-    return size_product(limits->rows_max, row_bytes(limits->hidden, limits->intermediate));
+    return size_product(limits->rows_max, row_bytes(limits->intermediate)) + SCRATCH_KEPT_BYTES;
 }
 
 void cuda_mlp(struct device *device, const struct mlp_args *args)
@@ -18,21 +18,30 @@ void cuda_mlp(struct device *device, const struct mlp_args *args)
     CHECK(args->gate_up->in_count == args->hidden);
     CHECK(args->down->out_count == args->hidden && args->down->in_count == args->intermediate);
     size_t n_rows = args->n_rows;
-    float *x = (float *)device_scratch(device, SCRATCH_MLP,
-                                       n_rows * row_bytes(args->hidden, args->intermediate));
-    if (!x)
+    char *memory = (char *)device_scratch(
+        device, SCRATCH_MLP, n_rows * row_bytes(args->intermediate) + SCRATCH_KEPT_BYTES);
+    if (!memory)
         return;
-    float *gate_up = x + n_rows * args->hidden, *gated = gate_up + 2 * n_rows * args->intermediate;
-    const float *in = args->in;
-    if (args->norm) {
-        rows_norm(device, args->norm, args->norm_eps, args->n_rows, args->hidden, in, x);
-        in = x;
-    }
-    struct product up = {args->gate_up,      0,    NULL,   args->n_rows, 1, in,
-                         args->gate_up_bias, NULL, gate_up};
+    float *gated = (float *)(void *)(memory + SCRATCH_KEPT_BYTES);
+    struct product up = {};
+    up.weight = args->gate_up;
+    up.n_rows = args->n_rows;
+    up.row_share = 1;
+    up.norm = args->norm;
+    up.norm_eps = args->norm_eps;
+    up.in = args->in;
+    up.bias = args->gate_up_bias;
+    up.out = gated;
+    up.gated = true;
+    up.spare = gated + n_rows * args->intermediate;
     product_run(device, &up);
-    rows_gate(device, args->n_rows, args->intermediate, gate_up, gated);
-    struct product down = {args->down,      0,        NULL,     args->n_rows, 1, gated,
-                           args->down_bias, args->in, args->out};
+    struct product down = {};
+    down.weight = args->down;
+    down.n_rows = args->n_rows;
+    down.row_share = 1;
+    down.in = gated;
+    down.bias = args->down_bias;
+    down.residual = args->in;
+    down.out = args->out;
     product_run(device, &down);
 }

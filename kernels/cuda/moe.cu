@@ -1,67 +1,7 @@
-#include "kernels/cuda/leaf.h"
-#include "kernels/cuda/products.h"
-#include "kernels/cuda/rows.h"
+#include "kernels/cuda/route.h"
 
-/* Plain: every row's experts as rows of their own, then their sum in the order of rank. */
-
-struct route_task {
-    uint32_t n_rows, n_experts, top_k;
-    bool normalise;
-    float *logits;     /* [n_rows][n_experts] */
-    uint32_t *experts; /* [n_rows][top_k] */
-    float *weights;    /* [n_rows][top_k] */
-};
-
-#define ROUTE_THREADS 128
-
-/* A warp for a row. Softmax never changes the order, so the logits choose: ties, the lower one. */
-KERNEL(route_kernel, struct route_task, ROUTE_THREADS, 1)
-{
-    uint32_t r = block_x() * (ROUTE_THREADS / 32) + warp_index(), lane = lane_index();
-    if (r >= a.n_rows)
-        return;
-    global<float> logits(a.logits + (size_t)r * a.n_experts);
-    global<uint32_t> experts(a.experts + (size_t)r * a.top_k);
-    global<float> weights(a.weights + (size_t)r * a.top_k);
-    float most = -INFINITY, sum = 0;
-    for (uint32_t e = lane; e < a.n_experts; e += 32)
-        most = fmaxf(most, logits[e]);
-    most = warp_max(most);
-    for (uint32_t e = lane; e < a.n_experts; e += 32)
-        sum += expf(logits[e] - most);
-    sum = warp_sum(sum);
-    float total = 0;
-    for (uint32_t j = 0; j < a.top_k; j++) {
-        float best = -INFINITY;
-        uint32_t expert = a.n_experts;
-        for (uint32_t e = lane; e < a.n_experts; e += 32)
-            if (expert == a.n_experts ? !isnan((float)logits[e]) : logits[e] > best) {
-                best = logits[e];
-                expert = e;
-            }
-        for (uint32_t mask = 16; mask > 0; mask >>= 1) {
-            float other = shuffle_xor(best, mask);
-            uint32_t which = shuffle_xor(expert, mask);
-            if (which < a.n_experts &&
-                (expert == a.n_experts || other > best || (other == best && which < expert))) {
-                best = other;
-                expert = which;
-            }
-        }
-        expert = expert == a.n_experts ? 0 : expert; /* all are NaN */
-        float weight = expf(best - most) / sum;
-        total += weight;
-        if (lane == 0) {
-            experts[j] = expert;
-            weights[j] = weight;
-        }
-        if (lane == expert % 32)
-            logits[expert] = NAN; /* taken */
-    }
-    warp_sync();
-    for (uint32_t j = lane; j < a.top_k && a.normalise; j += 32)
-        weights[j] = weights[j] / total;
-}
+/* Pairs of a row and a rank are rows of their own, sorted by expert; their sum is taken in the
+ * order of rank. */
 
 struct mix_task {
     uint32_t hidden, top_k;
@@ -86,30 +26,33 @@ KERNEL(mix_kernel, struct mix_task, MIX_THREADS, 1)
 }
 
 struct moe_work {
-    float *x, *logits, *weights, *gate_up, *gated, *parts;
-    uint32_t *experts;
+    float *weights, *spare, *gated, *parts;
+    uint32_t *experts, *order;
+    struct product_tile *tiles;
+    char *ready;
 };
 
-/* Lays the work out; its bytes when `memory` is NULL. */
+/* Lays the work out, behind what is kept; its bytes when `memory` is NULL. */
 static size_t work_lay(char *memory, const struct op_limits *limits, struct moe_work *work)
 {
-    size_t rows = limits->rows_max, pairs = rows * limits->top_k, at = 0;
+    size_t rows = limits->rows_max, pairs = rows * limits->top_k, at = SCRATCH_KEPT_BYTES;
     struct moe_work offsets = {};
     const struct {
         void **to;
-        size_t count;
+        size_t bytes;
     } pieces[] = {
-        {(void **)&offsets.x, rows * limits->hidden},
-        {(void **)&offsets.logits, rows * limits->n_experts},
-        {(void **)&offsets.weights, pairs},
-        {(void **)&offsets.experts, pairs},
-        {(void **)&offsets.gate_up, 2 * pairs * limits->intermediate},
-        {(void **)&offsets.gated, pairs * limits->intermediate},
-        {(void **)&offsets.parts, pairs * limits->hidden},
+        {(void **)&offsets.ready, product_scratch_bytes(rows, limits->hidden)},
+        {(void **)&offsets.weights, pairs * sizeof(float)},
+        {(void **)&offsets.experts, pairs * sizeof(uint32_t)},
+        {(void **)&offsets.order, pairs * sizeof(uint32_t)},
+        {(void **)&offsets.tiles, pairs * sizeof(struct product_tile)},
+        {(void **)&offsets.spare, 2 * pairs * limits->intermediate * sizeof(float)},
+        {(void **)&offsets.gated, pairs * limits->intermediate * sizeof(float)},
+        {(void **)&offsets.parts, pairs * limits->hidden * sizeof(float)},
     };
     for (size_t i = 0; i < array_count(pieces); i++) {
         *pieces[i].to = memory ? memory + at : NULL;
-        at += round_up(pieces[i].count * sizeof(float), 256);
+        at += round_up(pieces[i].bytes, 256);
     }
     if (work)
         *work = offsets;
@@ -121,10 +64,74 @@ size_t cuda_moe_scratch_bytes(const struct device *, const struct op_limits *lim
     return work_lay(NULL, limits, NULL);
 }
 
+static struct product_groups experts_route(struct device *device, const struct moe_args *args,
+                                           char *memory, struct moe_work *work,
+                                           struct rows_ready *ret_ready)
+{
+    uint32_t pairs = args->n_rows * args->top_k;
+    uint32_t tile_rows = product_tile_rows(pairs, args->n_experts);
+    struct route_task task = {};
+    task.router = weight_view_of(args->router, 0, 0);
+    task.in = args->in;
+    task.norm = args->norm;
+    task.norm_eps = args->norm_eps;
+    task.n_rows = args->n_rows;
+    task.n_experts = args->n_experts;
+    task.top_k = args->top_k;
+    task.normalise = args->normalise;
+    if (args->gate_up->segments[0].panels && !device->plain)
+        task.ready =
+            rows_lay(work->ready, args->gate_up->segments[0].dtype, args->n_rows, args->hidden);
+    task.tile_rows = tile_rows;
+    task.tiles_max = product_tiles_max(pairs, args->n_experts, tile_rows);
+    task.counter = (uint32_t *)(void *)memory;
+    task.experts = work->experts;
+    task.weights = work->weights;
+    task.order = work->order;
+    task.tiles = work->tiles;
+    route_run(device, &task);
+    *ret_ready = task.ready;
+    return {work->experts, work->order, work->tiles, task.tiles_max, tile_rows};
+}
+
+static void experts_run(struct device *device, const struct moe_args *args, char *memory,
+                        struct moe_work *work)
+{
+    struct rows_ready ready;
+    struct product_groups groups = experts_route(device, args, memory, work, &ready);
+    struct product up = {};
+    up.weight = args->gate_up;
+    up.groups = &groups;
+    up.n_rows = args->n_rows * args->top_k;
+    up.row_share = args->top_k;
+    up.norm = args->norm;
+    up.norm_eps = args->norm_eps;
+    up.in = args->in;
+    up.ready = &ready;
+    up.out = work->gated;
+    up.gated = true;
+    up.spare = work->spare;
+    product_run(device, &up);
+    struct product down = {};
+    down.weight = args->down;
+    down.groups = &groups;
+    down.n_rows = up.n_rows;
+    down.row_share = 1;
+    down.in = work->gated;
+    down.out = work->parts;
+    product_run(device, &down);
+    struct mix_task mix = {args->hidden, args->top_k, work->weights,
+                           work->parts,  args->in,    args->out};
+    launch_kernel(
+        mix_kernel, device->runtime,
+        (launch{div_up(args->hidden, MIX_THREADS), args->n_rows, 1, MIX_THREADS, 0, false}), mix);
+}
+
 void cuda_moe(struct device *device, const struct moe_args *args)
 {
     CHECK(args->top_k > 0 && args->top_k <= args->n_experts && args->top_k <= MOE_TOP_K_MAX);
     CHECK(args->router->out_count == args->n_experts && args->router->in_count == args->hidden);
+    CHECK(args->router->n_segments == 1);
     CHECK(args->gate_up->out_count == 2 * args->intermediate);
     CHECK(args->down->out_count == args->hidden && args->down->in_count == args->intermediate);
     struct op_limits limits = {};
@@ -138,29 +145,5 @@ void cuda_moe(struct device *device, const struct moe_args *args)
     if (!memory)
         return;
     work_lay(memory, &limits, &work);
-    const float *in = args->in;
-    if (args->norm) {
-        rows_norm(device, args->norm, args->norm_eps, args->n_rows, args->hidden, in, work.x);
-        in = work.x;
-    }
-    struct product router = {args->router, 0, NULL, args->n_rows, 1, in, NULL, NULL, work.logits};
-    product_run(device, &router);
-    struct route_task route = {args->n_rows, args->n_experts, args->top_k, args->normalise,
-                               work.logits,  work.experts,    work.weights};
-    launch_kernel(route_kernel, device->runtime,
-                  (launch{div_up(args->n_rows, ROUTE_THREADS / 32), 1, 1, ROUTE_THREADS, 0, false}),
-                  route);
-    uint32_t pairs = args->n_rows * args->top_k;
-    struct product up = {args->gate_up, 0, NULL, pairs, args->top_k, in, NULL, NULL, work.gate_up};
-    up.experts = work.experts;
-    product_run(device, &up);
-    rows_gate(device, pairs, args->intermediate, work.gate_up, work.gated);
-    struct product down = {args->down, 0,    work.experts, pairs,     1,
-                           work.gated, NULL, NULL,         work.parts};
-    product_run(device, &down);
-    struct mix_task mix = {args->hidden, args->top_k, work.weights,
-                           work.parts,   args->in,    args->out};
-    launch_kernel(
-        mix_kernel, device->runtime,
-        (launch{div_up(args->hidden, MIX_THREADS), args->n_rows, 1, MIX_THREADS, 0, false}), mix);
+    experts_run(device, args, memory, &work);
 }

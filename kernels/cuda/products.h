@@ -1,22 +1,70 @@
 /*
  * products: matrix products over rows on the card, as linear, mlp and moe use them.
  *
- * The kernel of this version is plain: a warp for each output and row, sums of f32 in one order
- * for all shapes. Biases and residuals are added last.
+ * A weight in panels (weight.h) is multiplied by tensor instructions: rows are made ready
+ * (product_rows.h), then one of two kernels runs, by the number of rows: `stream` reads weights at
+ * the speed of memory, `tile` multiplies at the speed of the instructions. Both compute one sum,
+ * so that a row's bits do not depend on which of them ran, nor on its neighbours:
+ *
+ *     columns are cut into at most 8 slices of whole chunks, by their number alone; a slice is
+ *     summed in f32 by the instructions, from its first column on, 16 at a time (blocks: 32 at a
+ *     time in whole numbers, each block scaled and added in f32); slices are added in their order
+ *
+ * What lies plainly is multiplied by a plain kernel: a warp for each output and row, f32. It reads
+ * panels as well: with tier "plain" it is the twin that the others are compared with.
+ *
+ * Bounds against `ref` (tests/oracle): plain 8 u S, u = 2^-24, S = sum |w x|; BF16, F16 and blocks
+ * what ops.h says that rounding the row may change, and 8 u S for the sums in f32.
+ *
+ * One thread, which enqueues.
  */
 #pragma once
 
 #include "kernels/cuda/cuda.h"
 
+#define PRODUCT_SLICES_MAX 8
+
+struct rows_ready;
+
+/* Rows sorted by their matrix, for a stack: all on the card. */
+struct product_tile {
+    uint32_t matrix, first, count; /* rows order[first .. first + count) */
+};
+struct product_groups {
+    const uint32_t *matrices;         /* [n_rows]: the matrix of each row */
+    const uint32_t *order;            /* [n_rows] */
+    const struct product_tile *tiles; /* [n_tiles], empty ones at the end */
+    uint32_t n_tiles, tile_rows;      /* 8, 32 or 128 */
+};
+
 struct product {
     const struct weight *weight;
     uint32_t stack_index;
-    const uint32_t *experts; /* of the card, [n_rows], or NULL: the matrix of each row */
+    const struct product_groups *groups; /* or NULL */
     uint32_t n_rows;
-    uint32_t row_share;    /* row r reads in[r / row_share]: rows that share their input; >= 1 */
-    const float *in;       /* [n_rows / row_share][in_count] */
-    const float *bias;     /* [out_count] or NULL */
-    const float *residual; /* [n_rows][out_count] or NULL */
-    float *out;            /* [n_rows][out_count] */
+    uint32_t row_share; /* row r reads in[r / row_share]: rows that share their input; >= 1 */
+    const float *norm;  /* [in_count] or NULL */
+    float norm_eps;
+    const float *in;                /* [n_rows / row_share][in_count] */
+    const struct rows_ready *ready; /* the same, made ready by who calls; or NULL */
+    const float *bias;              /* [out_count] or NULL */
+    const float *residual;          /* [n_rows][out_count] or NULL */
+    float *out;                     /* [n_rows][out_count] */
+    bool gated;   /* the outputs are gate, then up: out is [n_rows][out_count / 2] of
+                     silu(gate) * up; no residual */
+    float *spare; /* gated: [n_rows][out_count] */
 };
 void product_run(struct device *device, const struct product *product);
+
+/* Scratch of kind SCRATCH_LINEAR that a product over so many rows needs. */
+size_t product_scratch_bytes(size_t n_rows, uint32_t in_count);
+
+/* How many rows a tile of a stack should have; how many tiles there can be. */
+uint32_t product_tile_rows(uint32_t n_rows, uint32_t stack_count);
+uint32_t product_tiles_max(uint32_t n_rows, uint32_t stack_count, uint32_t tile_rows);
+
+/* Lays rows out in memory of product_scratch_bytes. */
+struct rows_ready rows_lay(char *memory, int dtype, size_t n_rows, uint32_t in_count);
+/* The rows of a product are made ready in its kind; nothing for a weight that lies plainly. */
+void rows_make(struct device *device, const struct product *product, size_t n_rows,
+               const struct rows_ready *ready);

@@ -44,10 +44,9 @@ struct embed_task {
 template <int dtype> KERNEL(embed_kernel, struct embed_task, ROW_THREADS, 1)
 {
     uint32_t r = block_x(), n = a.weight.in_count, id = a.ids[r];
-    const char *row = a.weight.data + id * a.weight.row_bytes;
     global<float> out(a.out + (size_t)r * n);
     for (uint32_t i = thread_index(); i < n; i += ROW_THREADS)
-        out[i] = weight_value<dtype>(row, i);
+        out[i] = weight_value<dtype>(a.weight, id, i);
 }
 
 void cuda_embed(struct device *device, const struct embed_args *args)

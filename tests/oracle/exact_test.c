@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-enum { ROWS = 40, TRIALS = 30 };
+enum { ROWS = 40, TRIALS = 30, SLOW_TRIALS = 5 };
 
 /* An op with its weights: computes rows `rows[0..n)` of a fixed set, out: [n][out_values]. */
 struct subject {
@@ -23,13 +23,15 @@ static void subject_check(void **state, const struct subject *subject)
     struct dice dice = {70};
     size_t n_out = subject->out_values, row_bytes = n_out * sizeof(float);
     float *alone = malloc(ROWS * row_bytes), *together = malloc(ROWS * row_bytes);
-    struct rig rig = rig_open("cpu", config->tier, 1);
+    struct rig rig = rig_open(config->backend, config->tier, 1);
     for (uint32_t r = 0; r < ROWS; r++)
         subject->run(subject, &rig, &r, 1, alone + r * n_out);
     rig_close(&rig);
     rig = rig_tested(state);
-    for (uint32_t trial = 0; trial < TRIALS; trial++) {
+    uint32_t trials = rig_is_slow(state) ? SLOW_TRIALS : TRIALS;
+    for (uint32_t trial = 0; trial < trials; trial++) {
         uint32_t rows[ROWS], n = trial < 14 ? trial + 1 : dice_between(&dice, 1, ROWS);
+        n = trials == SLOW_TRIALS ? 4 + 9 * trial : n; /* up to 40, by every kernel */
         dice_shuffle(&dice, rows, ROWS);
         subject->run(subject, &rig, rows, n, together);
         for (uint32_t i = 0; i < n; i++)
@@ -380,7 +382,7 @@ static void sequence_check(void **state, const struct sequence *s)
     struct dice dice = {74};
     size_t bytes = LENGTH * (size_t)s->n_heads * s->head_dim * sizeof(float);
     float *alone = malloc(bytes), *chunked = malloc(bytes);
-    struct rig rig = rig_open("cpu", config->tier, 1);
+    struct rig rig = rig_open(config->backend, config->tier, 1);
     sequence_run(s, &rig, &dice, 1, alone);
     rig_close(&rig);
     static const uint32_t chunks[] = {1, 2, 7, 16, 33, LENGTH, LENGTH};

@@ -107,6 +107,8 @@ static void mlp_types(void **state)
     struct dice dice = {20};
     for (int gate_up = 0; gate_up < DTYPE_COUNT; gate_up++)
         for (int down = 0; down < DTYPE_COUNT; down++) {
+            if (rig_is_slow(state) && (gate_up + down) % 2)
+                continue;
             struct mlp_case c = {.n_rows = dice_between(&dice, 1, 14),
                                  .hidden = 32 * dice_between(&dice, 1, 4),
                                  .intermediate = 32 * dice_between(&dice, 1, 5),
@@ -127,6 +129,8 @@ static void mlp_odd_shapes(void **state)
     struct dice dice = {21};
     for (size_t i = 0; i < array_count(sizes); i++)
         for (int type = 0; type < DTYPE_COUNT; type++) {
+            if (rig_is_slow(state) && (i + (size_t)type) % 3)
+                continue;
             struct mlp_case c = {.n_rows = dice_between(&dice, 1, 30),
                                  .hidden = 64,
                                  .intermediate = sizes[i],
@@ -152,6 +156,8 @@ static void mlp_row_counts(void **state)
                                           {DTYPE_F32, DTYPE_Q4_0}};
     struct dice dice = {22};
     for (uint32_t n_rows = 1; n_rows <= 40; n_rows++) {
+        if (rig_is_slow(state) && n_rows % 5 && n_rows != 1)
+            continue;
         const enum dtype *pair = types[n_rows % array_count(types)];
         struct mlp_case c = {.n_rows = n_rows,
                              .hidden = 64,
@@ -169,8 +175,8 @@ static void mlp_large(void **state)
 {
     struct dice dice = {23};
     struct mlp_case c = {.n_rows = 7,
-                         .hidden = 576,
-                         .intermediate = 1536,
+                         .hidden = rig_is_slow(state) ? 96 : 576,
+                         .intermediate = rig_is_slow(state) ? 320 : 1536,
                          .gate_up = DTYPE_Q4_1,
                          .down = DTYPE_Q4_1,
                          .two = true,

@@ -141,6 +141,8 @@ static void moe_shapes(void **state)
     struct dice dice = {30};
     for (size_t i = 0; i < array_count(cases); i++)
         for (int plain = 0; plain < 2; plain++) {
+            if (rig_is_slow(state) && (i + (size_t)plain) % 2)
+                continue;
             struct moe_case c = cases[i];
             c.plain = plain;
             moe_check(state, &dice, &c);

@@ -130,8 +130,10 @@ static struct config cpu_configs[] = {
     {"cpu", "avx512", 3},      {"cpu", "avx512-vnni", 1}, {"cpu", "avx512-vnni", 2},
     {"cpu", "avx512-vnni", 3}};
 /* GALERNE_ORACLE_BACKEND names the backend under test, else it is cpu: cuda or cuda-host. */
-static struct config cuda_host_configs[] = {{"cuda-host", "sm80", 1}, {"cuda-host", "sm90", 1}};
-static struct config cuda_configs[] = {{"cuda", "sm80", 1}, {"cuda", "sm90", 1}};
+static struct config cuda_host_configs[] = {
+    {"cuda-host", "sm80", 1}, {"cuda-host", "sm90", 1}, {"cuda-host", "plain", 1}};
+static struct config cuda_configs[] = {
+    {"cuda", "sm80", 1}, {"cuda", "sm90", 1}, {"cuda", "plain", 1}};
 
 static struct config *configs_of(const char *backend, size_t *ret_n)
 {
@@ -164,9 +166,17 @@ void rig_large(void **state)
     skip();
 }
 
+bool rig_is_slow(void **state)
+{
+    const struct config *config = *state;
+    return strcmp(config->backend, "cuda-host") == 0;
+}
+
 bool rig_rounds(void **state, enum dtype dtype)
 {
     const struct config *config = *state;
+    if (strncmp(config->backend, "cuda", 4) == 0)
+        return dtype != DTYPE_F32 && strcmp(config->tier, "plain") != 0;
     return dtype_has_blocks(dtype) ||
            (dtype == DTYPE_BF16 && strcmp(config->tier, "avx512-bf16") == 0);
 }
@@ -201,13 +211,23 @@ static int config_setup(void **state)
 
 int rig_main(const char *group, const struct rig_test *tests, size_t n_tests)
 {
-    size_t n_configs;
-    const char *backend = getenv("GALERNE_ORACLE_BACKEND");
+    size_t n_configs, first = 0;
+    const char *backend = getenv("GALERNE_ORACLE_BACKEND"), *tier = getenv("GALERNE_ORACLE_TIER");
     struct config *configs = configs_of(backend, &n_configs);
     if (!configs) {
         print_error("GALERNE_ORACLE_BACKEND=%s: use cpu, cuda or cuda-host\n", backend);
         return 1;
     }
+    while (tier && first < n_configs && strcmp(configs[first].tier, tier) != 0)
+        first++;
+    if (first == n_configs) {
+        print_error("GALERNE_ORACLE_TIER=%s: that backend has no such tier\n", tier);
+        return 1;
+    }
+    if (getenv("GALERNE_ORACLE_FILTER"))
+        cmocka_set_test_filter(getenv("GALERNE_ORACLE_FILTER"));
+    configs += first;
+    n_configs = tier ? 1 : n_configs;
     size_t n = n_tests * n_configs;
     struct CMUnitTest *all = calloc(n, sizeof *all);
     char(*names)[96] = calloc(n, sizeof *names);

@@ -4,8 +4,9 @@
  * A rig opens one device and owns every buffer that it gives out. Outputs are poisoned: they are
  * filled with NaN before an op writes them, so that a value that was not written shows. Each test
  * of a program runs once per configuration of the backend under test (tier and threads): of cpu, or
- * of what the environment variable GALERNE_ORACLE_BACKEND names. A tier that this machine lacks is
- * reported as skipped, with its reason. One thread.
+ * of what the environment variable GALERNE_ORACLE_BACKEND names; GALERNE_ORACLE_TIER picks a tier,
+ * GALERNE_ORACLE_FILTER tests by name (* and ?). A tier that this machine lacks is reported as
+ * skipped, with its reason. One thread.
  */
 #pragma once
 
@@ -65,6 +66,9 @@ bool rig_rounds(void **state, enum dtype dtype);
  * 3e-2, with rounded ones 1e-2 (seen: 1.1e-2 and 2.5e-3), with rows as they are 1e-5. linear_test
  * has the bound of each product. */
 double rig_bound(void **state, enum dtype dtype);
+
+/* Emulated threads are slow: a test takes fewer cases there, of every kind that it has. */
+bool rig_is_slow(void **state);
 
 struct rig_test {
     const char *name;

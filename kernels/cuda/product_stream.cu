@@ -1,0 +1,166 @@
+#include "kernels/cuda/product_parts.h"
+
+/* Few rows: weights go from memory to registers, once, in the order in which they lie; eight warps
+ * have a slice of the columns each, of two panels. Rows come out of the caches. */
+
+#define STREAM_THREADS 256
+#define SLICE_STRIDE 20 /* of a row's 16 sums: lanes hit different banks */
+
+/* Chunks on their way to a warp. */
+template <int dtype> struct stream_shape {
+    static constexpr uint32_t depth = dtype == DTYPE_Q8_0                          ? 3
+                                      : dtype == DTYPE_Q4_0 || dtype == DTYPE_Q4_1 ? 4
+                                                                                   : 2;
+};
+
+/* Where a lane finds its part of 8 rows. */
+template <int dtype> struct stream_row {
+    uint32_t row;      /* of values, NO_ROW: zeros */
+    uint32_t heads[2]; /* rows of the heads */
+};
+
+template <int dtype>
+LEAF void stream_row_read(row_part<dtype> &part, const struct product_task &a,
+                          const stream_row<dtype> &at, uint32_t chunk)
+{
+    constexpr uint32_t row_bytes = chunk_shape<dtype>::row_bytes;
+    const char *data =
+        a.rows.data + ((size_t)at.row * a.n_chunks + chunk) * row_bytes + lane_index() % 4 * 16;
+    for (uint32_t i = 0; i < chunk_shape<dtype>::row_pieces; i++) {
+        part.piece[i] = {};
+        if (at.row != NO_ROW)
+            part.piece[i] = *(const bytes16 *)(const void *)(data + i * 64);
+    }
+    if constexpr (chunk_shape<dtype>::blocks) {
+#pragma unroll
+        for (uint32_t j = 0; j < 2; j++) {
+            bytes16 heads = {};
+            if (at.heads[j] != NO_ROW)
+                heads = *(
+                    const bytes16 *)(const void *)(a.rows.heads +
+                                                   ((size_t)at.heads[j] * a.n_chunks + chunk) * 2);
+            heads_unpack(part.head[j], heads);
+        }
+    }
+}
+
+template <int dtype>
+LEAF void stream_rows_find(stream_row<dtype> &at, const struct product_task &a,
+                           const struct product_tile &tile, uint32_t first)
+{
+    uint32_t lane = lane_index(), row = tile_row(a, tile, first + lane / 4);
+    at.row = row == NO_ROW ? NO_ROW : row / a.row_share;
+    for (uint32_t j = 0; j < 2 && chunk_shape<dtype>::blocks; j++) {
+        row = tile_row(a, tile, first + lane % 4 * 2 + j);
+        at.heads[j] = row == NO_ROW ? NO_ROW : row / a.row_share;
+    }
+}
+
+/* Leaves sums of a warp's slice in shared memory: [slice][panel][row][SLICE_STRIDE]. */
+template <uint32_t n> LEAF void slice_leave(const float (&sums)[2][n][4])
+{
+    uint32_t g = lane_index() / 4, t = lane_index() % 4;
+    for (uint32_t p = 0; p < 2; p++)
+        for (uint32_t j = 0; j < n; j++)
+            for (uint32_t i = 0; i < 4; i++) {
+                uint32_t row = 8 * j + 2 * t + i % 2, o = g + i / 2 * 8;
+                shared_at<float>(0)[((warp_index() * 2 + p) * 8 * n + row) * SLICE_STRIDE + o] =
+                    sums[p][j][i];
+            }
+}
+
+template <uint32_t n> LEAF float slices_add(uint32_t n_slices, uint32_t p, uint32_t row, uint32_t o)
+{
+    float total = 0;
+    for (uint32_t slice = 0; slice < n_slices; slice++)
+        total += shared_at<float>(0)[((slice * 2 + p) * 8 * n + row) * SLICE_STRIDE + o];
+    return total;
+}
+
+template <uint32_t n>
+LEAF void stream_finish(const struct product_task &a, const struct product_tile &tile)
+{
+    uint32_t n_slices = div_up(a.n_chunks, a.slice_chunks), pair = block_y();
+    uint32_t wide = a.gated ? 16 : 32;
+    for (uint32_t e = thread_index(); e < wide * 8 * n; e += STREAM_THREADS) {
+        uint32_t o = e % wide, at = e / wide, row = tile_row(a, tile, at);
+        if (a.gated)
+            product_put_gated(a, row, pair * 16 + o, slices_add<n>(n_slices, 0, at, o),
+                              slices_add<n>(n_slices, 1, at, o));
+        else
+            product_put(a, row, pair * 32 + o, slices_add<n>(n_slices, o / 16, at, o % 16));
+    }
+}
+
+/* gate: sm_90a mma.sync ld.global.L1::no_allocate.v4 griddepcontrol.wait
+ * gate: sm_80 mma.sync ld.global.L1::no_allocate.v4 */
+template <int dtype, uint32_t n, uint32_t blocks>
+KERNEL(stream_kernel, struct product_task, STREAM_THREADS, blocks)
+{
+    constexpr uint32_t depth = stream_shape<dtype>::depth, bytes = chunk_shape<dtype>::bytes;
+    launch_next();
+    if (a.tiles)
+        launch_wait(); /* who wrote them may still run; otherwise weights come first */
+    struct product_tile tile = tile_of(a, block_x(), 8 * n);
+    if (tile.count == 0)
+        return;
+    const char *panels[2] = {panel_of(a, tile.matrix, block_y(), 0),
+                             panel_of(a, tile.matrix, block_y(), 1)};
+    uint32_t first = min_u32(warp_index() * a.slice_chunks, a.n_chunks);
+    uint32_t end = min_u32(first + a.slice_chunks, a.n_chunks);
+    chunk_part<dtype> ring[depth][2];
+#pragma unroll
+    for (uint32_t d = 0; d < depth; d++)
+        for (uint32_t p = 0; p < 2 && first + d < end; p++)
+            chunk_read<dtype>(ring[d][p], panels[p] + (size_t)(first + d) * bytes);
+    if (!a.tiles)
+        launch_wait();
+    stream_row<dtype> at[n];
+    for (uint32_t j = 0; j < n; j++)
+        stream_rows_find<dtype>(at[j], a, tile, 8 * j);
+    float sums[2][n][4] = {};
+    for (uint32_t k = first; k < end; k += depth) {
+#pragma unroll
+        for (uint32_t d = 0; d < depth; d++) {
+            if (k + d >= end)
+                break;
+#pragma unroll
+            for (uint32_t j = 0; j < n; j++) {
+                if (8 * j >= tile.count)
+                    break;
+                row_part<dtype> x;
+                stream_row_read<dtype>(x, a, at[j], k + d);
+                for (uint32_t p = 0; p < 2; p++)
+                    chunk_multiply<dtype>(sums[p][j], ring[d][p], x);
+            }
+            for (uint32_t p = 0; p < 2 && k + d + depth < end; p++)
+                chunk_read<dtype>(ring[d][p], panels[p] + (size_t)(k + d + depth) * bytes);
+        }
+    }
+    if (first < end)
+        slice_leave<n>(sums);
+    barrier();
+    stream_finish<n>(a, tile);
+}
+
+template <int dtype, uint32_t n>
+static void stream_launch(struct device *device, uint32_t n_tiles, const struct product_task *task)
+{
+    uint32_t pairs = task->gated ? task->n_panels : div_up(task->n_panels, 2);
+    struct launch shape = {
+        n_tiles, pairs, 1, STREAM_THREADS, PRODUCT_SLICES_MAX * 2 * 8 * n * SLICE_STRIDE * 4, true};
+    launch_kernel((stream_kernel < dtype, n, n == 1 ? 2 : 1 >), device->runtime, shape, *task);
+}
+
+void stream_run(struct device *device, int dtype, uint32_t tile_rows, uint32_t n_tiles,
+                const struct product_task *task)
+{
+    dtype_switch((enum dtype)dtype, [&](auto constant) {
+        if constexpr (constant.dtype != DTYPE_F32) {
+            if (tile_rows == 8)
+                return stream_launch<constant.dtype, 1>(device, n_tiles, task);
+            CHECK(tile_rows == 32);
+            return stream_launch<constant.dtype, 4>(device, n_tiles, task);
+        }
+    });
+}
