@@ -9,9 +9,8 @@
 #define PANELS_MAX 4
 #define PANEL_VECTORS (PANEL_OUTPUTS / LANES)
 #define VECTORS_MAX (PANELS_MAX * PANEL_VECTORS)
-/* What comes next is asked for ahead by as many rows: fewer have streams enough and nothing to do
- * but wait, with more the arithmetic takes longer than the reading. */
-#define FETCH_ROWS_MIN 5
+/* What comes next is asked for ahead by as many rows: with more the arithmetic takes longer than
+ * the reading. */
 #define FETCH_ROWS_MAX 8
 #define FETCH_AHEAD_WORDS 2048
 
@@ -36,7 +35,7 @@ SHAPE_BODY void body(const struct product *p, struct place place, const uint32_t
         _mm512_setzero_ps();
     for (size_t i = 0; i < n_pairs; i++, words += PANEL_OUTPUTS, in += R) {
         __m512i weights[VECTORS_MAX];
-        if (R >= FETCH_ROWS_MIN && R <= FETCH_ROWS_MAX)
+        if (R <= FETCH_ROWS_MAX)
             UNROLL for (int v = 0; v < V; v++)
                 __builtin_prefetch(words + (size_t)(v / PANEL_VECTORS) * panel_words +
                                        (size_t)(v % PANEL_VECTORS) * LANES + FETCH_AHEAD_WORDS,
