@@ -13,8 +13,7 @@ static const struct option_choice backends[] = {{"cpu", 0},       {"cuda", 0}, {
                                                 {"cuda-host", 0}, {"ref", 0},  {NULL, 0}};
 static const struct option_choice tiers[] = {{"scalar", 0}, {"avx2", 0},        {"avx2-vnni", 0},
                                              {"avx512", 0}, {"avx512-vnni", 0}, {"avx512-bf16", 0},
-                                             {"sm80", 0},   {"sm90", 0},
-                                             {NULL, 0}};
+                                             {"sm80", 0},   {"sm90", 0},        {NULL, 0}};
 static const struct option_choice workers[] = {
     {"process", CONFIG_WORKER_PROCESS}, {"inline", CONFIG_WORKER_INLINE}, {NULL, 0}};
 static const struct option_choice kv_types[] = {
@@ -175,8 +174,9 @@ const struct option_row config_model_rows[] = {
      .text =
          "With weights of 8 or 4 bits the cpu backend rounds what they are multiplied with to 8 "
          "bits, as the widespread engines do, and with BF16 weights on CPUs with AVX512_BF16 "
-         "to BF16. true: it does neither; weights of 8 or 4 bits then take 4 bytes each, and "
-         "all take more time. For comparisons."},
+         "to BF16, and likewise in attention with a kv_type other than f32. true: it does none of "
+         "this; weights of 8 or 4 bits then take 4 bytes each, and all take more time. For "
+         "comparisons."},
     {"kv_type", OPTION_CHOICE, AT(kv_type), .fallback = "f32", .choices = kv_types,
      .text = "How K and V are kept: f32; bf16, which takes half the memory and half the time of "
              "reading it, and rounds to 8 bits of precision; or q8, which takes about a quarter: 8 "

@@ -167,21 +167,25 @@ struct rope_kv_args {
  * them when window > 0), grouped-query: head h reads KV head h / (n_heads / n_kv_heads).
  * out = softmax(q k^T * scale) v   (Vaswani et al. 2017); scale > 0.
  *
- * A backend may round what it multiplies with K and V, never K and V themselves (kv_shape):
+ * A backend may round what it multiplies with K and V, never K and V themselves (kv_shape, which
+ * may also forbid this with `exact`):
  *     F32    nothing is rounded.
  *     BF16   q to bf16; the weights w_t = exp(score_t - largest) to bf16, at fixed splits of
  *            positions. The sum that divides is taken over the rounded weights.
  *     Q8_0   q to 8 bits with a scale for 32 features, by the rule for rows of products (above
  *            weight_part); w_t times the scale of V to 16 bits, in units of 1 / 65535 of the
- * largest scale of the row's positions in a split (for each 32 features). The sum that divides is
- * taken over weights that are not rounded. With s = scale * sum_i |dq_i k_i| at most, dq_i being
- * what q_i lost (BF16: 2^-9 |q_i|; Q8_0: most / 254, most the largest |q| of its 32), and d the
- * step of a weight (BF16: 2^-9 of itself; Q8_0: 1 / 131070 of the largest scale, whatever w_t), an
- * output is off by at most BF16   (exp(2 s + 2^-8) - 1) * 2 * max_t |v_t| Q8_0   (exp(2 s) - 1) * 2
- * * max_t |v_t| + n d 127 / sum_t w_t, for n positions beside the rounding of f32 sums. In the CPU
- * backend the tiers with the instructions for it do so; the others compute in f32 and round
- * nothing. The cuda backend does so for BF16 and head_dim 64, 80, 96 and 128, and divides by the
- * sum of weights that are not rounded, within the same bound; else it rounds nothing.
+ *            largest scale of the row's positions in a split (for each 32 features). The sum that
+ *            divides is taken over weights that are not rounded.
+ *
+ * With s = scale * sum_i |dq_i k_i| at most, dq_i being what q_i lost (BF16: 2^-9 |q_i|; Q8_0:
+ * most / 254, most the largest |q| of its 32), an output is off by at most
+ *     BF16   (exp(2 s + 2^-8) - 1) * 2 * max_t |v_t|
+ *     Q8_0   (exp(2 s) - 1) * 2 * max_t |v_t| + n * scale_v / 131070 * 127 / sum_t w_t,
+ *            n positions, scale_v the largest scale of V
+ * beside the rounding of f32 sums. In the CPU backend the tiers with the instructions for it do
+ * so; the others compute in f32 and round nothing. The cuda backend does so for BF16 and head_dim
+ * 64, 80, 96 and 128, and divides by the sum of weights that are not rounded, within the same
+ * bound; else it rounds nothing.
  */
 struct attention_args {
     uint32_t n_rows;
@@ -356,6 +360,7 @@ struct kv_shape {
     uint32_t slots_count;     /* sequences that can have a block table */
     uint32_t slot_blocks_max; /* longest table: ceil(context / block_tokens) */
     enum dtype dtype;         /* of K and V: F32, BF16 or Q8_0 */
+    bool exact;               /* attention rounds neither queries nor weights (cpu, ref) */
 };
 
 /* The largest shapes that ops will see; a zero means that the op is not used. */

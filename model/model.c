@@ -37,6 +37,7 @@ static struct kv_shape kv_shape_of(const struct arch *arch, const struct step_li
         .slots_count = u32_max(limits->slots_max, 1),
         .slot_blocks_max = div_up_u32(context, block_tokens),
         .dtype = (enum dtype)limits->kv_dtype,
+        .exact = limits->exact != 0,
     };
 }
 

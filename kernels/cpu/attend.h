@@ -58,7 +58,8 @@ enum attend_query { QUERY_F32, QUERY_BF16, QUERY_BYTES };
 struct attend {
     uint32_t n_pairs; /* 1..ATTEND_PAIRS_MAX */
     uint32_t head_dim, block_tokens;
-    enum dtype dtype; /* of K and V: F32, BF16 or Q8_0 */
+    enum dtype dtype;        /* of K and V: F32, BF16 or Q8_0 */
+    enum attend_query query; /* the tier's own for the type, or QUERY_F32: then all is f32 */
     float scale;
     const union attend_word *q; /* rows of ATTEND_PAIRS_MAX words, n_pairs used: see above */
     const char *kv;             /* of this layer and KV head in block 0 of the pool */

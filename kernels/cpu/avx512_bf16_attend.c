@@ -185,7 +185,7 @@ static void bf16_run(struct attend *a)
 
 void avx512_bf16_attend(struct attend *attend)
 {
-    if (attend->dtype == DTYPE_BF16)
+    if (attend->query == QUERY_BF16)
         bf16_run(attend);
     else
         avx512_vnni_attend(attend);

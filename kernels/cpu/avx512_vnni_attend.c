@@ -260,7 +260,7 @@ static void bytes_run(struct attend *a)
 
 void avx512_vnni_attend(struct attend *attend)
 {
-    if (attend->dtype == DTYPE_Q8_0)
+    if (attend->query == QUERY_BYTES)
         bytes_run(attend);
     else
         avx512_attend(attend);

@@ -154,8 +154,9 @@ static size_t row_floats(const struct attention_args *args)
 
 static enum attend_query query_form(const struct attention_run *run)
 {
-    enum dtype dtype = run->args->kv->shape.dtype;
+    const struct kv_shape *shape = &run->args->kv->shape;
     const struct tier *tier = run->device->tier;
+    enum dtype dtype = shape->exact ? DTYPE_F32 : shape->dtype;
     return dtype == DTYPE_F32 ? QUERY_F32 : dtype == DTYPE_BF16 ? tier->bf16_query : tier->q8_query;
 }
 
@@ -250,6 +251,7 @@ static bool tile_split(const struct attention_run *run, const struct tile *tile,
     attend->head_dim = args->head_dim;
     attend->block_tokens = kv->shape.block_tokens;
     attend->dtype = kv->shape.dtype;
+    attend->query = query_form(run);
     attend->scale = args->scale;
     attend->q = q + *ret_pair;
     attend->kv = cpu_kv_head(kv, args->layer, kv_head);

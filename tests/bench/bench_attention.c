@@ -4,10 +4,10 @@
  *
  * Decode: rows of different sequences at the end of their contexts, judged by the bytes of K and V
  * that they read, next to the bandwidth probe of the same run. Prefill: a chunk of 512 rows at the
- * end of a context, judged by its multiply-adds of pairs that attend (4 head_dim a pair), next to
- * the arithmetic probe of what the tier multiplies with: f32, bf16 pairs, or bytes. Probe and
- * attention take turns; medians. With one thread all is measured in the thread's own time, in which
- * a busy neighbour shows less; prefill always is.
+ * end of a context in one layer, judged by its multiply-adds of pairs that attend (4 head_dim a
+ * pair), next to the arithmetic probe of what the best tier multiplies with: f32, pairs of bf16, or
+ * bytes (of which V takes two products for its weights of 16 bits). Probe and attention take turns;
+ * medians. With one thread all is measured in its own time, in which a busy neighbour shows less.
  */
 #include "base/clock.h"
 #include "kernels/ops.h"
@@ -137,8 +137,9 @@ static void bench_close(struct bench *b)
     ops_cpu.buffer_free(b->device, b->inv_freq);
 }
 
-/* Seconds of one call over all layers, n_rows rows as positions and slots say. */
-static double attention_time_s(struct bench *b, uint32_t n_rows, uint64_t (*clock)(void))
+/* Seconds of one call over some layers, n_rows rows as positions and slots say. */
+static double attention_time_s(struct bench *b, uint32_t n_rows, uint32_t n_layers,
+                               uint64_t (*clock)(void))
 {
     struct attention_args args = {.n_rows = n_rows,
                                   .n_heads = b->shape->n_heads,
@@ -151,7 +152,7 @@ static double attention_time_s(struct bench *b, uint32_t n_rows, uint64_t (*cloc
                                   .kv = b->kv,
                                   .out = b->out};
     uint64_t start_ns = clock();
-    for (args.layer = 0; args.layer < b->shape->n_layers; args.layer++)
+    for (args.layer = 0; args.layer < n_layers; args.layer++)
         ops_cpu.attention(b->device, &args);
     return (double)(clock() - start_ns) / 1e9;
 }
@@ -164,10 +165,10 @@ static void decode_bench(struct bench *b, uint32_t n_rows, uint32_t context)
         b->positions[i] = context - 1;
         b->slots[i] = i;
     }
-    attention_time_s(b, n_rows, clock);
+    attention_time_s(b, n_rows, b->shape->n_layers, clock);
     for (uint32_t i = 0; i < PASSES; i++) {
         probes[i] = probe_read_gb_per_s(b->threads);
-        times[i] = attention_time_s(b, n_rows, clock);
+        times[i] = attention_time_s(b, n_rows, b->shape->n_layers, clock);
     }
     double bytes =
         (double)n_rows * (context / BLOCK_TOKENS) * (double)ops_cpu.kv_block_bytes(&b->kv_shape);
@@ -197,13 +198,14 @@ static void prefill_bench(struct bench *b, uint32_t context)
         b->positions[i] = context - CHUNK + i;
         b->slots[i] = 0;
     }
-    attention_time_s(b, CHUNK, probe_thread_ns);
+    uint64_t (*clock)(void) = b->threads == 1 ? probe_thread_ns : clock_now_ns;
+    attention_time_s(b, CHUNK, 1, clock);
     for (uint32_t i = 0; i < n_passes; i++) {
         probes[i] = arithmetic_probe(b);
-        times[i] = attention_time_s(b, CHUNK, b->threads == 1 ? probe_thread_ns : clock_now_ns);
+        times[i] = attention_time_s(b, CHUNK, 1, clock);
     }
     double pairs = (double)CHUNK * b->shape->n_heads * (context - (CHUNK - 1) / 2.0);
-    double flops = pairs * 4 * b->shape->head_dim * b->shape->n_layers;
+    double flops = pairs * 4 * b->shape->head_dim;
     double rate = flops / median(times, n_passes) / 1e9, probe = median(probes, n_passes);
     printf("prefill %s %s, %u rows at %5u: %8.1f us, %6.1f GFLOP/s, %3.0f %% of the probe's "
            "%.0f\n",

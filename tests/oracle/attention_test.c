@@ -12,7 +12,8 @@
 struct shape {
     uint32_t n_heads, n_kv_heads, head_dim, block_tokens, window_tokens;
     enum dtype dtype;
-    uint32_t context_tokens;
+    uint32_t context_tokens; /* 0: CONTEXT */
+    bool exact;
 };
 
 /* K and V in 8 bits are cpu's and ref's alone; a backend without them refuses (kv_open). */
@@ -47,6 +48,7 @@ static struct scene scene_make(struct dice *dice, const struct shape *shape)
         s.shape.context_tokens = CONTEXT;
     uint32_t slot_blocks = div_up_u32(s.shape.context_tokens, shape->block_tokens);
     s.kv_shape = (struct kv_shape){.dtype = shape->dtype,
+                                   .exact = shape->exact,
                                    .n_layers = LAYERS,
                                    .n_kv_heads = shape->n_kv_heads,
                                    .head_dim = shape->head_dim,
@@ -197,7 +199,7 @@ static void outputs_check(void **state, const struct scene *s, const float *qkv,
 {
     const struct config *config = *state;
     size_t n_values = (size_t)s->shape.n_heads * s->shape.head_dim;
-    bool rounds = tier_rounds(config->tier, s->shape.dtype);
+    bool rounds = !s->shape.exact && tier_rounds(config->tier, s->shape.dtype);
     double squares = 0, bound_squares = 0;
     for (uint32_t row = 0; row < s->n_rows; row++)
         for (size_t i = 0; i < n_values; i++) {
@@ -250,43 +252,68 @@ static void attention_shapes(void **state)
     rig_large(state);
     /* Splits of 256 positions: beyond one, a window across two, more heads than a tile has. */
     static const struct shape shapes[] = {
-        {9, 3, 64, 16, 0, DTYPE_F32, 0},
-        {9, 3, 64, 32, 0, DTYPE_F32, 0},
-        {6, 2, 32, 16, 0, DTYPE_F32, 0},
-        {1, 1, 24, 16, 0, DTYPE_F32, 0},
-        {4, 1, 24, 32, 0, DTYPE_F32, 0},
-        {8, 1, 16, 16, 0, DTYPE_F32, 0},
-        {5, 5, 2, 32, 0, DTYPE_F32, 0},
-        {2, 1, 128, 16, 0, DTYPE_F32, 0},
-        {7, 1, 80, 32, 0, DTYPE_F32, 0},
-        {12, 2, 96, 16, 0, DTYPE_F32, 0},
-        {9, 3, 64, 16, 40, DTYPE_F32, 0},
-        {6, 2, 32, 32, 1, DTYPE_F32, 0},
-        {4, 1, 24, 16, 7, DTYPE_F32, 0},
-        {2, 2, 48, 32, 33, DTYPE_F32, 0},
-        {2, 1, 112, 32, 64, DTYPE_F32, 0},
-        {16, 1, 16, 16, 0, DTYPE_F32, 0},
-        {9, 3, 64, 16, 0, DTYPE_BF16, 0},
-        {7, 1, 80, 32, 0, DTYPE_BF16, 0},
-        {2, 1, 24, 16, 40, DTYPE_BF16, 0},
-        {3, 1, 16, 16, 0, DTYPE_F32, LONG_CONTEXT},
-        {4, 2, 8, 32, 300, DTYPE_F32, LONG_CONTEXT},
-        {13, 1, 8, 16, 3, DTYPE_BF16, LONG_CONTEXT},
-        {3, 1, 128, 32, 0, DTYPE_BF16, LONG_CONTEXT},
-        {5, 5, 2, 32, 0, DTYPE_BF16, 0},
-        {4, 1, 64, 16, 301, DTYPE_BF16, LONG_CONTEXT},
-        {9, 3, 64, 16, 0, DTYPE_Q8_0, 0},
-        {7, 1, 80, 32, 0, DTYPE_Q8_0, 0},
-        {2, 1, 24, 16, 40, DTYPE_Q8_0, 0},
-        {5, 5, 2, 32, 0, DTYPE_Q8_0, 0},
-        {3, 1, 6, 16, 0, DTYPE_Q8_0, 0},
-        {13, 1, 8, 16, 3, DTYPE_Q8_0, LONG_CONTEXT},
-        {3, 1, 128, 32, 0, DTYPE_Q8_0, LONG_CONTEXT},
-        {4, 1, 64, 16, 301, DTYPE_Q8_0, LONG_CONTEXT},
+        {9, 3, 64, 16, 0, DTYPE_F32, 0, false},
+        {9, 3, 64, 32, 0, DTYPE_F32, 0, false},
+        {6, 2, 32, 16, 0, DTYPE_F32, 0, false},
+        {1, 1, 24, 16, 0, DTYPE_F32, 0, false},
+        {4, 1, 24, 32, 0, DTYPE_F32, 0, false},
+        {8, 1, 16, 16, 0, DTYPE_F32, 0, false},
+        {5, 5, 2, 32, 0, DTYPE_F32, 0, false},
+        {2, 1, 128, 16, 0, DTYPE_F32, 0, false},
+        {7, 1, 80, 32, 0, DTYPE_F32, 0, false},
+        {12, 2, 96, 16, 0, DTYPE_F32, 0, false},
+        {9, 3, 64, 16, 40, DTYPE_F32, 0, false},
+        {6, 2, 32, 32, 1, DTYPE_F32, 0, false},
+        {4, 1, 24, 16, 7, DTYPE_F32, 0, false},
+        {2, 2, 48, 32, 33, DTYPE_F32, 0, false},
+        {2, 1, 112, 32, 64, DTYPE_F32, 0, false},
+        {16, 1, 16, 16, 0, DTYPE_F32, 0, false},
+        {9, 3, 64, 16, 0, DTYPE_BF16, 0, false},
+        {7, 1, 80, 32, 0, DTYPE_BF16, 0, false},
+        {2, 1, 24, 16, 40, DTYPE_BF16, 0, false},
+        {3, 1, 16, 16, 0, DTYPE_F32, LONG_CONTEXT, false},
+        {4, 2, 8, 32, 300, DTYPE_F32, LONG_CONTEXT, false},
+        {13, 1, 8, 16, 3, DTYPE_BF16, LONG_CONTEXT, false},
+        {3, 1, 128, 32, 0, DTYPE_BF16, LONG_CONTEXT, false},
+        {5, 5, 2, 32, 0, DTYPE_BF16, 0, false},
+        {4, 1, 64, 16, 301, DTYPE_BF16, LONG_CONTEXT, false},
+        {9, 3, 64, 16, 0, DTYPE_Q8_0, 0, false},
+        {7, 1, 80, 32, 0, DTYPE_Q8_0, 0, false},
+        {2, 1, 24, 16, 40, DTYPE_Q8_0, 0, false},
+        {5, 5, 2, 32, 0, DTYPE_Q8_0, 0, false},
+        {3, 1, 6, 16, 0, DTYPE_Q8_0, 0, false},
+        {13, 1, 8, 16, 3, DTYPE_Q8_0, LONG_CONTEXT, false},
+        {3, 1, 128, 32, 0, DTYPE_Q8_0, LONG_CONTEXT, false},
+        {4, 1, 64, 16, 301, DTYPE_Q8_0, LONG_CONTEXT, false},
     };
     struct dice dice = {20};
     for (size_t i = 0; i < array_count(shapes); i++)
         if (!shape_skipped(state, &shapes[i]))
+            scene_check(state, &dice, &shapes[i]);
+}
+
+/* With `exact` every tier of cpu is as near as with K and V in F32. */
+static void exact_shapes(void **state)
+{
+    static const struct shape shapes[] = {{.n_heads = 4,
+                                           .n_kv_heads = 2,
+                                           .head_dim = 64,
+                                           .block_tokens = 16,
+                                           .dtype = DTYPE_BF16,
+                                           .context_tokens = 300,
+                                           .exact = true},
+                                          {.n_heads = 3,
+                                           .n_kv_heads = 1,
+                                           .head_dim = 40,
+                                           .block_tokens = 32,
+                                           .window_tokens = 30,
+                                           .dtype = DTYPE_Q8_0,
+                                           .context_tokens = 300,
+                                           .exact = true}};
+    struct dice dice = {24};
+    const struct config *config = *state;
+    for (size_t i = 0; i < array_count(shapes); i++)
+        if (strcmp(config->backend, "cpu") == 0)
             scene_check(state, &dice, &shapes[i]);
 }
 
@@ -296,7 +323,7 @@ static void attention_shapes(void **state)
  * whatever the others of its 32 are; what is not finite spoils its 32 and no more. */
 static void eight_bits(void **state)
 {
-    const struct shape shape = {1, 1, 80, 16, 1, DTYPE_Q8_0, 64};
+    const struct shape shape = {1, 1, 80, 16, 1, DTYPE_Q8_0, 64, false};
     struct dice dice = {23};
     if (shape_skipped(state, &shape))
         return;
@@ -465,13 +492,13 @@ static void behind_check(struct rig *rig, struct dice *dice, const struct shape 
 static void behind_the_window(void **state)
 {
     static const struct shape shapes[] = {
-        {9, 3, 64, 16, 13, DTYPE_F32, 0},  {9, 3, 64, 32, 40, DTYPE_F32, 0},
-        {6, 2, 32, 32, 1, DTYPE_F32, 0},   {4, 1, 24, 16, 17, DTYPE_F32, 0},
-        {2, 2, 48, 32, 33, DTYPE_F32, 0},  {7, 1, 80, 16, 16, DTYPE_F32, 0},
-        {1, 1, 16, 16, 2, DTYPE_F32, 0},   {12, 2, 96, 16, 50, DTYPE_F32, 0},
-        {9, 3, 64, 16, 13, DTYPE_BF16, 0}, {6, 2, 32, 16, 24, DTYPE_BF16, 0},
-        {7, 1, 80, 16, 16, DTYPE_BF16, 0}, {9, 3, 64, 16, 13, DTYPE_Q8_0, 0},
-        {2, 2, 48, 32, 33, DTYPE_Q8_0, 0}, {4, 1, 24, 16, 6, DTYPE_Q8_0, 0},
+        {9, 3, 64, 16, 13, DTYPE_F32, 0, false},  {9, 3, 64, 32, 40, DTYPE_F32, 0, false},
+        {6, 2, 32, 32, 1, DTYPE_F32, 0, false},   {4, 1, 24, 16, 17, DTYPE_F32, 0, false},
+        {2, 2, 48, 32, 33, DTYPE_F32, 0, false},  {7, 1, 80, 16, 16, DTYPE_F32, 0, false},
+        {1, 1, 16, 16, 2, DTYPE_F32, 0, false},   {12, 2, 96, 16, 50, DTYPE_F32, 0, false},
+        {9, 3, 64, 16, 13, DTYPE_BF16, 0, false}, {6, 2, 32, 16, 24, DTYPE_BF16, 0, false},
+        {7, 1, 80, 16, 16, DTYPE_BF16, 0, false}, {9, 3, 64, 16, 13, DTYPE_Q8_0, 0, false},
+        {2, 2, 48, 32, 33, DTYPE_Q8_0, 0, false}, {4, 1, 24, 16, 6, DTYPE_Q8_0, 0, false},
     };
     for (int reference = 0; reference < 2; reference++) {
         struct dice dice = {22};
@@ -489,7 +516,7 @@ static void behind_the_window(void **state)
 static void copy_check(void **state, enum dtype dtype)
 {
     struct dice dice = {21};
-    const struct shape shape = {4, 2, 24, 16, 0, dtype, 0};
+    const struct shape shape = {4, 2, 24, 16, 0, dtype, 0, false};
     if (shape_skipped(state, &shape))
         return;
     struct scene s = scene_make(&dice, &shape);
@@ -595,6 +622,7 @@ int main(void)
         {"kv_copy", copy_on_write},
         {"behind the window", behind_the_window},
         {"8 bits", eight_bits},
+        {"K and V of few bits, exact", exact_shapes},
         {"kv_block_bytes, a pool that is too large", block_bytes},
     };
     return rig_main("attention", tests, array_count(tests));
