@@ -6,7 +6,7 @@
  * As in avx512_product.c: R rows times P panels, whose sums stay in registers; each is one chain of
  * dot products of two inputs from the first pair on, in every shape.
  */
-#define PANELS_MAX 4
+#define PANELS_MAX 8
 #define PANEL_VECTORS (PANEL_OUTPUTS / LANES)
 #define VECTORS_MAX (PANELS_MAX * PANEL_VECTORS)
 /* What comes next is asked for ahead by as many rows: with more the arithmetic takes longer than
@@ -57,6 +57,7 @@ typedef void (*multiply)(const struct product *p, struct place place, const uint
     {                                                                                              \
         body(p, place, in, (R), (P));                                                              \
     }
+BODY(1, 8)
 BODY(1, 4)
 BODY(1, 2)
 BODY(1, 1)
@@ -78,15 +79,22 @@ BODY(10, 1)
 BODY(11, 1)
 BODY(12, 1)
 
-/* By rows of the tile; [0]: four panels at once, [1]: two, [2]: one. NULL where the registers do
- * not suffice. */
-static const multiply bodies[TILE_ROWS_MAX + 1][3] = {
-    [1] = {pairs_1x4, pairs_1x2, pairs_1x1}, [2] = {pairs_2x4, pairs_2x2, pairs_2x1},
-    [3] = {NULL, pairs_3x2, pairs_3x1},      [4] = {NULL, pairs_4x2, pairs_4x1},
-    [5] = {NULL, pairs_5x2, pairs_5x1},      [6] = {NULL, pairs_6x2, pairs_6x1},
-    [7] = {NULL, NULL, pairs_7x1},           [8] = {NULL, NULL, pairs_8x1},
-    [9] = {NULL, NULL, pairs_9x1},           [10] = {NULL, NULL, pairs_10x1},
-    [11] = {NULL, NULL, pairs_11x1},         [12] = {NULL, NULL, pairs_12x1},
+/* By rows of the tile; [0]: eight panels at once, [1]: four, [2]: two, [3]: one. NULL where the
+ * registers do not suffice. */
+#define WIDTH_LOG2_MAX 3
+static const multiply bodies[TILE_ROWS_MAX + 1][WIDTH_LOG2_MAX + 1] = {
+    [1] = {pairs_1x8, pairs_1x4, pairs_1x2, pairs_1x1},
+    [2] = {NULL, pairs_2x4, pairs_2x2, pairs_2x1},
+    [3] = {NULL, NULL, pairs_3x2, pairs_3x1},
+    [4] = {NULL, NULL, pairs_4x2, pairs_4x1},
+    [5] = {NULL, NULL, pairs_5x2, pairs_5x1},
+    [6] = {NULL, NULL, pairs_6x2, pairs_6x1},
+    [7] = {NULL, NULL, NULL, pairs_7x1},
+    [8] = {NULL, NULL, NULL, pairs_8x1},
+    [9] = {NULL, NULL, NULL, pairs_9x1},
+    [10] = {NULL, NULL, NULL, pairs_10x1},
+    [11] = {NULL, NULL, NULL, pairs_11x1},
+    [12] = {NULL, NULL, NULL, pairs_12x1},
 };
 
 /* Several panels at once are for what fits one tile: they are read side by side. */
@@ -100,11 +108,12 @@ void avx512_bf16_product_pairs(const struct product *product, uint32_t first_pan
         for (uint32_t tile = 0; tile < n_tiles; tile++) {
             uint32_t first = tile_first(p->n_rows, tile);
             uint32_t n = tile_first(p->n_rows, tile + 1) - first;
-            width_log2 = n_tiles > 1 ? 0 : end - panel >= 4 ? 2 : end - panel >= 2;
-            while (!bodies[n][2 - width_log2])
+            width_log2 = n_tiles > 1 ? 0 : WIDTH_LOG2_MAX;
+            while (end - panel < 1u << width_log2 || !bodies[n][WIDTH_LOG2_MAX - width_log2])
                 width_log2--;
-            bodies[n][2 - width_log2](p, (struct place){.panel = panel, .row = first},
-                                      p->pairs + (size_t)first * pairs_count(p->in_count));
+            multiply run = bodies[n][WIDTH_LOG2_MAX - width_log2];
+            run(p, (struct place){.panel = panel, .row = first},
+                p->pairs + (size_t)first * pairs_count(p->in_count));
         }
 }
 
