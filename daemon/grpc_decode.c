@@ -234,11 +234,13 @@ static enum status limits_decode(const Galerne__V1__GenerateRequest *input, stru
         request->sampling.min_tokens = input->min_tokens;
     }
     request->ignore_eos = input->ignore_eos;
+    request->sampling.logprob_off = 1;
     if (input->_logprobs_case == GALERNE__V1__GENERATE_REQUEST___LOGPROBS_LOGPROBS) {
         if (input->logprobs > TOP_LOGPROBS_MAX)
             return error_field(error, "logprobs", "is %" PRIu32 ": expected 0 to %d",
                                input->logprobs, TOP_LOGPROBS_MAX);
         request->wants_logprobs = true;
+        request->sampling.logprob_off = 0;
         request->sampling.n_logprobs = input->logprobs;
     }
     return STATUS_OK;

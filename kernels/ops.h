@@ -112,16 +112,24 @@ struct weight_source {
  *
  * out[r][o] = sum_i W[o][i] * x[r][i] (+ bias[o]) (+ residual[r][o]). out may equal residual.
  */
+struct logits_note;
 struct linear_args {
     const struct weight *weight; /* a plain matrix, or `stack_index` of a stack */
     uint32_t stack_index;
     uint32_t n_rows;
     const float *norm; /* [in_count] or NULL */
     float norm_eps;
-    const float *in;       /* [n_rows][in_count] */
-    const float *bias;     /* [out_count] or NULL */
-    const float *residual; /* [n_rows][out_count] or NULL */
-    float *out;            /* [n_rows][out_count] */
+    const float *in;           /* [n_rows][in_count] */
+    const float *bias;         /* [out_count] or NULL */
+    const float *residual;     /* [n_rows][out_count] or NULL */
+    float *out;                /* [n_rows][out_count] */
+    struct logits_note *notes; /* [n_rows] or NULL: for `sample`, which may then spare a pass over
+                                  these rows */
+};
+
+/* What a backend's linear leaves for its own sample about a row of logits: its own affair. */
+struct logits_note {
+    uint32_t words[4];
 };
 
 /* out[r] = W[id[r]] widened: the embedding. Ids are in range (the caller checked host ids). */
@@ -294,7 +302,7 @@ struct sample_params {
     uint32_t min_tokens;      /* of output, before held ids are free */
     uint32_t n_biases;        /* of the slot's entries, from the first on */
     uint32_t n_holds;         /* and the entries after them: ids alone, values do not matter */
-    uint32_t reserved;
+    uint32_t logprob_off;     /* 1: nobody looks at `logprob`, which may be anything */
     uint64_t seed;
 };
 
@@ -329,6 +337,7 @@ struct sample_result {
 struct sample_args {
     uint32_t n_rows, vocab;
     const float *logits;                     /* [n_rows][vocab] */
+    const struct logits_note *notes;         /* [n_rows] that linear left with them, or NULL */
     const struct sample_params *host_params; /* host [n_rows] */
     const uint32_t *host_positions;          /* host [n_rows]: of the token being chosen */
     const uint32_t *host_prompt_tokens;      /* host [n_rows] or NULL: the history is all prompt */

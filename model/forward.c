@@ -62,7 +62,8 @@ uint64_t forward_bytes(const struct arch *arch, const struct step_limits *limits
     uint64_t token_values = 1 + w.hidden + w.qkv + w.attended + w.inside;
     uint64_t sampled_values = w.hidden + arch->vocab + 1;
     return limits->tokens_max * token_values * sizeof(float) +
-           limits->rows_max * (sampled_values * sizeof(float) + sizeof(struct sample_result)) +
+           limits->rows_max * (sampled_values * sizeof(float) + sizeof(struct logits_note) +
+                               sizeof(struct sample_result)) +
            limits->slots_max * (sizeof(uint32_t) * (1 + (uint64_t)limits->context_tokens) +
                                 sizeof(struct sample_entry) * SAMPLE_ENTRIES_MAX) +
            arch->head_dim / 2 * sizeof(float);
@@ -97,6 +98,7 @@ enum status forward_open(struct forward *f, const struct step_limits *limits, st
         {tokens * w.attended, sizeof(float), (void **)&f->attended},
         {rows * w.hidden, sizeof(float), (void **)&f->sampled},
         {rows * f->arch->vocab, sizeof(float), (void **)&f->logits},
+        {rows, sizeof(struct logits_note), (void **)&f->notes},
         {rows, sizeof(struct sample_result), (void **)&f->results},
         {limits->slots_max + rows, sizeof(uint32_t), (void **)&f->last_sampled},
         {(size_t)limits->slots_max * SAMPLE_ENTRIES_MAX, sizeof(struct sample_entry),
@@ -122,8 +124,8 @@ enum status forward_open(struct forward *f, const struct step_limits *limits, st
 void forward_close(struct forward *f)
 {
     void *const buffers[] = {
-        f->inv_freq, f->ids,          f->x,       f->qkv,     f->attended, f->sampled, f->logits,
-        f->results,  f->last_sampled, f->entries, f->history,
+        f->inv_freq, f->ids,   f->x,       f->qkv,          f->attended, f->sampled,
+        f->logits,   f->notes, f->results, f->last_sampled, f->entries,  f->history,
     };
     for (size_t i = 0; i < array_count(buffers); i++)
         if (buffers[i])
@@ -240,10 +242,12 @@ static void choose(const struct forward *f, const struct batch *b)
                                                     .norm = f->weights->final_norm,
                                                     .norm_eps = f->arch->rms_eps,
                                                     .in = f->sampled,
-                                                    .out = f->logits});
+                                                    .out = f->logits,
+                                                    .notes = f->notes});
     f->ops->sample(f->device, &(struct sample_args){.n_rows = b->n_sampled,
                                                     .vocab = f->arch->vocab,
                                                     .logits = f->logits,
+                                                    .notes = f->notes,
                                                     .host_params = b->params,
                                                     .host_positions = b->sampled_positions,
                                                     .host_prompt_tokens = b->prompt_tokens,

@@ -44,6 +44,7 @@ struct forward {
     float *attended;               /* [T][n_heads * head_dim] */
     float *sampled;                /* [R][hidden] */
     float *logits;                 /* [R][vocab] */
+    struct logits_note *notes;     /* [R] of the logits, from product to sample */
     struct sample_result *results; /* [R] */
     uint32_t *last_sampled;        /* [slots_max + R]: by slot; then for rows of no consequence */
     struct sample_entry *entries;  /* [slots_max][SAMPLE_ENTRIES_MAX] biases and held ids */

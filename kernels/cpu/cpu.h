@@ -27,7 +27,10 @@ struct device {
     uint32_t in_max;            /* largest in_count of a weight */
     struct forms_room rooms[2]; /* rows of a product, and those of the next one of the op */
     struct scratch moe;         /* of the op moe */
+    struct scratch bests;       /* of each range of logits */
     struct scratch attention;   /* tiles, and partial results */
+    struct scratch angles;      /* of the last rope_kv, */
+    struct scratch angles_key;  /* and what they come from */
     struct scratch *threads;    /* [threads_count]: of one item */
 };
 
@@ -161,14 +164,27 @@ struct product_part {
     struct product product;
     uint32_t panels_count;
     size_t panel_bytes;
+    uint32_t first_out;  /* of the segment, in the matrix */
     uint32_t first_item; /* among all of the call: products_run sets it */
 };
+
+/* What a struct logits_note is here: the best logit, the lowest id that has it, and whether one is
+ * not finite. NaN and infinities as tier.h has them for logits_best. */
+struct logits_best {
+    float value;
+    uint32_t id;
+    uint32_t not_finite, unused;
+};
+/* Of one row, whose first logit is that of `first_id`. */
+struct logits_best cpu_logits_best(const struct tier *tier, const float *logits, uint32_t n,
+                                   uint32_t first_id);
 
 struct products {
     struct device *device;
     struct feed *feeds;         /* [n_feeds] */
     struct product_part *parts; /* [n_parts] */
     uint32_t n_feeds, n_parts, n_items;
+    struct logits_best *bests; /* [n_items][n_rows] of one feed, or NULL: see products_note */
 };
 
 /* Adds the products of the last feed's rows with one matrix of a weight: its segments, at most
@@ -240,5 +256,7 @@ void cpu_sample(struct device *device, const struct sample_args *args);
 /* Bytes that the ops need, for reserve. */
 size_t cpu_attention_bytes(const struct device *device, const struct op_limits *limits);
 size_t cpu_attention_thread_bytes(uint32_t head_dim);
+size_t cpu_angles_key_bytes(uint32_t n_rows, uint32_t half);
+size_t cpu_bests_bytes(const struct device *device, uint32_t n_rows);
 size_t cpu_sample_work_bytes(uint32_t vocab);
 bool cpu_moe_reserve(struct device *device, const struct op_limits *limits);

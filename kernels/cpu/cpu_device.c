@@ -15,6 +15,9 @@ static void cpu_device_close(struct device *device)
     }
     scratch_free(&device->moe);
     scratch_free(&device->attention);
+    scratch_free(&device->bests);
+    scratch_free(&device->angles);
+    scratch_free(&device->angles_key);
     pool_close(device->pool);
     free(device);
 }
@@ -132,6 +135,11 @@ static enum status cpu_reserve(struct device *device, const struct op_limits *li
     size_t attention = cpu_attention_bytes(device, limits);
     bool have = cpu_products_reserve(device);
     have = have && cpu_moe_reserve(device, limits);
+    have = have && scratch_need(&device->bests, cpu_bests_bytes(device, limits->sampled_max));
+    have = have && scratch_need(&device->angles,
+                                size_product(limits->rows_max, limits->head_dim * sizeof(float)));
+    have = have && scratch_need(&device->angles_key,
+                                cpu_angles_key_bytes(limits->rows_max, limits->head_dim / 2));
     have = have && scratch_need(&device->attention, attention);
     for (uint32_t i = 0; have && i < pool_threads_count(device->pool); i++)
         have = scratch_need(&device->threads[i], item) != NULL;

@@ -187,40 +187,88 @@ static void head_store(const struct rope_kv_args *args, uint32_t row, uint32_t k
                                      : q8_store)(&kv->shape, position % block_tokens, k, v, to);
 }
 
-static void rope_row(const struct rope_kv_args *args, uint32_t row, const struct tier *tier,
-                     float *angles)
+/*
+ * Layers of a step rotate by the same angles, whose sines and cosines cost more than the rotation.
+ * So those of the last call are kept, with all that they come from, and serve the next call when
+ * that is the same.
+ */
+struct rope_run {
+    const struct rope_kv_args *args;
+    float *angles;  /* [n_rows][head_dim]: cosines, then sines */
+    bool are_known; /* from the last call */
+};
+
+static float *angles_find(struct device *device, const struct rope_kv_args *args, bool *ret_known)
 {
     uint32_t half = args->head_dim / 2;
-    float *cosines = angles, *sines = angles + half;
+    size_t positions_bytes = args->n_rows * sizeof(uint32_t), head_bytes = half * sizeof(float);
+    uint32_t *key = cpu_work(device, &device->angles_key, cpu_angles_key_bytes(args->n_rows, half));
+    float *angles = cpu_work(device, &device->angles,
+                             size_product(args->n_rows, args->head_dim * sizeof(float)));
+    if (!key || !angles)
+        return NULL;
+    uint32_t head[3] = {args->n_rows, half};
+    memcpy(&head[2], &args->attention_factor, sizeof head[2]);
+    uint32_t *positions = key + array_count(head), *inv_freq = positions + args->n_rows;
+    *ret_known = memcmp(key, head, sizeof head) == 0 &&
+                 memcmp(positions, args->host_positions, positions_bytes) == 0 &&
+                 memcmp(inv_freq, args->inv_freq, head_bytes) == 0;
+    memcpy(key, head, sizeof head);
+    memcpy(positions, args->host_positions, positions_bytes);
+    memcpy(inv_freq, args->inv_freq, head_bytes);
+    return angles;
+}
+
+size_t cpu_angles_key_bytes(uint32_t n_rows, uint32_t half)
+{
+    return size_product(3ul + n_rows + half, sizeof(uint32_t));
+}
+
+static void angles_fill(const struct rope_kv_args *args, uint32_t row, float *angles)
+{
+    uint32_t half = args->head_dim / 2;
     for (uint32_t i = 0; i < half; i++) {
         double angle = (double)args->host_positions[row] * (double)args->inv_freq[i], sine, cosine;
         sincos(angle, &sine, &cosine);
-        cosines[i] = (float)(cosine * (double)args->attention_factor);
-        sines[i] = (float)(sine * (double)args->attention_factor);
+        angles[i] = (float)(cosine * (double)args->attention_factor);
+        angles[half + i] = (float)(sine * (double)args->attention_factor);
     }
+}
+
+static void rope_row(const struct rope_kv_args *args, uint32_t row, const struct tier *tier,
+                     const float *angles)
+{
+    uint32_t half = args->head_dim / 2;
     size_t row_values = (size_t)(args->n_heads + 2 * args->n_kv_heads) * args->head_dim;
     float *q = args->qkv + row * row_values;
     float *k = q + (size_t)args->n_heads * args->head_dim;
     const float *v = k + (size_t)args->n_kv_heads * args->head_dim;
     for (uint32_t h = 0; h < args->n_heads + args->n_kv_heads; h++)
-        tier->rotate(q + (size_t)h * args->head_dim, cosines, sines, half);
+        tier->rotate(q + (size_t)h * args->head_dim, angles, angles + half, half);
     for (uint32_t h = 0; h < args->n_kv_heads; h++)
         head_store(args, row, h, k + (size_t)h * args->head_dim, v + (size_t)h * args->head_dim);
 }
 
 static void rope_item(void *context, uint32_t thread, uint32_t item)
 {
-    const struct rows_run *run = context;
-    for (uint32_t r = rows_first(run, item); r < rows_first(run, item + 1); r++)
-        rope_row(run->args, r, run->device->tier, run->device->threads[thread].data);
+    const struct rows_run *rows = context;
+    const struct rope_run *run = rows->args;
+    for (uint32_t r = rows_first(rows, item); r < rows_first(rows, item + 1); r++) {
+        float *angles = run->angles + (size_t)r * run->args->head_dim;
+        if (!run->are_known)
+            angles_fill(run->args, r, angles);
+        rope_row(run->args, r, rows->device->tier, angles);
+    }
 }
 
 void cpu_rope_kv(struct device *device, const struct rope_kv_args *args)
 {
     CHECK(args->n_kv_heads == args->kv->shape.n_kv_heads && args->head_dim % 2 == 0);
     CHECK(args->head_dim == args->kv->shape.head_dim);
-    if (!cpu_threads_work(device, args->head_dim * sizeof(float)))
+    struct rope_run run = {.args = args};
+    run.angles = angles_find(device, args, &run.are_known);
+    if (!run.angles)
         return;
     size_t row_values = (size_t)(args->n_heads + 2 * args->n_kv_heads) * args->head_dim;
-    rows_run(device, args, args->n_rows, 4 * row_values, rope_item);
+    rows_run(device, &run, args->n_rows, 4 * row_values, rope_item);
 }

@@ -1,3 +1,5 @@
+#include <math.h>
+
 #include "kernels/cpu/cpu.h"
 
 /*
@@ -16,6 +18,22 @@ uint32_t cpu_items_count(const struct device *device, uint32_t n_units, size_t m
     size_t worth = size_min(macs / ITEM_MACS_MIN, bytes / ITEM_BYTES_MIN);
     size_t most = (size_t)ITEMS_PER_THREAD * pool_threads_count(device->pool);
     return (uint32_t)size_max(size_min(size_min(worth, most), n_units), 1);
+}
+
+size_t cpu_bests_bytes(const struct device *device, uint32_t n_rows)
+{
+    size_t items = (size_t)ITEMS_PER_THREAD * pool_threads_count(device->pool) * WEIGHT_PARTS_MAX;
+    return size_product(items, size_product(n_rows, sizeof(struct logits_best)));
+}
+
+/* Ids ascend from call to call: of equal ones the first stays. */
+static void best_merge(struct logits_best *best, struct logits_best other)
+{
+    if (other.value > best->value) {
+        best->value = other.value;
+        best->id = other.id;
+    }
+    best->not_finite |= other.not_finite;
 }
 
 bool cpu_product_pairs(const struct tier *tier, const struct weight *weight, uint32_t segment)
@@ -51,6 +69,29 @@ void cpu_product_run(const struct tier *tier, const struct product *product, uin
         tier->product(product, first_panel, n_panels);
 }
 
+/* Panels after which logits are looked at: what they give is still in the caches. */
+#define NOTE_PANELS 16
+
+/* The same as cpu_product_run, and the best of these outputs of each row. */
+static void range_note(const struct tier *tier, const struct product_part *part,
+                       struct logits_best *bests, uint32_t first, uint32_t end)
+{
+    const struct product *p = &part->product;
+    for (uint32_t r = 0; r < p->n_rows; r++)
+        bests[r] =
+            (struct logits_best){.value = -INFINITY, .id = part->first_out + first * PANEL_OUTPUTS};
+    for (uint32_t n; first < end; first += n) {
+        n = u32_min(NOTE_PANELS, end - first);
+        cpu_product_run(tier, p, first, n);
+        uint32_t out = first * PANEL_OUTPUTS;
+        uint32_t n_outs = u32_min(n * PANEL_OUTPUTS, p->out_count - out);
+        for (uint32_t r = 0; r < p->n_rows; r++) {
+            const float *logits = p->out + (size_t)r * p->out_stride + out;
+            best_merge(&bests[r], cpu_logits_best(tier, logits, n_outs, part->first_out + out));
+        }
+    }
+}
+
 static void range_multiply(void *context, uint32_t thread, uint32_t item)
 {
     const struct products *products = context;
@@ -62,7 +103,11 @@ static void range_multiply(void *context, uint32_t thread, uint32_t item)
     uint64_t n_items = end_item - part->first_item, index = item - part->first_item;
     uint32_t first = (uint32_t)(part->panels_count * index / n_items);
     uint32_t end = (uint32_t)(part->panels_count * (index + 1) / n_items);
-    cpu_product_run(products->device->tier, &part->product, first, end - first);
+    const struct tier *tier = products->device->tier;
+    if (products->bests)
+        range_note(tier, part, products->bests + (size_t)item * part->product.n_rows, first, end);
+    else
+        cpu_product_run(tier, &part->product, first, end - first);
 }
 
 void products_add(struct products *products, const struct weight *weight, uint32_t index,
@@ -77,7 +122,8 @@ void products_add(struct products *products, const struct weight *weight, uint32
         struct product_part *part = &products->parts[products->n_parts++];
         *part = (struct product_part){.product = cpu_product(tier, feed, weight, index, i),
                                       .panels_count = segment->panels_count,
-                                      .panel_bytes = segment->panel_bytes};
+                                      .panel_bytes = segment->panel_bytes,
+                                      .first_out = segment->first_out};
         struct product *product = &part->product;
         product->out_stride = weight->out_count;
         product->bias = ends->bias ? ends->bias + segment->first_out : NULL;
@@ -114,8 +160,20 @@ void cpu_linear(struct device *device, const struct linear_args *args)
     struct products products = {.device = device, .feeds = &feed, .n_feeds = 1, .parts = parts};
     if (!cpu_forms_room(device, &device->rooms[0], feed.n_rows, feed.in_count, &feed.forms))
         return;
+    _Static_assert(sizeof(struct logits_best) == sizeof(struct logits_note), "one is the other");
+    if (args->notes) {
+        products.bests = cpu_work(device, &device->bests, cpu_bests_bytes(device, args->n_rows));
+        if (!products.bests)
+            return;
+    }
     products_add(
         &products, args->weight, args->stack_index,
         &(struct product_ends){.bias = args->bias, .residual = args->residual, .out = args->out});
     products_run(&products);
+    for (uint32_t r = 0; args->notes && r < args->n_rows; r++) {
+        struct logits_best best = products.bests[r];
+        for (uint32_t item = 1; item < products.n_items; item++)
+            best_merge(&best, products.bests[(size_t)item * args->n_rows + r]);
+        memcpy(&args->notes[r], &best, sizeof best);
+    }
 }

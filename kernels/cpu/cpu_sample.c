@@ -3,9 +3,10 @@
 #include "kernels/cpu/cpu.h"
 
 /*
- * Each row is one item. Greedy is two passes over the logits: the best, and the sum of exponentials
- * for the log-probability. Biases and penalties change a copy of the row, and there only the few
- * tokens that they name or that the history has.
+ * Each row is one item. Greedy is two passes over the logits: the best, unless the product noted it
+ * already, and the sum of exponentials for the log-probability, unless nobody asks for that. Biases
+ * and penalties change a copy of the row, and there only the few tokens that they name or that the
+ * history has.
  *
  * A draw never sorts. Weights are whole numbers, so sums are exact in any order, and "the first
  * candidate, best first, at which the running sum exceeds a target" is found by a radix search: sum
@@ -278,6 +279,23 @@ static void best_report(const float *logits, uint32_t vocab, double most, double
         result->top_logprob[i] = (float)((double)best[i] - most - log_sum);
 }
 
+struct logits_best cpu_logits_best(const struct tier *tier, const float *logits, uint32_t n,
+                                   uint32_t first_id)
+{
+    struct logits_best best = {0};
+    best.value = tier->logits_best(logits, n, &best.id);
+    best.id += first_id;
+    const uint32_t exponent = 0x7f800000u;
+    uint32_t n_bad = 0; /* without a way out: the compiler makes vectors of it */
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &logits[i], sizeof bits);
+        n_bad += (bits & exponent) == exponent;
+    }
+    best.not_finite = n_bad > 0;
+    return best;
+}
+
 static void sample_item(void *context, uint32_t thread, uint32_t item)
 {
     const struct rows_run *run = context;
@@ -288,11 +306,17 @@ static void sample_item(void *context, uint32_t thread, uint32_t item)
     struct sample_work work = work_layout(run->device->threads[thread].data, args->vocab);
 
     struct sample_result result = {.n_top = u32_min(params->n_logprobs, args->vocab)};
-    result.not_finite = dtype_find_not_finite(DTYPE_F32, logits, args->vocab) < args->vocab;
-    float best = tier->logits_best(logits, args->vocab, &result.id);
+    struct logits_best found;
+    if (args->notes)
+        memcpy(&found, &args->notes[item], sizeof found);
+    else
+        found = cpu_logits_best(tier, logits, args->vocab, 0);
+    result.id = found.id;
+    result.not_finite = found.not_finite;
+    float best = found.value;
     bool nothing = isinf(best); /* every logit is minus infinity */
     double most = nothing ? 0 : (double)best, log_sum = 0;
-    if (!nothing)
+    if (!nothing && (!params->logprob_off || params->n_logprobs > 0))
         log_sum = log(tier->logits_exp_sum(logits, args->vocab, best));
     const float *chosen_by = logits_adjust(args, item, logits, &work);
     if (chosen_by != logits)
