@@ -9,6 +9,10 @@
  * Between ops a worker spins for some tens of microseconds, because the next op of a step follows
  * within a few; then it sleeps in the kernel, so that an idle daemon uses no CPU.
  *
+ * No thread is pinned to a processor. Beside a busy neighbour a pinned thread waits for its turn
+ * while the others wait for it; one that is free moves to the processor on which the waiting ones
+ * sleep.
+ *
  * One thread calls pool_run at a time, and not from inside an item. Workers block all signals.
  */
 #pragma once

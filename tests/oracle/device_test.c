@@ -348,7 +348,7 @@ static enum status all_open(const struct ops *ops, struct error *error)
     const struct weight_part part = {DTYPE_F32, 32, values};
     const struct weight_source source = {
         .stack_count = 1, .n_parts = 1, .out_count = 32, .in_count = 64, .parts = &part};
-    const struct kv_shape shape = {1, 1, 8, 16, 2, 2, 2, DTYPE_F32};
+    const struct kv_shape shape = {1, 1, 8, 16, 2, 2, 2, DTYPE_F32, false};
     struct device_options options = {.threads_count = ops == &ops_ref ? 1 : 3};
     struct device *device = NULL;
     struct weight *weight = NULL;
