@@ -258,6 +258,14 @@ static const struct attend_kernel *kernel_find(const struct device *device,
     return attend_warps_find(args->head_dim);
 }
 
+static bool plan_same(const struct attention_plan *a, const struct attention_plan *b)
+{
+    return a->memory == b->memory && a->positions == b->positions && a->slots == b->slots &&
+           a->n_rows == b->n_rows && a->n_heads == b->n_heads && a->n_kv_heads == b->n_kv_heads &&
+           a->head_dim == b->head_dim && a->window_tokens == b->window_tokens &&
+           a->pairs == b->pairs;
+}
+
 static void tiles_launch(struct device *device, const struct attention_args *args,
                          const struct attend_kernel *kernel, const uint32_t *positions,
                          const uint32_t *slots)
@@ -285,8 +293,13 @@ static void tiles_launch(struct device *device, const struct attention_args *arg
     if (!memory)
         return;
     memory_cut(device, args->n_rows, task.units, args->head_dim, memory, &task.memory);
-    launch_kernel(attend_plan_kernel, device->runtime,
-                  (launch{1, 1, 1, PLAN_THREADS, PLAN_SHARED_BYTES, false}), task);
+    struct attention_plan plan = {memory,         positions,           slots,
+                                  args->n_rows,   args->n_heads,       args->n_kv_heads,
+                                  args->head_dim, args->window_tokens, kernel->pairs};
+    if (!plan_same(&plan, &device->plan)) /* the first layer of a step makes it */
+        launch_kernel(attend_plan_kernel, device->runtime,
+                      (launch{1, 1, 1, PLAN_THREADS, PLAN_SHARED_BYTES, false}), task);
+    device->plan = plan;
     size_t items = size_product(args->n_rows, task.units) + task.memory.states_max;
     kernel->launch(device->runtime, (uint32_t)size_min(blocks, items), &task);
 }

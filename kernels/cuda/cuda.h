@@ -43,6 +43,13 @@ enum scratch_kind {
 /* The first bytes of SCRATCH_MLP are zero between ops: counters of blocks that have ended. */
 #define SCRATCH_KEPT_BYTES 256
 
+/* For which call of attention the plan in its scratch was made; a memory of NULL: for none. Arrays
+ * of the stage keep their contents until it is emptied. */
+struct attention_plan {
+    const void *memory, *positions, *slots;
+    uint32_t n_rows, n_heads, n_kv_heads, head_dim, window_tokens, pairs;
+};
+
 struct device {
     struct runtime *runtime;
     bool wgmma; /* the sm_90a paths are taken */
@@ -52,6 +59,7 @@ struct device {
     struct device_graph *capturing, *graphs;
     void *scratch[SCRATCH_COUNT];
     size_t scratch_bytes[SCRATCH_COUNT];
+    struct attention_plan plan;
     bool failed; /* memory ran out inside an op */
 };
 

@@ -187,6 +187,7 @@ const void *device_stage(struct device *device, const void *host, size_t bytes)
         CHECK(!device->capturing);
         (void)runtime_wait(device->runtime, NULL); /* a failure sticks until sync */
         stage_reset(stage);
+        device->plan = {};
     }
     struct stage_entry *entry = &stage->entries[stage->n_entries++];
     *entry = (struct stage_entry){host, stage->used_bytes, bytes};
@@ -250,6 +251,7 @@ static enum status cuda_sync(struct device *device, struct error *error)
 {
     enum status status = runtime_wait(device->runtime, error);
     stage_reset(&device->stage);
+    device->plan = {};
     if (status == STATUS_OK && device->failed)
         return error_set(error, STATUS_INTERNAL,
                          "backend " BACKEND ": memory ran out inside an op");
@@ -273,6 +275,7 @@ static enum status cuda_graph_begin(struct device *device, struct error *error)
                                 "lower running_max", error);
     }
     device->capturing = graph;
+    device->plan = {};
     runtime_capture_begin(device->runtime);
     return STATUS_OK;
 }
@@ -282,6 +285,7 @@ static enum status cuda_graph_end(struct device *device, void **ret_graph, struc
     struct device_graph *graph = device->capturing;
     CHECK(graph);
     device->capturing = NULL;
+    device->plan = {};
     enum status status = runtime_capture_end(device->runtime, &graph->graph, error);
     if (status != STATUS_OK) {
         graph_free(device, graph);
@@ -303,6 +307,7 @@ static void cuda_graph_launch(struct device *device, void *captured)
         memcpy(stage->pinned + stage->entries[i].offset, stage->entries[i].host,
                stage->entries[i].bytes);
     runtime_graph_launch(device->runtime, graph->graph);
+    device->plan = {}; /* the graph made its own in the same place */
 }
 
 extern "C" __attribute__((visibility("default"))) const struct module_stamp galerne_module;
