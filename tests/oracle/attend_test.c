@@ -241,12 +241,23 @@ static void windows(void **state)
     shapes_check(state, shapes, array_count(shapes));
 }
 
+/* So many tiles that a block does all splits of one, beside calls where each split is an item. */
+static void whole_tiles(void **state)
+{
+    static const struct shape shapes[] = {
+        {8, 8, 64, 16, 0, {{0, 505, 12}, {1, 520, 3}, {2, 580, 2}, {3, 3, 2}}},
+        {8, 8, 64, 32, 200, {{0, 590, 12}, {1, 530, 3}, {2, 702, 2}, {3, 3, 2}}},
+    };
+    shapes_check(state, shapes, array_count(shapes));
+}
+
 int main(void)
 {
     static const struct rig_test tests[] = {
         {"attend: decode", decode},
         {"attend: prefill", prefill},
         {"attend: windows", windows},
+        {"attend: whole tiles", whole_tiles},
     };
     return rig_main("attend", tests, array_count(tests));
 }
