@@ -369,7 +369,7 @@ struct kv_shape {
     uint32_t slots_count;     /* sequences that can have a block table */
     uint32_t slot_blocks_max; /* longest table: ceil(context / block_tokens) */
     enum dtype dtype;         /* of K and V: F32, BF16 or Q8_0 */
-    bool exact;               /* attention rounds neither queries nor weights (cpu, ref) */
+    bool exact;               /* attention rounds neither queries nor weights */
 };
 
 /* The largest shapes that ops will see; a zero means that the op is not used. */

@@ -251,7 +251,8 @@ static bool has_many_pairs(const struct attention_args *args)
 static const struct attend_kernel *kernel_find(const struct device *device,
                                                const struct attention_args *args)
 {
-    if (device->plain || args->kv->shape.dtype != DTYPE_BF16 || !(args->scale > 0))
+    if (device->plain || args->kv->shape.exact || args->kv->shape.dtype != DTYPE_BF16 ||
+        !(args->scale > 0))
         return NULL;
     if (device->wgmma)
         return attend_groups_find(args->head_dim, has_many_pairs(args));

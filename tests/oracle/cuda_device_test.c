@@ -40,7 +40,7 @@ static void refusals(void **state)
     struct error error = {0};
     struct device_options options = {.tier = "avx2"};
     assert_int_equal(ops->device_open(&options, &device, &error), STATUS_UNSUPPORTED);
-    assert_non_null(strstr(error.text, "no tier 'avx2': use sm80, sm90 or none"));
+    assert_non_null(strstr(error.text, "no tier 'avx2': use sm80, sm90, plain or none"));
     assert_null(device);
 
     struct rig rig = rig_open("cuda-host", NULL, 1);
