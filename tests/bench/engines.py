@@ -16,6 +16,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import models
@@ -36,8 +37,9 @@ def called(command: list, limit_s: float) -> tuple:
     name, output = os.path.basename(command[0]), ""
     own_s, start_s = children_s(), time.monotonic()
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                              errors="replace", timeout=limit_s)
+        with tempfile.TemporaryDirectory() as folder:  # where a peer leaves its log
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  text=True, errors="replace", timeout=limit_s, cwd=folder)
         output = done.stdout + done.stderr  # one of the peers prints its table on standard error
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or [""]
