@@ -1,5 +1,6 @@
 #include "tests/oracle/rig.h"
 
+#include <fnmatch.h>
 #include <math.h>
 
 #include "kernels/module.h"
@@ -213,6 +214,7 @@ int rig_main(const char *group, const struct rig_test *tests, size_t n_tests)
 {
     size_t n_configs, first = 0;
     const char *backend = getenv("GALERNE_ORACLE_BACKEND"), *tier = getenv("GALERNE_ORACLE_TIER");
+    const char *filter = getenv("GALERNE_ORACLE_FILTER");
     struct config *configs = configs_of(backend, &n_configs);
     if (!configs) {
         print_error("GALERNE_ORACLE_BACKEND=%s: use cpu, cuda or cuda-host\n", backend);
@@ -224,26 +226,29 @@ int rig_main(const char *group, const struct rig_test *tests, size_t n_tests)
         print_error("GALERNE_ORACLE_TIER=%s: that backend has no such tier\n", tier);
         return 1;
     }
-    if (getenv("GALERNE_ORACLE_FILTER"))
-        cmocka_set_test_filter(getenv("GALERNE_ORACLE_FILTER"));
     configs += first;
     n_configs = tier ? 1 : n_configs;
-    size_t n = n_tests * n_configs;
-    struct CMUnitTest *all = calloc(n, sizeof *all);
-    char(*names)[96] = calloc(n, sizeof *names);
+    size_t most = n_tests * n_configs, n = 0;
+    struct CMUnitTest *all = calloc(most, sizeof *all);
+    char(*names)[96] = calloc(most, sizeof *names);
     if (!all || !names)
         return 1;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < most; i++) {
         struct config *config = &configs[i / n_tests];
         const struct rig_test *test = &tests[i % n_tests];
-        snprintf(names[i], sizeof names[i], "%s (%s, %u threads)", test->name, config->tier,
+        snprintf(names[n], sizeof names[n], "%s (%s, %u threads)", test->name, config->tier,
                  config->threads_count);
-        all[i] = (struct CMUnitTest){.name = names[i],
+        if (filter && fnmatch(filter, names[n], 0) != 0)
+            continue;
+        all[n] = (struct CMUnitTest){.name = names[n],
                                      .test_func = test->run,
                                      .setup_func = config_setup,
                                      .initial_state = config};
+        n++;
     }
-    int failed = _cmocka_run_group_tests(group, all, n, NULL, NULL);
+    if (n == 0)
+        print_error("GALERNE_ORACLE_FILTER=%s: no test of %s has such a name\n", filter, group);
+    int failed = n == 0 ? 1 : _cmocka_run_group_tests(group, all, n, NULL, NULL);
     free(all);
     free(names);
     return failed;
