@@ -20,6 +20,11 @@ static enum status map_open_file(const char *path, int *ret_fd, struct error *er
     return STATUS_OK;
 }
 
+static uint64_t ns_of(struct timespec time)
+{
+    return (uint64_t)time.tv_sec * NS_PER_S + (uint64_t)time.tv_nsec;
+}
+
 enum status map_file_open(const char *path, size_t max_bytes, struct map_file *ret_map,
                           struct error *error)
 {
@@ -47,9 +52,12 @@ enum status map_file_open(const char *path, size_t max_bytes, struct map_file *r
         status = error_set(error, STATUS_IO, "%s: cannot be mapped: %s", path, strerror(errno));
         goto out;
     }
-    uint64_t changed_ns =
-        (uint64_t)facts.st_mtim.tv_sec * NS_PER_S + (uint64_t)facts.st_mtim.tv_nsec;
-    *ret_map = (struct map_file){.data = data, .size_bytes = size_bytes, .changed_ns = changed_ns};
+    *ret_map = (struct map_file){.data = data,
+                                 .size_bytes = size_bytes,
+                                 .changed_ns = ns_of(facts.st_mtim),
+                                 .touched_ns = ns_of(facts.st_ctim),
+                                 .owner_id = facts.st_uid,
+                                 .is_open_to_others = (facts.st_mode & S_IWOTH) != 0};
 out:
     close(fd);
     return status;

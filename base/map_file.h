@@ -13,7 +13,11 @@
 struct map_file {
     const uint8_t *data; /* [size_bytes], NULL when closed */
     size_t size_bytes;
-    uint64_t changed_ns; /* when its bytes were last changed, as the system says; wall clock */
+    /* When its bytes were last changed, and when anything of it was, as the system says; wall
+     * clock. The first may be set by whoever owns it (cp -p, tar, rsync -t do), the second not. */
+    uint64_t changed_ns, touched_ns;
+    uint32_t owner_id;      /* of its user */
+    bool is_open_to_others; /* everybody may write it */
 };
 
 /*

@@ -166,6 +166,17 @@ enum status quantise_file_check(struct span bytes, const char *path,
     return status;
 }
 
+/* Whose hand is in it. */
+static enum status owner_check(const struct map_file *map, const char *path, struct error *error)
+{
+    if (map->owner_id != geteuid() && map->owner_id != 0)
+        return error_set(error, STATUS_INVALID, "%s: not trusted, it belongs to user %u, not to %u",
+                         path, map->owner_id, geteuid());
+    if (map->is_open_to_others)
+        return error_set(error, STATUS_INVALID, "%s: not trusted, everybody may write it", path);
+    return STATUS_OK;
+}
+
 enum status quantise_file_open(const char *path, const struct quantise_table *table,
                                struct quantise_file *ret_file, struct error *error)
 {
@@ -174,7 +185,9 @@ enum status quantise_file_open(const char *path, const struct quantise_table *ta
     if (status)
         return status;
     struct span bytes = {.data = (const char *)map.data, .size_bytes = map.size_bytes};
-    status = quantise_file_check(bytes, path, table, error);
+    status = owner_check(&map, path, error);
+    if (!status)
+        status = quantise_file_check(bytes, path, table, error);
     if (status)
         map_file_close(&map);
     else
@@ -286,6 +299,11 @@ static enum status part_lock(const struct quantise_writer *w, struct error *erro
     if (fstat(w->fd, &ours) < 0 || stat(w->part_path, &named) < 0 || ours.st_ino != named.st_ino ||
         ours.st_dev != named.st_dev)
         return error_set(error, STATUS_EXISTS, "%s: another worker has just written it", w->path);
+    if (!S_ISREG(ours.st_mode) || ours.st_nlink != 1 || ours.st_uid != geteuid() ||
+        (ours.st_mode & S_IWOTH))
+        return error_set(error, STATUS_IO,
+                         "%s: expected a file of user %u alone, with one name: remove it",
+                         w->part_path, geteuid());
     return STATUS_OK;
 }
 

@@ -55,7 +55,9 @@ struct quantise_file {
     const struct quantise_table *table;
 };
 
-/* NOT_FOUND: no file. INVALID: what is wrong with it. IO. `table` must outlive the file. */
+/* NOT_FOUND: no file. INVALID: what is wrong with it, and that somebody else owns it (but for root)
+ * or everybody may write it: its digests are its own, so its maker is who is trusted. IO. `table`
+ * must outlive the file. */
 enum status quantise_file_open(const char *path, const struct quantise_table *table,
                                struct quantise_file *ret_file, struct error *error);
 
@@ -88,7 +90,8 @@ struct quantise_writer {
 };
 
 /* Makes the directory where there is none, locks the file to be and reserves its bytes. EXISTS:
- * another worker is at it. IO says what the system refused: no right, no room. */
+ * another worker is at it. IO says what the system refused (no right, no room), or that what lies
+ * in the way is no file of this user's alone. */
 enum status quantise_writer_open(const char *path, const struct quantise_table *table,
                                  struct quantise_writer *ret_writer, struct error *error);
 

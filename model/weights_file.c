@@ -300,7 +300,7 @@ enum status weights_file_stamp(const struct weights_file *file, uint8_t ret_stam
     failure = gnutls_hash(hash, digest, sizeof digest);
     for (uint32_t i = 0; i <= file->shards.index.count && !failure; i++) {
         const struct map_file *map = i ? &file->shards.items[i - 1].map : &file->map;
-        uint64_t facts[2] = {map->size_bytes, map->changed_ns};
+        uint64_t facts[] = {map->size_bytes, map->changed_ns, map->touched_ns};
         failure = gnutls_hash(hash, facts, sizeof facts);
     }
     gnutls_hash_deinit(hash, digest);

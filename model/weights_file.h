@@ -65,8 +65,9 @@ enum status weights_file_all_taken(const struct weights_file *file, struct error
 enum status weights_file_digest(const struct weights_file *file, uint8_t ret_digest[32],
                                 struct error *error);
 
-/* SHA-256 over that digest and the sizes and times of change of all files: what is derived from
- * every byte of the model is good as long as this stays the same. */
+/* SHA-256 over that digest and the sizes and times of change (mtime and ctime: the latter moves
+ * whatever a copying program sets) of all files: what is derived from every byte of the model is
+ * good as long as this stays the same. */
 enum status weights_file_stamp(const struct weights_file *file, uint8_t ret_stamp[32],
                                struct error *error);
 
