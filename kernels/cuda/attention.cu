@@ -305,16 +305,26 @@ static void tiles_launch(struct device *device, const struct attention_args *arg
     kernel->launch(device->runtime, (uint32_t)size_min(blocks, items), &task);
 }
 
+/* Rows that follow one another in a sequence at once: a prompt's would look at the same blocks. */
+static void blocks_check(const struct attention_args *args)
+{
+    const uint32_t *positions = args->host_positions, *slots = args->host_slots;
+    uint32_t window = args->window_tokens;
+    for (uint32_t r = 0, end; r < args->n_rows; r = end) {
+        for (end = r + 1; end < args->n_rows && slots[end] == slots[r] &&
+                          positions[end] == positions[end - 1] + 1;)
+            end++;
+        uint32_t first = window > 0 && positions[r] >= window ? positions[r] - window + 1 : 0;
+        kv_check(args->kv, args->layer, slots[r], first, positions[end - 1]);
+    }
+}
+
 void cuda_attention(struct device *device, const struct attention_args *args)
 {
     CHECK(args->n_kv_heads > 0 && args->n_heads % args->n_kv_heads == 0);
     CHECK(args->n_kv_heads == args->kv->shape.n_kv_heads);
     CHECK(args->head_dim == args->kv->shape.head_dim && args->head_dim <= 32 * LANE_VALUES_MAX);
-    for (uint32_t r = 0; r < args->n_rows; r++) {
-        uint32_t last = args->host_positions[r], window = args->window_tokens;
-        kv_check(args->kv, args->layer, args->host_slots[r],
-                 window > 0 && last >= window ? last - window + 1 : 0, last);
-    }
+    blocks_check(args);
     if (args->n_rows == 0)
         return;
     size_t bytes = args->n_rows * sizeof(uint32_t);

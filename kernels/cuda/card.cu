@@ -122,8 +122,11 @@ size_t runtime_free_bytes(const struct runtime *)
 void *runtime_alloc(struct runtime *runtime, size_t bytes)
 {
     void *memory = NULL;
-    if (cudaMalloc(&memory, size_max(bytes, 1)) != cudaSuccess) {
-        (void)cudaGetLastError(); /* memory that is out is no failure of the card */
+    cudaError_t result = cudaMalloc(&memory, size_max(bytes, 1));
+    if (result != cudaSuccess) {
+        (void)cudaGetLastError();
+        if (result != cudaErrorMemoryAllocation) /* memory that is out is no failure of the card */
+            note(runtime, result, "an allocation");
         return NULL;
     }
     if (!note(runtime, cudaMemsetAsync(memory, 0, bytes, runtime->stream), "zeroing memory")) {
@@ -228,7 +231,9 @@ void runtime_launch(struct runtime *runtime, const struct runtime_kernel *kernel
     shape.dynamicSmemBytes = launch->shared_bytes;
     shape.stream = runtime->stream;
     shape.attrs = &overlap;
-    shape.numAttrs = launch->overlaps && runtime->facts.arch >= 90 ? 1 : 0;
+    /* What waits for the launch before is griddepcontrol, which the code for sm_90a alone has:
+     * later cards run that of compute_80. */
+    shape.numAttrs = launch->overlaps && runtime->facts.has_wgmma ? 1 : 0;
     void *arguments[1] = {(void *)task};
     note(runtime, cudaLaunchKernelExC(&shape, kernel->function, arguments), kernel->name);
 }

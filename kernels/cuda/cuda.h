@@ -54,6 +54,7 @@ struct device {
     struct runtime *runtime;
     bool wgmma; /* the sm_90a paths are taken */
     bool plain; /* no tensor instructions: the twins that the other kernels are compared with */
+    uint32_t shared_max_bytes; /* of a block */
     char text[96];
     struct stage stage;
     struct device_graph *capturing, *graphs;

@@ -61,11 +61,15 @@ static enum status stage_open(struct device *device, struct error *error)
     return STATUS_OK;
 }
 
-/* The tier names a path that the card has, for tests: "sm80" leaves out what needs sm_90a, "plain"
- * all tensor instructions of products. */
+/* What a block has on the smallest of the cards: 8.6, 8.9 and 12.0. */
+#define SHARED_LEAST_BYTES (99u << 10)
+
+/* The tier names a path that the card has, for tests: "sm80" leaves out what some card lacks,
+ * "plain" all tensor instructions of products. */
 static enum status tier_take(struct device *device, const char *tier, struct error *error)
 {
     device->wgmma = runtime_facts_of(device->runtime)->has_wgmma;
+    device->shared_max_bytes = runtime_facts_of(device->runtime)->shared_max_bytes;
     if (!tier || strcmp(tier, "sm90") == 0) {
         if (tier && !device->wgmma)
             return error_set(error, STATUS_UNSUPPORTED,
@@ -79,6 +83,7 @@ static enum status tier_take(struct device *device, const char *tier, struct err
                          "backend " BACKEND " has no tier '%s': use sm80, sm90, plain or none",
                          tier);
     device->wgmma = false;
+    device->shared_max_bytes = (uint32_t)size_min(device->shared_max_bytes, SHARED_LEAST_BYTES);
     return STATUS_OK;
 }
 

@@ -219,6 +219,7 @@ void runtime_launch(struct runtime *runtime, const struct runtime_kernel *kernel
 {
     if (launch->x == 0 || launch->y == 0 || launch->z == 0)
         return;
+    CHECK(launch->y <= LAUNCH_Y_MAX && launch->z <= LAUNCH_Y_MAX); /* as a card refuses it */
     struct graph_node node = {};
     node.kind = graph_node::NODE_LAUNCH;
     node.kernel = *kernel;

@@ -12,16 +12,13 @@ struct plain_task {
     struct weight_view weight;
     size_t matrix_bytes;
     const uint32_t *matrices;
-    uint32_t row_share, out_count; /* of all segments */
+    uint32_t n_rows, row_share, out_count; /* of all segments */
     const float *in, *bias, *residual;
     float *out;
 };
 
-template <int dtype> KERNEL(plain_kernel, struct plain_task, PRODUCT_THREADS, 1)
+template <int dtype> LEAF void plain_multiply(const struct plain_task &a, uint32_t r, uint32_t o)
 {
-    uint32_t o = block_x() * PRODUCT_WARPS + warp_index(), r = block_y();
-    if (o >= a.weight.out_count)
-        return;
     struct weight_view weight = a.weight;
     if (a.matrices)
         weight.data += a.matrices[r] * a.matrix_bytes;
@@ -42,6 +39,13 @@ template <int dtype> KERNEL(plain_kernel, struct plain_task, PRODUCT_THREADS, 1)
     out[at] = sum;
 }
 
+template <int dtype> KERNEL(plain_kernel, struct plain_task, PRODUCT_THREADS, 1)
+{
+    uint32_t o = block_x() * PRODUCT_WARPS + warp_index();
+    for (uint32_t r = block_y(); r < a.n_rows && o < a.weight.out_count; r += grid_y())
+        plain_multiply<dtype>(a, r, o);
+}
+
 static void plain_run(struct device *device, const struct product *product, uint32_t segment,
                       const float *in, float *out)
 {
@@ -49,6 +53,7 @@ static void plain_run(struct device *device, const struct product *product, uint
     struct plain_task task = {weight_view_of(weight, product->stack_index, segment),
                               weight->matrix_bytes,
                               product->groups ? product->groups->matrices : NULL,
+                              product->n_rows,
                               product->row_share,
                               weight->out_count,
                               in,
@@ -56,7 +61,7 @@ static void plain_run(struct device *device, const struct product *product, uint
                               product->residual,
                               out};
     struct launch shape = {div_up(task.weight.out_count, PRODUCT_WARPS),
-                           product->n_rows,
+                           min_u32(product->n_rows, LAUNCH_Y_MAX),
                            1,
                            PRODUCT_THREADS,
                            0,

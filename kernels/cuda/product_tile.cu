@@ -1,13 +1,13 @@
 #include "kernels/cuda/product_parts.h"
 
 /* Many rows: blocks of 128 outputs and 128 rows; chunks of both pass through shared memory, which
- * copies fill three chunks ahead. Eight warps: 4 of two panels each, times 2 of every other 8
- * rows. */
+ * copies fill three chunks ahead, or two where a block has less of it. Eight warps: 4 of two panels
+ * each, times 2 of every other 8 rows. */
 
 #define TILE_THREADS 256
 #define TILE_ROWS 128
 #define TILE_PANELS 8
-#define TILE_STAGES 4
+#define TILE_STAGES_MAX 4
 #define TILE_IDS_BYTES (TILE_ROWS * 4)
 
 template <int dtype> struct tile_shape {
@@ -15,7 +15,7 @@ template <int dtype> struct tile_shape {
     static constexpr uint32_t rows_at = TILE_PANELS * chunk;
     static constexpr uint32_t heads_at = rows_at + TILE_ROWS * chunk_shape<dtype>::row_bytes;
     static constexpr uint32_t stage = heads_at + (chunk_shape<dtype>::blocks ? TILE_ROWS * 16 : 0);
-    static constexpr uint32_t shared_bytes = TILE_IDS_BYTES + TILE_STAGES * stage;
+    static constexpr uint32_t most_bytes = TILE_IDS_BYTES + TILE_STAGES_MAX * stage;
 };
 
 /* Panel `slot` of the block: pair 4 y + slot / 2, its half slot % 2. */
@@ -128,12 +128,12 @@ LEAF void tile_chunk(float (&sums)[2][8][4], shared<char> stage, uint32_t count)
     }
 }
 
-template <int dtype>
+template <int dtype, uint32_t stages>
 LEAF void tile_stage_fill(const struct product_task &a, uint32_t matrix, uint32_t k)
 {
     if (k < a.n_chunks) {
         shared<char> stage =
-            shared_at<char>(TILE_IDS_BYTES + k % TILE_STAGES * tile_shape<dtype>::stage);
+            shared_at<char>(TILE_IDS_BYTES + k % stages * tile_shape<dtype>::stage);
         tile_panels_copy<dtype>(a, matrix, k, stage);
         tile_rows_copy<dtype>(a, k, stage);
     }
@@ -142,7 +142,7 @@ LEAF void tile_stage_fill(const struct product_task &a, uint32_t matrix, uint32_
 
 /* gate: sm_90a mma.sync cp.async.cg
  * gate: sm_80 mma.sync cp.async.cg */
-template <int dtype> KERNEL(tile_kernel, struct product_task, TILE_THREADS, 1)
+template <int dtype, uint32_t stages> KERNEL(tile_kernel, struct product_task, TILE_THREADS, 1)
 {
     launch_wait();
     struct product_tile tile = tile_of(a, block_x(), TILE_ROWS);
@@ -154,40 +154,49 @@ template <int dtype> KERNEL(tile_kernel, struct product_task, TILE_THREADS, 1)
         ids[i] = row == NO_ROW ? NO_ROW : row / a.row_share;
     }
     barrier();
-    for (uint32_t k = 0; k + 1 < TILE_STAGES; k++)
-        tile_stage_fill<dtype>(a, tile.matrix, k);
+    for (uint32_t k = 0; k + 1 < stages; k++)
+        tile_stage_fill<dtype, stages>(a, tile.matrix, k);
     float totals[2][8][4] = {}, sums[2][8][4] = {};
     uint32_t left = a.slice_chunks;
     for (uint32_t k = 0; k < a.n_chunks; k++) {
-        copy_async_wait<TILE_STAGES - 2>();
+        copy_async_wait<stages - 2>();
         barrier();
-        tile_stage_fill<dtype>(a, tile.matrix, k + TILE_STAGES - 1);
+        tile_stage_fill<dtype, stages>(a, tile.matrix, k + stages - 1);
         if (left == 0) {
             slice_add(totals, sums);
             left = a.slice_chunks;
         }
         left--;
-        tile_chunk<dtype>(
-            sums, shared_at<char>(TILE_IDS_BYTES + k % TILE_STAGES * tile_shape<dtype>::stage),
-            tile.count);
+        tile_chunk<dtype>(sums,
+                          shared_at<char>(TILE_IDS_BYTES + k % stages * tile_shape<dtype>::stage),
+                          tile.count);
     }
     copy_async_wait<0>();
     slice_add(totals, sums);
     tile_finish(a, tile, totals);
 }
 
-void tile_run(struct device *device, int dtype, uint32_t n_tiles, const struct product_task *task)
+template <int dtype, uint32_t stages>
+static void tile_launch(struct device *device, uint32_t n_tiles, const struct product_task *task)
 {
     uint32_t pairs = task->gated ? task->n_panels : div_up(task->n_panels, 2);
+    struct launch shape = {n_tiles,
+                           div_up(pairs, 4),
+                           1,
+                           TILE_THREADS,
+                           TILE_IDS_BYTES + stages * tile_shape<dtype>::stage,
+                           true};
+    launch_kernel((tile_kernel<dtype, stages>), device->runtime, shape, *task);
+}
+
+void tile_run(struct device *device, int dtype, uint32_t n_tiles, const struct product_task *task)
+{
     dtype_switch((enum dtype)dtype, [&](auto constant) {
         if constexpr (constant.dtype != DTYPE_F32) {
-            struct launch shape = {n_tiles,
-                                   div_up(pairs, 4),
-                                   1,
-                                   TILE_THREADS,
-                                   tile_shape<constant.dtype>::shared_bytes,
-                                   true};
-            launch_kernel(tile_kernel<constant.dtype>, device->runtime, shape, *task);
+            if (tile_shape<constant.dtype>::most_bytes <= device->shared_max_bytes)
+                tile_launch<constant.dtype, TILE_STAGES_MAX>(device, n_tiles, task);
+            else
+                tile_launch<constant.dtype, TILE_STAGES_MAX - 1>(device, n_tiles, task);
         }
     });
 }

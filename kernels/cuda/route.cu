@@ -195,8 +195,9 @@ template <int dtype> KERNEL(route_kernel, struct route_task, ROWS_THREADS, 2)
 
 void route_run(struct device *device, struct route_task *task)
 {
-    task->block_rows = task->n_rows >= 512 ? ROUTE_ROWS_MAX : 1;
     uint32_t n = task->router.in_count + task->n_experts;
+    bool fit = ROUTE_HEAD_BYTES + 4 * ROUTE_ROWS_MAX * n <= device->shared_max_bytes;
+    task->block_rows = task->n_rows >= 512 && fit ? ROUTE_ROWS_MAX : 1;
     uint32_t shared_bytes =
         ROUTE_HEAD_BYTES + 4 * max_u32(task->block_rows * n, 2 * task->n_experts);
     dtype_switch(task->router.dtype, [&](auto constant) {

@@ -124,9 +124,9 @@ struct gate_task {
 
 KERNEL(rows_gate_kernel, struct gate_task, ROW_THREADS, 1)
 {
-    const float *gate = a.gate_up + (size_t)block_y() * 2 * a.n;
-    global<float> out(a.out + (size_t)block_y() * a.n);
-    uint32_t i = block_x() * ROW_THREADS + thread_index();
+    const float *gate = a.gate_up + (size_t)block_x() * 2 * a.n;
+    global<float> out(a.out + (size_t)block_x() * a.n);
+    uint32_t i = block_y() * ROW_THREADS + thread_index();
     if (i < a.n)
         out[i] = silu(gate[i]) * gate[a.n + i];
 }
@@ -135,5 +135,5 @@ void rows_gate(struct device *device, uint32_t n_rows, uint32_t n, const float *
 {
     struct gate_task task = {n, gate_up, out};
     launch_kernel(rows_gate_kernel, device->runtime,
-                  (launch{div_up(n, ROW_THREADS), n_rows, 1, ROW_THREADS, 0, false}), task);
+                  (launch{n_rows, div_up(n, ROW_THREADS), 1, ROW_THREADS, 0, false}), task);
 }

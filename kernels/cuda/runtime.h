@@ -53,6 +53,8 @@ void runtime_graph_free(struct runtime *runtime, struct runtime_graph *graph);
 
 /* ---- launches ---- */
 
+#define LAUNCH_Y_MAX 65535u /* of a grid's y and z; x has 31 bits */
+
 struct launch {
     uint32_t x, y, z;      /* blocks; an empty grid launches nothing */
     uint32_t threads;      /* of a block: the number that KERNEL names */
