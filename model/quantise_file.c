@@ -223,6 +223,7 @@ void quantise_file_close(struct quantise_file *file)
 struct hashing {
     const struct quantise_piece *pieces;
     uint8_t (*digests)[QUANTISE_DIGEST_BYTES]; /* [chunks of all pieces] */
+    _Atomic int failure;                       /* of some chunk; 0: none */
 };
 
 static uint32_t piece_chunks(const struct quantise_piece *piece)
@@ -232,14 +233,17 @@ static uint32_t piece_chunks(const struct quantise_piece *piece)
 
 static void chunk_hash(void *context, uint32_t thread, uint32_t item)
 {
-    const struct hashing *hashing = context;
+    struct hashing *hashing = context;
     const struct quantise_piece *piece = hashing->pieces;
     uint32_t chunk = item;
     for (; chunk >= piece_chunks(piece); piece++)
         chunk -= piece_chunks(piece);
     size_t first = (size_t)chunk * CHUNK_BYTES;
-    gnutls_hash_fast(GNUTLS_DIG_SHA256, piece->bytes + first,
-                     size_min(CHUNK_BYTES, piece->size_bytes - first), hashing->digests[item]);
+    int failure =
+        gnutls_hash_fast(GNUTLS_DIG_SHA256, piece->bytes + first,
+                         size_min(CHUNK_BYTES, piece->size_bytes - first), hashing->digests[item]);
+    if (failure)
+        hashing->failure = failure;
 }
 
 enum status quantise_digests(struct pool *pool, struct quantise_piece *pieces, uint32_t n_pieces,
@@ -254,6 +258,8 @@ enum status quantise_digests(struct pool *pool, struct quantise_piece *pieces, u
     if (n_chunks && !hashing.digests)
         return error_set(error, STATUS_EXHAUSTED, "weights: out of memory");
     pool_run(pool, chunk_hash, &hashing, n_chunks);
+    if (hashing.failure)
+        status = error_set(error, STATUS_INTERNAL, "SHA-256: %s", gnutls_strerror(hashing.failure));
     for (uint32_t i = 0; i < n_pieces && !status; i++) {
         uint32_t n = piece_chunks(&pieces[i]);
         status =
