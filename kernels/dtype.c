@@ -1,5 +1,7 @@
 #include "kernels/ops.h"
 
+#include <math.h>
+
 /*
  * The block formats store their fields without padding and at any address, so everything is read
  * through memcpy. Files are little-endian, and so is every machine that we build for.
@@ -182,4 +184,31 @@ uint16_t dtype_bf16(float value)
     if ((bits & 0x7fffffffu) > 0x7f800000u)
         return (uint16_t)(bits >> 16 | 0x40); /* rounding could make it infinite */
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+float dtype_of_e4m3(uint8_t byte)
+{
+    uint32_t sign = (uint32_t)(byte & 0x80u) << 24, exponent = byte >> 3 & 15, fraction = byte & 7u;
+    if ((byte & 0x7f) == 0x7f)
+        return float_of_bits(sign | 0x7fc00000u);
+    if (exponent != 0)
+        return float_of_bits(sign | (exponent + 120) << 23 | fraction << 20);
+    /* Zero or subnormal, as in f16_widen. */
+    float magnitude = (float)fraction * 0x1p-9f;
+    return sign ? -magnitude : magnitude;
+}
+
+uint8_t dtype_e4m3(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint32_t sign = bits >> 24 & 0x80u, magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)
+        return (uint8_t)(sign | 0x7f);
+    if (magnitude >= 0x43e00000u) /* 448 and more */
+        return (uint8_t)(sign | 0x7e);
+    if (magnitude < 0x3c800000u) /* below 2^-6: units of 2^-9 */
+        return (uint8_t)(sign | (uint32_t)lrintf(fabsf(value) * 0x1p9f));
+    magnitude += 0x7ffffu + (magnitude >> 20 & 1);
+    return (uint8_t)(sign | ((magnitude >> 20) - (120u << 3)));
 }

@@ -51,6 +51,11 @@ size_t dtype_find_not_finite(enum dtype dtype, const void *source, size_t count)
 void dtype_widen(enum dtype dtype, const void *source, size_t count, float *ret_values);
 /* The nearest bf16, ties to even; NaN stays one. */
 uint16_t dtype_bf16(float value);
+/* FP8 E4M3 as in the OCP's specification: sign, 4 bits of exponent (bias 7), 3 of fraction; no
+ * infinity, and 0x7f and 0xff are NaN. The nearest, ties to even; 448 is the largest, which larger
+ * values and infinity become too. */
+uint8_t dtype_e4m3(float value);
+float dtype_of_e4m3(uint8_t byte);
 
 struct device; /* a backend's device: stream, threads, memory */
 struct kv;     /* the paged KV cache of one model, with its block tables */

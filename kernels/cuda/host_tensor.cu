@@ -146,29 +146,10 @@ uint16_t host_f16_of(float value)
 
 float host_float_of_e4m3(uint8_t byte)
 {
-    uint32_t exponent = byte >> 3 & 15, fraction = byte & 7;
-    if ((byte & 0x7f) == 0x7f)
-        return NAN;
-    float value = exponent == 0 ? (float)fraction * 0x1p-9f
-                                : ldexpf((float)(8 + fraction), (int)exponent - 10);
-    return byte & 0x80 ? -value : value;
+    return dtype_of_e4m3(byte);
 }
 
 uint8_t host_e4m3_of(float value)
 {
-    uint8_t sign = signbit(value) ? 0x80 : 0;
-    float size = fabsf(value);
-    if (isnan(value))
-        return (uint8_t)(sign | 0x7f);
-    if (size >= 448)
-        return (uint8_t)(sign | 0x7e); /* saturates: 448 is the largest */
-    int exponent = size < 0x1p-6f ? -6 : ilogbf(size);
-    float units = nearbyintf(ldexpf(size, 3 - exponent)); /* of the last place */
-    if (units >= 16) {
-        units = 8;
-        exponent++;
-    }
-    uint32_t whole = (uint32_t)units;
-    uint32_t bits = whole < 8 ? whole : (uint32_t)(exponent + 7) << 3 | (whole - 8);
-    return (uint8_t)(sign | bits);
+    return dtype_e4m3(value);
 }

@@ -34,6 +34,10 @@
  *     shared_atomic_add(s, i, v) shared_atomic_max(s, i, v)
  *     load_stream(p)                      16 bytes that are read once
  *     float_of_bf16 bf16_of float_of_f16 f16_of pack_bf16 float_of_e4m3 e4m3_of fma32
+ *     e4m3x2_of(low, high)                two values to the nearest e4m3, the first in the lower
+ *                                         byte; 448 for larger ones, NaN stays one of either sign
+ *     f16x2_of_e4m3x2(p) bf16x2_of_e4m3x2(p)  two e4m3 to halves, exactly; NaN becomes 0x7fff.
+ *                                         With <true> there is none, which spares instructions
  *     exp2_near(x)                        2^x, two units off, 0 for small ones; cheap
  *
  * Arithmetic: nvcc runs with -fmad=false and IEEE division and roots, the host with

@@ -306,6 +306,45 @@ LEAF uint8_t e4m3_of(float value)
 {
     return __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
 }
+LEAF uint16_t e4m3x2_of(float low, float high)
+{
+    return __nv_cvt_float2_to_fp8x2(make_float2(low, high), __NV_SATFINITE, __NV_E4M3);
+}
+/* Each byte to the upper one of a half word. */
+LEAF uint32_t e4m3x2_spread(uint16_t pair)
+{
+    return __byte_perm(pair, 0, 0x1404);
+}
+/* `halves` with 0x7fff where `spread` has a NaN: what cvt makes of it. */
+LEAF uint32_t e4m3x2_nan_put(uint32_t halves, uint32_t spread)
+{
+    uint32_t nan = ((spread & 0x7f007f00) + 0x01000100) & 0x80008000;
+    return (halves & ~nan) | (nan - (nan >> 15));
+}
+template <bool finite = false> LEAF uint32_t f16x2_of_e4m3x2(uint16_t pair)
+{
+    uint32_t both;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(both) : "h"(pair));
+    return both;
+#else
+    /* The fields moved to their places make a half 2^-8 times as large, subnormal or not. */
+    uint32_t spread = e4m3x2_spread(pair);
+    uint32_t moved = (spread & 0x80008000) | (spread >> 1 & 0x3f803f80);
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(both) : "r"(moved), "r"(0x5c005c00));
+    return finite ? both : e4m3x2_nan_put(both, spread);
+#endif
+}
+template <bool finite = false> LEAF uint32_t bf16x2_of_e4m3x2(uint16_t pair)
+{
+    /* The same, 2^-120 times as large; minus zero is added to keep the sign of zero. */
+    uint32_t both, spread = e4m3x2_spread(pair);
+    uint32_t moved = (spread & 0x80008000) | (spread >> 4 & 0x07f007f0);
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;"
+        : "=r"(both)
+        : "r"(moved), "r"(0x7b807b80), "r"(0x80008000));
+    return finite ? both : e4m3x2_nan_put(both, spread);
+}
 
 /* ---- tensor instructions of a warp ---- */
 

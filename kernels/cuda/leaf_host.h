@@ -290,6 +290,30 @@ LEAF uint8_t e4m3_of(float value)
 {
     return host_e4m3_of(value);
 }
+LEAF uint16_t e4m3x2_of(float low, float high)
+{
+    return (uint16_t)(host_e4m3_of(low) | host_e4m3_of(high) << 8);
+}
+LEAF uint32_t f16_of_e4m3(uint8_t byte)
+{
+    float value = host_float_of_e4m3(byte);
+    return isnan(value) ? 0x7fff : host_f16_of(value);
+}
+template <bool finite = false> LEAF uint32_t f16x2_of_e4m3x2(uint16_t pair)
+{
+    return f16_of_e4m3((uint8_t)pair) | f16_of_e4m3((uint8_t)(pair >> 8)) << 16;
+}
+LEAF uint32_t bf16_of_e4m3(uint8_t byte)
+{
+    float value = host_float_of_e4m3(byte);
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return isnan(value) ? 0x7fff : bits >> 16; /* nothing is lost */
+}
+template <bool finite = false> LEAF uint32_t bf16x2_of_e4m3x2(uint16_t pair)
+{
+    return bf16_of_e4m3((uint8_t)pair) | bf16_of_e4m3((uint8_t)(pair >> 8)) << 16;
+}
 
 /* ---- tensor instructions of a warp: pointers to the lane's registers meet ---- */
 

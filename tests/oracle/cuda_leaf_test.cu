@@ -384,6 +384,20 @@ static void small_numbers(void **)
         if (value == value)
             assert_int_equal(host_e4m3_of(value), byte);
     }
+    for (uint32_t pair = 0; pair < 65536; pair++) {
+        float low = host_float_of_e4m3((uint8_t)pair), high = host_float_of_e4m3(pair >> 8);
+        uint32_t f16 = f16x2_of_e4m3x2((uint16_t)pair), bf16 = bf16x2_of_e4m3x2((uint16_t)pair);
+        if (low != low)
+            assert_true((f16 & 0xffff) == 0x7fff && (bf16 & 0xffff) == 0x7fff);
+        else
+            assert_true(float_of_f16((uint16_t)f16) == low && float_of_bf16((uint16_t)bf16) == low);
+        if (high != high)
+            assert_true(f16 >> 16 == 0x7fff && bf16 >> 16 == 0x7fff);
+        else
+            assert_true(float_of_f16(f16 >> 16) == high && float_of_bf16(bf16 >> 16) == high);
+        if (low == low && high == high)
+            assert_int_equal(e4m3x2_of(low, high), pair);
+    }
     /* Halves go to the even neighbour; what is too large saturates in e4m3 and not in f16. */
     assert_int_equal(host_f16_of(1 + 0x1p-11f), 0x3c00);
     assert_int_equal(host_f16_of(1 + 0x3p-11f), 0x3c02);

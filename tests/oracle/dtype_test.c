@@ -126,6 +126,36 @@ static void widen_q4_1(void **state)
     assert_true(values[0] == (float)(0x1.554p-2 * 3 + 65504.0));
 }
 
+/* The definition of the format, for every byte; to the nearest, the even one of two neighbours. */
+static void e4m3(void **state)
+{
+    double values[127];
+    for (int byte = 0; byte < 127; byte++) {
+        int exponent = byte >> 3;
+        values[byte] = exponent ? ldexp(8 + (byte & 7), exponent - 10) : ldexp(byte & 7, -9);
+        assert_true((double)dtype_of_e4m3((uint8_t)byte) == values[byte]);
+        assert_true((double)dtype_of_e4m3((uint8_t)(byte | 0x80)) == -values[byte]);
+        assert_true(signbit(dtype_of_e4m3((uint8_t)(byte | 0x80))));
+    }
+    assert_true(values[126] == 448 && values[1] == 0x1p-9);
+    assert_true(isnan(dtype_of_e4m3(0x7f)) && isnan(dtype_of_e4m3(0xff)));
+    for (int byte = 0; byte < 126; byte++) {
+        float half = (float)((values[byte] + values[byte + 1]) / 2);
+        int even = byte % 2 ? byte + 1 : byte;
+        assert_int_equal(dtype_e4m3((float)values[byte]), byte);
+        assert_int_equal(dtype_e4m3(half), even);
+        assert_int_equal(dtype_e4m3(nextafterf(half, 0)), byte);
+        assert_int_equal(dtype_e4m3(nextafterf(half, 1e9f)), byte + 1);
+        assert_int_equal(dtype_e4m3(-half), even | 0x80);
+    }
+    assert_int_equal(dtype_e4m3(448), 0x7e);
+    assert_int_equal(dtype_e4m3(1e30f), 0x7e);
+    assert_int_equal(dtype_e4m3(-INFINITY), 0xfe);
+    assert_int_equal(dtype_e4m3(0x1p-149f), 0);
+    assert_int_equal(dtype_e4m3(-0.0f), 0x80);
+    assert_int_equal(dtype_e4m3(NAN) & 0x7f, 0x7f);
+}
+
 static void widen_f32(void **state)
 {
     const float source[3] = {1.5f, -0.0f, 0x1p-149f};
@@ -223,6 +253,7 @@ int main(void)
         cmocka_unit_test(finds_what_is_not_finite),
         cmocka_unit_test(widen_q4_1),
         cmocka_unit_test(widen_f32),
+        cmocka_unit_test(e4m3),
         cmocka_unit_test(philox_known_answers),
         cmocka_unit_test(uniform_is_uniform),
     };
