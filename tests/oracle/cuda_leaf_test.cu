@@ -385,7 +385,8 @@ static void small_numbers(void **)
             assert_int_equal(host_e4m3_of(value), byte);
     }
     for (uint32_t pair = 0; pair < 65536; pair++) {
-        float low = host_float_of_e4m3((uint8_t)pair), high = host_float_of_e4m3(pair >> 8);
+        float low = host_float_of_e4m3((uint8_t)pair),
+              high = host_float_of_e4m3((uint8_t)(pair >> 8));
         uint32_t f16 = f16x2_of_e4m3x2((uint16_t)pair), bf16 = bf16x2_of_e4m3x2((uint16_t)pair);
         if (low != low)
             assert_true((f16 & 0xffff) == 0x7fff && (bf16 & 0xffff) == 0x7fff);
@@ -394,7 +395,8 @@ static void small_numbers(void **)
         if (high != high)
             assert_true(f16 >> 16 == 0x7fff && bf16 >> 16 == 0x7fff);
         else
-            assert_true(float_of_f16(f16 >> 16) == high && float_of_bf16(bf16 >> 16) == high);
+            assert_true(float_of_f16((uint16_t)(f16 >> 16)) == high &&
+                        float_of_bf16((uint16_t)(bf16 >> 16)) == high);
         if (low == low && high == high)
             assert_int_equal(e4m3x2_of(low, high), pair);
     }
