@@ -13,6 +13,10 @@
  * choose another expert where two are all but equal: 4 and 0.25 (seen: 2.9 and 0.18, past the end
  * of an answer). `ref` stays with 1e-3, and so does that tier with `exact`.
  *
+ * GALERNE_ORACLE_BACKEND=cuda or cuda-host puts that backend in the place of all these, in the tier
+ * that GALERNE_ORACLE_TIER names or its best. Its tensor instructions take rows in 16 bits, so it
+ * has the bounds of the tiers that round; `plain` and F32 weights stay with 1e-3.
+ *
  *     golden_test FOLDER [MODEL]     the checkpoint is MODEL where it is not in FOLDER
  */
 #include <math.h>
@@ -25,6 +29,7 @@
 
 #include "base/json_read.h"
 #include "base/map_file.h"
+#include "kernels/module.h"
 #include "tests/golden/drive.h"
 
 #define TOKENS_MAX 512
@@ -48,7 +53,8 @@ static struct {
 /* One tier of a backend: the model stays open for all of its tests. */
 struct under_test {
     struct drive_backend backend;
-    bool exact; /* no row is rounded */
+    bool exact;       /* no row is rounded */
+    bool is_emulated; /* slow: fewer cuts are tried */
     struct drive drive;
     bool is_open;
     struct bounds bounds;
@@ -104,14 +110,17 @@ static int golden_read(void **state)
     return 0;
 }
 
-/* What rounds the rows of products: quantised weights on any tier of the CPU backend, BF16 on one.
- */
+/* What rounds the rows of products: quantised weights on any tier of the CPU backend, BF16 on one;
+ * on a module's backend whatever is not F32. */
 static struct bounds bounds_of(const struct under_test *t)
 {
     enum dtype dtype = model_info(t->drive.model)->weights_dtype;
-    if (t->backend.ops != &ops_cpu || t->exact)
+    bool plain = t->backend.tier && strcmp(t->backend.tier, "plain") == 0;
+    if (t->exact || t->backend.ops == &ops_ref || plain)
         return bounds_plain;
-    if (dtype == DTYPE_BF16 && strcmp(t->backend.tier, "avx512-bf16") == 0)
+    if (t->backend.ops != &ops_cpu && !dtype_has_blocks(dtype) && dtype != DTYPE_F32)
+        return model_info(t->drive.model)->arch.n_experts ? bounds_bf16_mixture : bounds_bf16;
+    if (dtype == DTYPE_BF16 && t->backend.tier && strcmp(t->backend.tier, "avx512-bf16") == 0)
         return model_info(t->drive.model)->arch.n_experts ? bounds_bf16_mixture : bounds_bf16;
     return dtype_has_blocks(dtype) ? bounds_quantised : bounds_plain;
 }
@@ -238,10 +247,36 @@ static void generate(struct under_test *t, uint32_t chunk_tokens, enum step_sour
 
 static void generate_in_chunks(void **state)
 {
-    static const uint32_t chunks[] = {TOKENS_MAX, 1, 3, 7, 16, 31};
+    static const uint32_t chunks[] = {TOKENS_MAX, 7, 1, 3, 16, 31};
     struct under_test *t = open_or_skip(state);
-    for (size_t i = 0; i < array_count(chunks); i++)
+    size_t n = t->is_emulated ? 2 : array_count(chunks);
+    for (size_t i = 0; i < n; i++)
         generate(t, chunks[i], i % 2 ? STEP_HISTORY : STEP_LAST_SAMPLED);
+}
+
+#define TIER(t)                                                                                    \
+    {.name = #t ": prefill_whole", .test_func = prefill_whole, .initial_state = &t},               \
+        {.name = #t ": prefill_every_position",                                                    \
+         .test_func = prefill_every_position,                                                      \
+         .initial_state = &t},                                                                     \
+    {                                                                                              \
+        .name = #t ": generate_in_chunks", .test_func = generate_in_chunks,                        \
+        .teardown_func = under_test_close, .initial_state = &t                                     \
+    }
+
+/* The backend of a module instead of the built-in ones. */
+static int module_run(const char *name)
+{
+    static struct under_test module = {.backend = {.threads_count = 1}};
+    struct error error = {0};
+    module.backend.tier = getenv("GALERNE_ORACLE_TIER");
+    module.is_emulated = strcmp(name, "cuda-host") == 0;
+    if (module_ops(name, &module.backend.ops, &error) != STATUS_OK) {
+        fprintf(stderr, "golden_test: %s\n", error.text);
+        return 1;
+    }
+    const struct CMUnitTest tests[] = {TIER(module)};
+    return cmocka_run_group_tests(tests, golden_read, NULL);
 }
 
 int main(int argc, char **argv)
@@ -267,15 +302,9 @@ int main(int argc, char **argv)
     }
     golden.folder = argv[1];
     golden.model = argv[argc - 1];
-#define TIER(t)                                                                                    \
-    {.name = #t ": prefill_whole", .test_func = prefill_whole, .initial_state = &t},               \
-        {.name = #t ": prefill_every_position",                                                    \
-         .test_func = prefill_every_position,                                                      \
-         .initial_state = &t},                                                                     \
-    {                                                                                              \
-        .name = #t ": generate_in_chunks", .test_func = generate_in_chunks,                        \
-        .teardown_func = under_test_close, .initial_state = &t                                     \
-    }
+    const char *backend = getenv("GALERNE_ORACLE_BACKEND");
+    if (backend && strcmp(backend, "cpu") != 0)
+        return module_run(backend);
     const struct CMUnitTest tests[] = {TIER(ref),         TIER(scalar),           TIER(avx2),
                                        TIER(avx512),      TIER(avx512_vnni),      TIER(avx2_vnni),
                                        TIER(avx512_bf16), TIER(avx512_bf16_exact)};

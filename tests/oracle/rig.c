@@ -254,10 +254,22 @@ int rig_main(const char *group, const struct rig_test *tests, size_t n_tests)
     return failed;
 }
 
+/* Other numbers in every test where GALERNE_ORACLE_SEED is not 0. */
+static uint64_t dice_seed(void)
+{
+    static bool is_read;
+    static uint64_t seed;
+    const char *text = is_read ? NULL : getenv("GALERNE_ORACLE_SEED");
+    if (text)
+        seed = strtoull(text, NULL, 10) * 0xd1342543de82ef95u;
+    is_read = true;
+    return seed;
+}
+
 /* SplitMix64. */
 static uint64_t dice_next(struct dice *dice)
 {
-    uint64_t z = dice->state += 0x9e3779b97f4a7c15u;
+    uint64_t z = (dice->state += 0x9e3779b97f4a7c15u) ^ dice_seed();
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     return z ^ z >> 31;

@@ -77,7 +77,8 @@ struct rig_test {
 /* Runs every test under every configuration; main returns its value. */
 int rig_main(const char *group, const struct rig_test *tests, size_t n_tests);
 
-/* Pseudo-random numbers with a fixed start: a failure repeats. */
+/* Pseudo-random numbers with a fixed start: a failure repeats. The environment variable
+ * GALERNE_ORACLE_SEED, a number, gives others. */
 struct dice {
     uint64_t state;
 };
