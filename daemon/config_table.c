@@ -16,8 +16,11 @@ static const struct option_choice tiers[] = {{"scalar", 0}, {"avx2", 0},        
                                              {"sm80", 0},   {"sm90", 0},        {NULL, 0}};
 static const struct option_choice workers[] = {
     {"process", CONFIG_WORKER_PROCESS}, {"inline", CONFIG_WORKER_INLINE}, {NULL, 0}};
-static const struct option_choice kv_types[] = {
-    {"f32", DTYPE_F32}, {"bf16", DTYPE_BF16}, {"q8", DTYPE_Q8_0}, {NULL, 0}};
+static const struct option_choice kv_types[] = {{"f32", DTYPE_F32},
+                                                {"bf16", DTYPE_BF16},
+                                                {"q8", DTYPE_Q8_0},
+                                                {"fp8", DTYPE_KV_E4M3},
+                                                {NULL, 0}};
 static const struct option_choice quantise_kinds[] = {
     {"none", 0}, {"q8", DTYPE_Q8_0}, {"q4", DTYPE_Q4_0}, {NULL, 0}};
 static const struct option_choice block_sizes[] = {{"16", 16}, {"32", 32}, {NULL, 0}};
@@ -179,8 +182,9 @@ const struct option_row config_model_rows[] = {
          "comparisons."},
     {"kv_type", OPTION_CHOICE, AT(kv_type), .fallback = "f32", .choices = kv_types,
      .text = "How K and V are kept: f32; bf16, which takes half the memory and half the time of "
-             "reading it, and rounds to 8 bits of precision; or q8, which takes about a quarter: 8 "
-             "bits each and a scale for 32."},
+             "reading it, and rounds to 8 bits of precision; q8, which takes about a quarter: 8 "
+             "bits each and a scale for 32 (on CPUs); or fp8, 8 bits of E4M3, a quarter, with 4 "
+             "bits of precision (on GPUs, on CPUs no faster)."},
     {"quantize", OPTION_CHOICE, AT(quantise), .fallback = "none", .choices = quantise_kinds,
      .text =
          "What the matrices of layers and experts become while the model loads, where its files "

@@ -72,21 +72,43 @@ static void tier_say(const struct worker *worker)
                 worker->options.name, why);
 }
 
-/* "auto": a GPU where one can be opened; else the CPU, and one line says why. */
-static enum status backend_choose(const struct worker *worker, const struct ops **ret_ops,
-                                  struct error *error)
+/* Opens the GPU, and the smallest KV cache on it, which tells whether it keeps K and V as asked. */
+static enum status gpu_try(const struct ops *ops, const struct step_limits *limits,
+                           struct error *why)
+{
+    const struct kv_shape shape = {.n_layers = 1,
+                                   .n_kv_heads = 1,
+                                   .head_dim = 64,
+                                   .block_tokens = 16,
+                                   .blocks_count = 1,
+                                   .slots_count = 1,
+                                   .slot_blocks_max = 1,
+                                   .dtype = (enum dtype)limits->kv_dtype};
+    struct device *device;
+    struct kv *kv;
+    enum status status = ops->device_open(&(struct device_options){0}, &device, why);
+    if (status != STATUS_OK)
+        return status;
+    status = ops->kv_open(device, &shape, &kv, why);
+    if (status == STATUS_OK)
+        ops->kv_close(device, kv);
+    ops->device_close(device);
+    return status;
+}
+
+/* "auto": a GPU where one can be opened that keeps K and V as asked; else the CPU, and one line
+ * says why. */
+static enum status backend_choose(const struct worker *worker, const struct step_limits *limits,
+                                  const struct ops **ret_ops, struct error *error)
 {
     if (strcmp(worker->options.backend, "auto") != 0)
         return module_ops(worker->options.backend, ret_ops, error);
     struct error why = {0};
     const struct ops *ops;
-    struct device *device;
     enum status status = module_ops("cuda", &ops, &why);
     if (status == STATUS_OK)
-        status = ops->device_open(&(struct device_options){0}, &device, &why);
-    if (status == STATUS_OK)
-        ops->device_close(device);
-    else
+        status = gpu_try(ops, limits, &why);
+    if (status != STATUS_OK)
         log_info("model %s: the CPU serves it: %s", worker->options.name, why.text);
     *ret_ops = status == STATUS_OK ? ops : &ops_cpu;
     return STATUS_OK;
@@ -101,7 +123,7 @@ static enum status model_prepare(struct worker *worker, int socket,
     }
     worker_close(worker);
     const struct ops *ops;
-    enum status status = backend_choose(worker, &ops, error);
+    enum status status = backend_choose(worker, limits, &ops, error);
     if (status != STATUS_OK)
         return status;
     /* What "auto" found has no tier of the CPU. */

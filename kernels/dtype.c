@@ -22,21 +22,33 @@ static const struct dtype_row {
     [DTYPE_Q4_1] = {"Q4_1", Q_BLOCK, 4 + Q_BLOCK / 2},
 };
 
+/* NULL: no type. */
+static const struct dtype_row *row_of(enum dtype dtype)
+{
+    static const struct dtype_row kv_e4m3 = {"E4M3", 1, 1};
+    if (dtype == DTYPE_KV_E4M3)
+        return &kv_e4m3;
+    return (unsigned)dtype < DTYPE_COUNT ? &dtypes[dtype] : NULL;
+}
+
 const char *dtype_name(enum dtype dtype)
 {
-    return (unsigned)dtype < DTYPE_COUNT ? dtypes[dtype].name : "?";
+    const struct dtype_row *row = row_of(dtype);
+    return row ? row->name : "?";
 }
 
 uint32_t dtype_block_count(enum dtype dtype)
 {
-    CHECK((unsigned)dtype < DTYPE_COUNT);
-    return dtypes[dtype].block_count;
+    const struct dtype_row *row = row_of(dtype);
+    CHECK(row);
+    return row->block_count;
 }
 
 uint32_t dtype_block_bytes(enum dtype dtype)
 {
-    CHECK((unsigned)dtype < DTYPE_COUNT);
-    return dtypes[dtype].block_bytes;
+    const struct dtype_row *row = row_of(dtype);
+    CHECK(row);
+    return row->block_bytes;
 }
 
 bool dtype_has_blocks(enum dtype dtype)
@@ -125,6 +137,9 @@ void dtype_widen(enum dtype dtype, const void *source, size_t count, float *ret_
             break;
         case DTYPE_Q4_1:
             q4_1_widen(bytes, ret_values + i);
+            break;
+        case DTYPE_KV_E4M3:
+            ret_values[i] = dtype_of_e4m3(*bytes);
             break;
         case DTYPE_F32:
         case DTYPE_COUNT:

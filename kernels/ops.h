@@ -34,6 +34,7 @@ enum dtype {
     DTYPE_Q4_0, /* 32 values: f16 scale, 16 bytes of nibbles, minus 8  (GGUF) */
     DTYPE_Q4_1, /* 32 values: f16 scale, f16 minimum, 16 bytes         (GGUF) */
     DTYPE_COUNT,
+    DTYPE_KV_E4M3 = 32, /* a byte of e4m3 (dtype_e4m3), without a scale; of K and V alone */
 };
 
 const char *dtype_name(enum dtype dtype);
@@ -185,20 +186,22 @@ struct rope_kv_args {
  *     F32    nothing is rounded.
  *     BF16   q to bf16; the weights w_t = exp(score_t - largest) to bf16, at fixed splits of
  *            positions. The sum that divides is taken over the rounded weights.
+ *     E4M3   as BF16, which holds every value of E4M3.
  *     Q8_0   q to 8 bits with a scale for 32 features, by the rule for rows of products (above
  *            weight_part); w_t times the scale of V to 16 bits, in units of 1 / 65535 of the
  *            largest scale of the row's positions in a split (for each 32 features). The sum that
  *            divides is taken over weights that are not rounded.
  *
- * With s = scale * sum_i |dq_i k_i| at most, dq_i being what q_i lost (BF16: 2^-9 |q_i|; Q8_0:
- * most / 254, most the largest |q| of its 32), an output is off by at most
- *     BF16   (exp(2 s + 2^-8) - 1) * 2 * max_t |v_t|
+ * With s = scale * sum_i |dq_i k_i| at most, dq_i being what q_i lost (BF16, E4M3: 2^-9 |q_i|;
+ * Q8_0: most / 254, most the largest |q| of its 32), an output is off by at most
+ *     BF16, E4M3
+ *            (exp(2 s + 2^-8) - 1) * 2 * max_t |v_t|
  *     Q8_0   (exp(2 s) - 1) * 2 * max_t |v_t| + n * scale_v / 131070 * 127 / sum_t w_t,
  *            n positions, scale_v the largest scale of V
  * beside the rounding of f32 sums. In the CPU backend the tiers with the instructions for it do
- * so; the others compute in f32 and round nothing. The cuda backend does so for BF16 and head_dim
- * 64, 80, 96 and 128, and divides by the sum of weights that are not rounded, within the same
- * bound; else it rounds nothing.
+ * so for BF16 and Q8_0; the others compute in f32 and round nothing, and so do all with E4M3. The
+ * cuda backend does so for BF16, E4M3 and head_dim 64, 80, 96 and 128, and divides by the sum of
+ * weights that are not rounded, within the same bound; else it rounds nothing.
  */
 struct attention_args {
     uint32_t n_rows;
@@ -365,6 +368,12 @@ struct sample_args {
  *     most = max |x_i|;  scale = the least bf16 that is not below f32(most / 127)
  *     q_i = round(f32(x_i * f32(1 / scale))), to even;  kept as scale * q_i, exact in f32
  * (most < 2^-100: all zero; an x_i that is not finite: scale and so all of them are NaN).
+ * To KV_E4M3 each for itself, without a scale:
+ *     kept = dtype_e4m3(x_i), the nearest e4m3, ties to even; more than 448 in size: 448; an x_i
+ *            that is not finite: NaN
+ * It is off by at most 2^-4 |x_i|, below 2^-6 by 2^-10, above 448 by |x_i| - 448. E4M3 spans
+ * 2^-9 .. 448, so that a scale would hardly make it finer (measured: docs/performance.md), and
+ * costs the kernels their 16-byte pieces.
  */
 #define KV_SCALE_VALUES 32
 struct kv_shape {
@@ -373,7 +382,7 @@ struct kv_shape {
     uint32_t blocks_count;    /* blocks in the pool */
     uint32_t slots_count;     /* sequences that can have a block table */
     uint32_t slot_blocks_max; /* longest table: ceil(context / block_tokens) */
-    enum dtype dtype;         /* of K and V: F32, BF16 or Q8_0 */
+    enum dtype dtype;         /* of K and V: F32, BF16, Q8_0 or KV_E4M3 */
     bool exact;               /* attention rounds neither queries nor weights */
 };
 

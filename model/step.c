@@ -75,10 +75,11 @@ enum status step_limits_check(const struct step_limits *limits, struct error *er
             return error_set(error, STATUS_INVALID, "limits: %s: expected %u..%u, got %u",
                              table[i].name, table[i].min, table[i].max, table[i].value);
     if (limits->kv_dtype != DTYPE_F32 && limits->kv_dtype != DTYPE_BF16 &&
-        limits->kv_dtype != DTYPE_Q8_0)
+        limits->kv_dtype != DTYPE_Q8_0 && limits->kv_dtype != DTYPE_KV_E4M3)
         return error_set(error, STATUS_INVALID,
-                         "limits: kv_dtype: expected F32 (%d), BF16 (%d) or Q8_0 (%d), got %u",
-                         DTYPE_F32, DTYPE_BF16, DTYPE_Q8_0, limits->kv_dtype);
+                         "limits: kv_dtype: expected F32 (%d), BF16 (%d), Q8_0 (%d) or E4M3 "
+                         "(%d), got %u",
+                         DTYPE_F32, DTYPE_BF16, DTYPE_Q8_0, DTYPE_KV_E4M3, limits->kv_dtype);
     if (limits->exact > 1)
         return error_set(error, STATUS_INVALID, "limits: exact: expected 0 or 1, got %u",
                          limits->exact);

@@ -49,7 +49,7 @@ struct step_limits {
     uint32_t context_tokens;  /* longest sequence, prompt and output */
     uint32_t block_tokens;    /* positions of a KV block */
     uint32_t blocks_count;    /* KV blocks in the pool */
-    uint32_t kv_dtype;        /* enum dtype of K and V: F32, BF16 or Q8_0 */
+    uint32_t kv_dtype;        /* enum dtype of K and V: F32, BF16, Q8_0, KV_E4M3 */
     uint32_t exact;           /* 1: no input of a product is quantised (weight_source.exact) */
     uint32_t quantise;        /* enum dtype: what wide weights become while they load, Q8_0 or Q4_0;
                                  0: they stay as they are */

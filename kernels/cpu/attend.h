@@ -21,7 +21,9 @@
  *     scales  [head_dim / 32, rounded up][block_tokens] bf16      (Q8_0 alone)
  *     V       [block_tokens / values of a word][head_dim] words
  *     scales  as K's                                              (Q8_0 alone)
- * Bytes of K are q + 128, those of V are q (see kv_shape in ops.h).
+ * Bytes of K in Q8_0 are q + 128, those of V are q (see kv_shape in ops.h). E4M3 is bytes as they
+ * are, zeros behind head_dim; V has as many bytes as K then, so that a block has the size that it
+ * has on GPUs.
  *
  * A tier takes the queries in one of three forms, by what it multiplies:
  *     QUERY_F32    [head_dim rounded up to 4][ATTEND_PAIRS_MAX] f32, zeros behind head_dim
@@ -58,7 +60,7 @@ enum attend_query { QUERY_F32, QUERY_BF16, QUERY_BYTES };
 struct attend {
     uint32_t n_pairs; /* 1..ATTEND_PAIRS_MAX */
     uint32_t head_dim, block_tokens;
-    enum dtype dtype;        /* of K and V: F32, BF16 or Q8_0 */
+    enum dtype dtype;        /* of K and V: F32, BF16, Q8_0 or KV_E4M3 */
     enum attend_query query; /* the tier's own for the type, or QUERY_F32: then all is f32 */
     float scale;
     const union attend_word *q; /* rows of ATTEND_PAIRS_MAX words, n_pairs used: see above */
@@ -119,6 +121,8 @@ static inline size_t attend_value_scales(enum dtype dtype, uint32_t head_dim, ui
 
 static inline size_t attend_head_bytes(enum dtype dtype, uint32_t head_dim, uint32_t block_tokens)
 {
+    if (dtype == DTYPE_KV_E4M3)
+        return 2 * attend_key_scales(dtype, head_dim, block_tokens);
     return attend_value_scales(dtype, head_dim, block_tokens) +
            attend_scales_bytes(dtype, head_dim, block_tokens);
 }

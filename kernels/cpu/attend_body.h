@@ -4,6 +4,7 @@
  *     vec_load, vec_store, vec_set, vec_add, vec_sub, vec_mul, vec_max, vec_exp
  *     vec_half(words, part)             value `part` of words of two bf16, widened
  *     vec_byte(words, part, flip)       byte `part` of words xor `flip`, as a signed number
+ *     vec_e4m3(words, part)             byte `part` of words, e4m3 widened
  *     vec_load_bf16(from)               bf16 widened
  *     vec_fma(a, b, c)                  a * b + c
  *     vec_keep(x, from, to, other)      lanes from <= i < to of x, the rest of `other`
@@ -32,6 +33,8 @@ ATTEND_INLINE vec part_load(const char *words, const enum dtype dtype, const int
         return vec_load((const float *)(const void *)words);
     if (dtype == DTYPE_BF16)
         return vec_half((const uint32_t *)(const void *)words, part);
+    if (dtype == DTYPE_KV_E4M3)
+        return vec_e4m3((const uint32_t *)(const void *)words, part);
     return vec_byte((const uint32_t *)(const void *)words, part, flip);
 }
 
@@ -216,9 +219,10 @@ SHAPE_BODY void values_body(const struct attend *a, uint32_t first, uint32_t las
 
 /* A body for each type of K and V. */
 #define ATTEND_TYPES(body, ...)                                                                    \
-    (a->dtype == DTYPE_F32    ? body(__VA_ARGS__, DTYPE_F32)                                       \
-     : a->dtype == DTYPE_BF16 ? body(__VA_ARGS__, DTYPE_BF16)                                      \
-                              : body(__VA_ARGS__, DTYPE_Q8_0))
+    (a->dtype == DTYPE_F32       ? body(__VA_ARGS__, DTYPE_F32)                                    \
+     : a->dtype == DTYPE_BF16    ? body(__VA_ARGS__, DTYPE_BF16)                                   \
+     : a->dtype == DTYPE_KV_E4M3 ? body(__VA_ARGS__, DTYPE_KV_E4M3)                                \
+                                 : body(__VA_ARGS__, DTYPE_Q8_0))
 
 static void scores_run(const struct attend *a)
 {

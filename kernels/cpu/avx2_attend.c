@@ -33,6 +33,18 @@ AVX2_INLINE vec vec_byte(const uint32_t *words, const int part, const uint32_t f
     return _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 24));
 }
 
+/* The fields moved to their places make an f32 2^-120 times as large, subnormal or not. */
+AVX2_INLINE vec vec_e4m3(const uint32_t *words, const int part)
+{
+    __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)words);
+    x = _mm256_sllv_epi32(x, _mm256_set1_epi32(24 - 8 * part));
+    __m256i size = _mm256_and_si256(x, _mm256_set1_epi32(0x7f000000));
+    __m256i sign = _mm256_and_si256(x, _mm256_set1_epi32((int)0x80000000u));
+    __m256i nan = _mm256_cmpeq_epi32(size, _mm256_set1_epi32(0x7f000000));
+    __m256 small = _mm256_castsi256_ps(_mm256_or_si256(sign, _mm256_srli_epi32(size, 4)));
+    return _mm256_or_ps(_mm256_mul_ps(small, _mm256_set1_ps(0x1p120f)), _mm256_castsi256_ps(nan));
+}
+
 AVX2_INLINE vec vec_load_bf16(const uint16_t *from)
 {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)from));

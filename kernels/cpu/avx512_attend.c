@@ -32,6 +32,18 @@ AVX512_INLINE vec vec_byte(const uint32_t *words, const int part, const uint32_t
     return _mm512_cvtepi32_ps(_mm512_srai_epi32(x, 24));
 }
 
+/* The fields moved to their places make an f32 2^-120 times as large, subnormal or not. */
+AVX512_INLINE vec vec_e4m3(const uint32_t *words, const int part)
+{
+    const __m512i fields = _mm512_set1_epi32(0x7f000000);
+    __m512i x = _mm512_sllv_epi32(_mm512_loadu_si512(words), _mm512_set1_epi32(24 - 8 * part));
+    __m512i size = _mm512_and_si512(x, fields);
+    __m512i sign = _mm512_and_si512(x, _mm512_set1_epi32((int)0x80000000u));
+    __m512 small = _mm512_castsi512_ps(_mm512_or_si512(sign, _mm512_srli_epi32(size, 4)));
+    return _mm512_mask_mov_ps(_mm512_mul_ps(small, _mm512_set1_ps(0x1p120f)),
+                              _mm512_cmpeq_epi32_mask(size, fields), vec_set(__builtin_nanf("")));
+}
+
 AVX512_INLINE vec vec_load_bf16(const uint16_t *from)
 {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)from));

@@ -157,7 +157,9 @@ static enum attend_query query_form(const struct attention_run *run)
     const struct kv_shape *shape = &run->args->kv->shape;
     const struct tier *tier = run->device->tier;
     enum dtype dtype = shape->exact ? DTYPE_F32 : shape->dtype;
-    return dtype == DTYPE_F32 ? QUERY_F32 : dtype == DTYPE_BF16 ? tier->bf16_query : tier->q8_query;
+    return dtype == DTYPE_BF16   ? tier->bf16_query
+           : dtype == DTYPE_Q8_0 ? tier->q8_query
+                                 : QUERY_F32;
 }
 
 /* One pair's query as bytes: see attend.h. */

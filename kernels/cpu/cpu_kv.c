@@ -22,7 +22,8 @@ enum status cpu_kv_open(struct device *device, const struct kv_shape *shape, str
                         struct error *error)
 {
     CHECK(shape->block_tokens == 16 || shape->block_tokens == 32);
-    CHECK(shape->dtype == DTYPE_F32 || shape->dtype == DTYPE_BF16 || shape->dtype == DTYPE_Q8_0);
+    CHECK(shape->dtype == DTYPE_F32 || shape->dtype == DTYPE_BF16 || shape->dtype == DTYPE_Q8_0 ||
+          shape->dtype == DTYPE_KV_E4M3);
     CHECK(shape->dtype == DTYPE_F32 || shape->head_dim % 2 == 0);
     size_t data_bytes = size_product(cpu_kv_block_bytes(shape), shape->blocks_count);
     size_t table_count = size_product(shape->slots_count, shape->slot_blocks_max);
@@ -162,6 +163,24 @@ static void bf16_store(const struct kv_shape *shape, uint32_t token, const float
     }
 }
 
+static char e4m3_byte(float value)
+{
+    return (char)(isfinite(value) ? dtype_e4m3(value) : 0x7f);
+}
+
+static void e4m3_store(const struct kv_shape *shape, uint32_t token, const float *k, const float *v,
+                       char *to)
+{
+    const uint32_t n = shape->head_dim, block_tokens = shape->block_tokens;
+    char *v_to = to + attend_values(DTYPE_KV_E4M3, n, block_tokens);
+    for (uint32_t i = 0; i < n; i++) {
+        to[key_index(i, token, block_tokens, 4)] = e4m3_byte(k[i]);
+        v_to[value_index(i, token, n, 4)] = e4m3_byte(v[i]);
+    }
+    for (uint32_t i = n; i < round_up(n, 4); i++)
+        to[key_index(i, token, block_tokens, 4)] = 0;
+}
+
 static void f32_store(const struct kv_shape *shape, uint32_t token, const float *k, const float *v,
                       char *to)
 {
@@ -182,9 +201,10 @@ static void head_store(const struct rope_kv_args *args, uint32_t row, uint32_t k
     const uint32_t *blocks = cpu_kv_blocks(kv, args->host_slots[row], position, position);
     char *to = cpu_kv_head(kv, args->layer, kv_head) +
                blocks[position / block_tokens] * cpu_kv_block_bytes(&kv->shape);
-    (kv->shape.dtype == DTYPE_F32    ? f32_store
-     : kv->shape.dtype == DTYPE_BF16 ? bf16_store
-                                     : q8_store)(&kv->shape, position % block_tokens, k, v, to);
+    (kv->shape.dtype == DTYPE_F32       ? f32_store
+     : kv->shape.dtype == DTYPE_BF16    ? bf16_store
+     : kv->shape.dtype == DTYPE_KV_E4M3 ? e4m3_store
+                                        : q8_store)(&kv->shape, position % block_tokens, k, v, to);
 }
 
 /*

@@ -38,6 +38,14 @@ ATTEND_INLINE vec vec_byte(const uint32_t *words, const int part, const uint32_t
     return x;
 }
 
+ATTEND_INLINE vec vec_e4m3(const uint32_t *words, const int part)
+{
+    vec x;
+    for (int i = 0; i < LANES; i++)
+        x[i] = dtype_of_e4m3((uint8_t)(words[i] >> 8 * part));
+    return x;
+}
+
 ATTEND_INLINE vec vec_load_bf16(const uint16_t *from)
 {
     uint32_t bits[LANES];

@@ -18,7 +18,11 @@
  * layout, so that all in this file is theirs together.
  *
  * Q, and the weights before they meet V, are rounded to BF16; sums are F32. Limits: head_dim 64,
- * 80, 96 or 128, K and V in BF16, a scale above 0; all else goes through the plain kernel.
+ * 80, 96 or 128, K and V in BF16 or E4M3, a scale above 0; all else goes through the plain kernel.
+ *
+ * K and V in E4M3 come as the rows of bytes that pages hold (raw), half of the traffic, and are
+ * widened once for all pairs of a tile into the strips of BF16 that the rest of a kernel reads: in
+ * BF16 they are the same numbers.
  *
  * A limit: a V that is not finite reaches all pairs of a tile that ends behind it.
  */
@@ -77,9 +81,9 @@ struct attend_kernel {
     uint32_t pairs, threads, blocks_per_processor; /* threads: those that hold values */
     void (*launch)(struct runtime *runtime, uint32_t blocks, const struct attend_task *task);
 };
-/* NULL when there is none for this head_dim. */
-const struct attend_kernel *attend_warps_find(uint32_t head_dim);
-const struct attend_kernel *attend_groups_find(uint32_t head_dim, bool many_pairs);
+/* NULL when there is none for this head_dim. `bytes`: K and V are E4M3. */
+const struct attend_kernel *attend_warps_find(uint32_t head_dim, bool bytes);
+const struct attend_kernel *attend_groups_find(uint32_t head_dim, bool bytes, bool many_pairs);
 
 /* ---- one item, as a thread sees it ---- */
 
@@ -150,6 +154,41 @@ LEAF global<float> attend_state(const struct attend_task &a, const struct attend
     size_t index = w.tile.state +
                    ((size_t)split_index * a.units + w.unit) * (w.tile.n_rows * a.tile_heads) + pair;
     return global<float>(a.memory.states + index * (head_dim + ATTEND_STATE_EXTRA));
+}
+
+/* ---- E4M3 ---- */
+
+/* 16 features of row `row` of a step, or zeros, from where they came raw to their place in a tile
+ * of BF16. Neighbouring threads have neighbouring pieces; which half goes first keeps their stores
+ * in different banks. */
+template <uint32_t head_dim>
+LEAF void piece_widen(shared<char> raw, uint32_t row, uint32_t piece, bool there, shared<char> tile)
+{
+    bytes16 bytes = {}, halves[2];
+    if (there)
+        bytes = (raw + row * head_dim + piece * 16).template as<bytes16>()[0];
+#pragma unroll
+    for (uint32_t i = 0; i < 8; i++)
+        halves[i / 4].word[i % 4] = bf16x2_of_e4m3x2((uint16_t)(bytes.word[i / 2] >> 16 * (i % 2)));
+    bool turned = piece / 4 % 2 == 1;
+    uint32_t first = kv_piece_at(head_dim, ATTEND_STEP_TOKENS, row, 2 * piece + turned);
+    uint32_t second = kv_piece_at(head_dim, ATTEND_STEP_TOKENS, row, 2 * piece + !turned);
+    (tile + first).template as<bytes16>()[0] = turned ? halves[1] : halves[0];
+    (tile + second).template as<bytes16>()[0] = turned ? halves[0] : halves[1];
+}
+
+/* A step's K, or V, by `threads` threads; rows that no pair of the tile attends to become zeros. */
+template <uint32_t head_dim>
+LEAF void step_widen(const struct attend_work &w, uint32_t step, shared<char> raw,
+                     shared<char> tile, uint32_t thread, uint32_t threads)
+{
+    constexpr uint32_t pieces = head_dim / 16;
+#pragma unroll 1 /* the warps that do this beside others have few registers */
+    for (uint32_t at = thread; at < ATTEND_STEP_TOKENS * pieces; at += threads) {
+        uint32_t row = at / pieces, position = step * ATTEND_STEP_TOKENS + row;
+        bool there = position >= w.tile.first && position <= w.tile.last;
+        piece_widen<head_dim>(raw, row, at % pieces, there, tile);
+    }
 }
 
 /* ---- registers ----

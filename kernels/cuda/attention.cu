@@ -135,6 +135,8 @@ LEAF struct attend_tile tile_make(const struct attend_task &a, uint32_t row, uin
 /* One block. Whether a tile's splits are items of their own is a matter of speed alone. */
 KERNEL(attend_plan_kernel, struct attend_task, PLAN_THREADS, 1)
 {
+    launch_next(); /* the kernel that walks the list waits for its end */
+    launch_wait();
     shared<uint32_t> scratch = shared_at<uint32_t>(0);
     global<struct attend_tile> tiles(a.memory.tiles);
     global<struct attend_item> items(a.memory.items);
@@ -251,12 +253,14 @@ static bool has_many_pairs(const struct attention_args *args)
 static const struct attend_kernel *kernel_find(const struct device *device,
                                                const struct attention_args *args)
 {
-    if (device->plain || args->kv->shape.exact || args->kv->shape.dtype != DTYPE_BF16 ||
+    enum dtype dtype = args->kv->shape.dtype;
+    bool bytes = dtype == DTYPE_KV_E4M3;
+    if (device->plain || args->kv->shape.exact || (dtype != DTYPE_BF16 && !bytes) ||
         !(args->scale > 0))
         return NULL;
     if (device->wgmma)
-        return attend_groups_find(args->head_dim, has_many_pairs(args));
-    return attend_warps_find(args->head_dim);
+        return attend_groups_find(args->head_dim, bytes, has_many_pairs(args));
+    return attend_warps_find(args->head_dim, bytes);
 }
 
 static bool plan_same(const struct attention_plan *a, const struct attention_plan *b)
@@ -299,7 +303,7 @@ static void tiles_launch(struct device *device, const struct attention_args *arg
                                   args->head_dim, args->window_tokens, kernel->pairs};
     if (!plan_same(&plan, &device->plan)) /* the first layer of a step makes it */
         launch_kernel(attend_plan_kernel, device->runtime,
-                      (launch{1, 1, 1, PLAN_THREADS, PLAN_SHARED_BYTES, false}), task);
+                      (launch{1, 1, 1, PLAN_THREADS, PLAN_SHARED_BYTES, true}), task);
     device->plan = plan;
     size_t items = size_product(args->n_rows, task.units) + task.memory.states_max;
     kernel->launch(device->runtime, (uint32_t)size_min(blocks, items), &task);

@@ -4,18 +4,18 @@
 
 size_t cuda_kv_block_bytes(const struct kv_shape *shape)
 {
-    size_t position = size_product(shape->n_kv_heads, shape->head_dim);
-    size_t block = size_product(size_product(position, shape->block_tokens), 2ul * shape->n_layers);
-    return size_product(block, dtype_block_bytes(shape->dtype));
+    size_t position = size_product(shape->n_kv_heads, kv_row_bytes(shape));
+    return size_product(size_product(position, shape->block_tokens), 2ul * shape->n_layers);
 }
 
 enum status cuda_kv_open(struct device *device, const struct kv_shape *shape, struct kv **ret_kv,
                          struct error *error)
 {
     CHECK(shape->block_tokens % 16 == 0 && shape->block_tokens > 0);
-    if (shape->dtype != DTYPE_F32 && shape->dtype != DTYPE_BF16)
+    if (shape->dtype != DTYPE_F32 && shape->dtype != DTYPE_BF16 && shape->dtype != DTYPE_KV_E4M3)
         return error_set(error, STATUS_UNSUPPORTED,
-                         "GPUs keep K and V as bf16 or f32, not as %s: set kv_type to one of them",
+                         "GPUs keep K and V as fp8, bf16 or f32, not as %s: set kv_type to one of "
+                         "them (fp8 has 8 bits too)",
                          dtype_name(shape->dtype));
     size_t data_bytes = size_product(cuda_kv_block_bytes(shape), shape->blocks_count);
     size_t table_bytes =

@@ -134,6 +134,7 @@ template <typename F> static inline void dtype_switch(enum dtype dtype, F use)
         return use(dtype_constant<DTYPE_Q4_0>());
     case DTYPE_Q4_1:
         return use(dtype_constant<DTYPE_Q4_1>());
+    case DTYPE_KV_E4M3:
     case DTYPE_COUNT:
         break;
     }

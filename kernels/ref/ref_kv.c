@@ -17,7 +17,8 @@ enum status ref_kv_open(struct device *device, const struct kv_shape *shape, str
                         struct error *error)
 {
     CHECK(shape->block_tokens == 16 || shape->block_tokens == 32);
-    CHECK(shape->dtype == DTYPE_F32 || shape->dtype == DTYPE_BF16 || shape->dtype == DTYPE_Q8_0);
+    CHECK(shape->dtype == DTYPE_F32 || shape->dtype == DTYPE_BF16 || shape->dtype == DTYPE_Q8_0 ||
+          shape->dtype == DTYPE_KV_E4M3);
     size_t data_bytes = size_product(ref_kv_block_bytes(shape), shape->blocks_count);
     size_t table_count = size_product(shape->slots_count, shape->slot_blocks_max);
     struct kv *kv = calloc(1, sizeof *kv);
@@ -103,6 +104,11 @@ static float bf16_value(uint16_t bits)
     return value;
 }
 
+static float e4m3_value(float value)
+{
+    return isfinite(value) ? dtype_of_e4m3(dtype_e4m3(value)) : NAN;
+}
+
 /* At most KV_SCALE_VALUES values, by the rule of kv_shape. */
 static void group_store(const float *from, uint32_t count, float *to)
 {
@@ -127,7 +133,9 @@ static void head_store(const struct kv *kv, const float *from, float *to)
 {
     uint32_t n = kv->shape.head_dim;
     for (uint32_t i = 0; i < n; i++)
-        to[i] = kv->shape.dtype == DTYPE_BF16 ? bf16_value(dtype_bf16(from[i])) : from[i];
+        to[i] = kv->shape.dtype == DTYPE_BF16      ? bf16_value(dtype_bf16(from[i]))
+                : kv->shape.dtype == DTYPE_KV_E4M3 ? e4m3_value(from[i])
+                                                   : from[i];
     for (uint32_t i = 0; i < n && kv->shape.dtype == DTYPE_Q8_0; i += KV_SCALE_VALUES)
         group_store(from + i, u32_min(KV_SCALE_VALUES, n - i), to + i);
 }

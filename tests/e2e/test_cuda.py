@@ -35,9 +35,9 @@ def tokens(models: dict, backend: str, prompts: list, max_tokens: int, samplings
 
 
 def same(models: dict, prompts: list, max_tokens: int, samplings=({}, DRAWN), bound=0.02,
-         **settings) -> None:
-    cpu = tokens(models, "cpu", prompts, max_tokens, samplings)
-    gpu = tokens(models, "cuda-host", prompts, max_tokens, samplings, **settings)
+         kv_type="f32", **settings) -> None:
+    cpu = tokens(models, "cpu", prompts, max_tokens, samplings, kv_type=kv_type)
+    gpu = tokens(models, "cuda-host", prompts, max_tokens, samplings, kv_type=kv_type, **settings)
     assert len(cpu) == len(gpu) > 0
     for a, b in zip(cpu, gpu):
         assert len(a) == max_tokens
@@ -55,6 +55,20 @@ def test_tiny_models_give_the_tokens_of_the_cpu(tier):
 @pytest.mark.skipif(not is_demo_there(), reason="the demo model has no weights")
 def test_the_demo_model_gives_the_tokens_of_the_cpu():
     same({"demo": DEMO}, ["The capital of Portugal"], 4)
+
+
+@emulated
+@pytest.mark.parametrize("tier", ["sm80", "sm90"])
+def test_tiny_models_with_kv_in_8_bits(tier):
+    # A last bit of K before it is rounded may be worth 2^-3 of it after: greedy alone.
+    same(TINY, ["hello", "a b c d e f g h i j k l m n o p q r s t u v w x y z"], 6, tier=tier,
+         samplings=({},), bound=0.1, kv_type="fp8")
+
+
+@emulated
+@pytest.mark.skipif(not is_demo_there(), reason="the demo model has no weights")
+def test_the_demo_model_with_kv_in_8_bits():
+    same({"demo": DEMO}, ["The capital of Portugal"], 4, samplings=({},), bound=0.1, kv_type="fp8")
 
 
 @emulated
@@ -96,6 +110,17 @@ def test_cuda_without_a_driver_fails_the_model(fresh):
 def test_cuda_without_a_module_fails_the_model(fresh, monkeypatch, tmp_path):
     monkeypatch.setenv("GALERNE_MODULES", str(tmp_path))
     says(fresh, "backend cuda: no module: ", backend="cuda")
+
+
+@emulated
+def test_q8_is_the_cpus_and_fp8_is_named(fresh, monkeypatch, tmp_path):
+    (tmp_path / "galerne-cuda.so").symlink_to((MODULES / "galerne-cuda-host.so").resolve())
+    monkeypatch.setenv("GALERNE_MODULES", str(tmp_path))
+    words = "GPUs keep K and V as fp8, bf16 or f32, not as Q8_0"
+    says(fresh, words, backend="cuda", kv_type="q8")
+    daemon = fresh(models={"tiny": TINY["tiny"]},
+                   model_settings={"backend": "auto", "kv_type": "q8"})
+    assert f"model tiny: the CPU serves it: {words}" in daemon.log_tail()
 
 
 def test_a_module_of_another_build_is_refused(fresh, monkeypatch, tmp_path):

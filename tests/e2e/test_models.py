@@ -100,7 +100,7 @@ def test_demo_is_small():
     assert sum(f.stat().st_size for f in DEMO.iterdir()) <= 12_000_000
 
 
-@pytest.mark.parametrize("kv_type,bits", [("bf16", 16), ("q8", 8.5)])
+@pytest.mark.parametrize("kv_type,bits", [("bf16", 16), ("q8", 8.5), ("fp8", 8)])
 def test_kv_in_fewer_bits(fresh, kv_type, bits):
     """Less memory for a block, and the demo model knows what it knew."""
     if not is_demo_there():

@@ -417,7 +417,7 @@ int main(int argc, char **argv)
         return 77;
     for (int i = 1; i < argc; i++)
         failures += model_test(argv[i]);
-    static const enum dtype narrow[] = {DTYPE_BF16, DTYPE_Q8_0};
+    static const enum dtype narrow[] = {DTYPE_BF16, DTYPE_Q8_0, DTYPE_KV_E4M3};
     for (size_t i = 0; i < array_count(narrow); i++) {
         printf("K and V in %s\n", dtype_name(narrow[i]));
         kv_dtype = narrow[i];

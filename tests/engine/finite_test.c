@@ -271,7 +271,7 @@ static void blocks_carry_nothing_with(enum dtype kv_dtype)
 }
 
 /* K and V in every type: what is not finite must not get lost in it. */
-static const enum dtype kv_dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_Q8_0};
+static const enum dtype kv_dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_Q8_0, DTYPE_KV_E4M3};
 
 static void others_go_on(void **state)
 {

@@ -321,13 +321,14 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         enum dtype dtype;
-    } kv_types[] = {{"f32", DTYPE_F32}, {"bf16", DTYPE_BF16}, {"q8", DTYPE_Q8_0}};
+    } kv_types[] = {
+        {"f32", DTYPE_F32}, {"bf16", DTYPE_BF16}, {"q8", DTYPE_Q8_0}, {"fp8", DTYPE_KV_E4M3}};
     size_t kv_type = 0;
     while (argc == 5 && kv_type < array_count(kv_types) &&
            strcmp(argv[4], kv_types[kv_type].name) != 0)
         kv_type++;
     if (argc < 3 || argc > 5 || !ops_find(argv[2]) || kv_type == array_count(kv_types)) {
-        fprintf(stderr, "usage: bit_exact_test FOLDER ref|cpu [TIER [f32|bf16|q8]]\n");
+        fprintf(stderr, "usage: bit_exact_test FOLDER ref|cpu [TIER [f32|bf16|q8|fp8]]\n");
         return 2;
     }
     limits.kv_dtype = kv_types[kv_type].dtype;

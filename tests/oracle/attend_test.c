@@ -5,7 +5,8 @@
  * each row alone, and all rows in other calls. The pool is full of NaN before.
  *
  * The bound is of BF16 queries and weights (2^-9 each, of values below 2): 2e-2 of the largest
- * value. The CPU rounds neither, and is far inside of it.
+ * value. The CPU rounds neither, and is far inside of it. K and V are BF16 or, for the same shapes,
+ * E4M3.
  */
 #include "tests/oracle/rig.h"
 
@@ -33,7 +34,7 @@ struct scene {
     float *inv_freq;
 };
 
-static struct scene scene_make(struct dice *dice, const struct shape *shape)
+static struct scene scene_make(struct dice *dice, const struct shape *shape, enum dtype dtype)
 {
     struct scene s = {.shape = shape};
     uint32_t longest = 0;
@@ -51,7 +52,7 @@ static struct scene scene_make(struct dice *dice, const struct shape *shape)
                                    .block_tokens = shape->block_tokens,
                                    .slots_count = SEQUENCES,
                                    .slot_blocks_max = div_up_u32(longest, shape->block_tokens),
-                                   .dtype = DTYPE_BF16};
+                                   .dtype = dtype};
     uint32_t n_blocks = 0, *blocks;
     for (uint32_t i = 0; i < SEQUENCES; i++) {
         n_blocks += div_up_u32(s.lengths[i], shape->block_tokens);
@@ -175,9 +176,10 @@ static void pieces_check(const struct scene *s, struct rig *rig, struct kv *kv, 
     free(got);
 }
 
-static void shape_check(void **state, struct dice *dice, const struct shape *shape)
+static void shape_check(void **state, struct dice *dice, const struct shape *shape,
+                        enum dtype dtype)
 {
-    struct scene s = scene_make(dice, shape);
+    struct scene s = scene_make(dice, shape, dtype);
     size_t n_out = s.n_rows * s.out_values;
     float *expected = malloc(n_out * sizeof(float)), *got = malloc(n_out * sizeof(float));
     struct rig rig = rig_open("ref", NULL, 1);
@@ -197,9 +199,12 @@ static void shape_check(void **state, struct dice *dice, const struct shape *sha
 
 static void shapes_check(void **state, const struct shape *shapes, size_t n)
 {
-    struct dice dice = {90};
-    for (size_t i = 0; i < n; i++)
-        shape_check(state, &dice, &shapes[i]);
+    static const enum dtype dtypes[] = {DTYPE_BF16, DTYPE_KV_E4M3};
+    for (size_t d = 0; d < array_count(dtypes); d++) {
+        struct dice dice = {90};
+        for (size_t i = 0; i < n; i++)
+            shape_check(state, &dice, &shapes[i], dtypes[d]);
+    }
 }
 
 /* Single rows of sequences from one position to three splits. */

@@ -2,8 +2,8 @@
  * rope_kv, attention, kv_copy and kv_table_set of a backend against `ref`; bounds as stated
  * in rows_test.c, and for tiers that round queries and weights in ops.h. The pool is full of NaN
  * before each case, and the block tables are scattered, so that a score or a value outside of a
- * sequence shows. K in BF16 and Q8_0 is not rotated: a last bit of the angle could change how it is
- * rounded.
+ * sequence shows. K in BF16, Q8_0 and E4M3 is not rotated: a last bit of the angle could change how
+ * it is rounded.
  */
 #include "tests/oracle/rig.h"
 
@@ -140,7 +140,7 @@ static bool tier_rounds(const char *tier, enum dtype dtype)
 {
     bool bf16 = strcmp(tier, "avx512-bf16") == 0;
     if (strncmp(tier, "sm", 2) == 0) /* cuda, for some head_dim; the others are far inside */
-        return dtype == DTYPE_BF16;
+        return dtype == DTYPE_BF16 || dtype == DTYPE_KV_E4M3;
     return (dtype == DTYPE_BF16 && bf16) ||
            (dtype == DTYPE_Q8_0 && (bf16 || strcmp(tier, "avx512-vnni") == 0));
 }
@@ -149,11 +149,17 @@ static bool tier_rounds(const char *tier, enum dtype dtype)
 static double query_loss(const float *q, uint32_t i, const struct shape *shape)
 {
     double most = 0;
-    if (shape->dtype == DTYPE_BF16)
+    if (shape->dtype != DTYPE_Q8_0)
         return fabs((double)q[i]) * 0x1p-9;
     for (uint32_t k = i / 32 * 32; k < u32_min(shape->head_dim, i / 32 * 32 + 32); k++)
         most = fmax(most, fabs((double)q[k]));
     return most / 254 * 1.001; /* and the rounding of its scale */
+}
+
+/* What is kept may be larger than what was given, by this part of it. */
+static double larger_by(enum dtype dtype)
+{
+    return dtype == DTYPE_KV_E4M3 ? 0x1p-4 : 0x1p-6;
 }
 
 /* The bound of ops.h for the outputs of one row and head whose queries and weights are rounded. */
@@ -166,8 +172,8 @@ static double rounding_bound(const struct scene *s, const float *qkv, uint32_t r
     const float *q = qkv + row * s->row_values + (size_t)head * n;
     double scale = 1 / sqrt((double)n), score_loss = 0, v_most = 0, most = -INFINITY, sum = 0;
     double *scores = calloc(position - first + 1, sizeof *scores), losses[128];
-    for (uint32_t i = 0; i < n; i++)
-        losses[i] = query_loss(q, i, shape) * (1 + 0x1p-6); /* K as kept is that much larger */
+    for (uint32_t i = 0; i < n; i++) /* K as kept is that much larger */
+        losses[i] = query_loss(q, i, shape) * (1 + larger_by(shape->dtype));
     for (uint32_t t = first; t <= position; t++) {
         const float *k =
             qkv + (row - position + t) * s->row_values + (size_t)(shape->n_heads + kv_head) * n;
@@ -184,8 +190,8 @@ static double rounding_bound(const struct scene *s, const float *qkv, uint32_t r
     for (uint32_t t = first; t <= position; t++)
         sum += exp(scores[t - first] - most) * (1 - 0x1p-3); /* of K that is not rounded yet */
     free(scores);
-    v_most *= 1 + 0x1p-6;
-    if (shape->dtype == DTYPE_BF16)
+    v_most *= 1 + larger_by(shape->dtype);
+    if (shape->dtype != DTYPE_Q8_0)
         return expm1(2 * score_loss + 0x1p-8) * 2 * v_most;
     return expm1(2 * score_loss) * 2 * v_most +
            (position - first + 1) * (v_most / 127) * 127 / 131070 / sum;
@@ -285,6 +291,14 @@ static void attention_shapes(void **state)
         {13, 1, 8, 16, 3, DTYPE_Q8_0, LONG_CONTEXT, false},
         {3, 1, 128, 32, 0, DTYPE_Q8_0, LONG_CONTEXT, false},
         {4, 1, 64, 16, 301, DTYPE_Q8_0, LONG_CONTEXT, false},
+        {9, 3, 64, 16, 0, DTYPE_KV_E4M3, 0, false},
+        {7, 1, 80, 32, 0, DTYPE_KV_E4M3, 0, false},
+        {2, 1, 24, 16, 40, DTYPE_KV_E4M3, 0, false},
+        {5, 5, 2, 32, 0, DTYPE_KV_E4M3, 0, false},
+        {3, 1, 6, 16, 0, DTYPE_KV_E4M3, 0, false},
+        {13, 1, 8, 16, 3, DTYPE_KV_E4M3, LONG_CONTEXT, false},
+        {3, 1, 128, 32, 0, DTYPE_KV_E4M3, LONG_CONTEXT, false},
+        {4, 1, 96, 16, 301, DTYPE_KV_E4M3, LONG_CONTEXT, false},
     };
     struct dice dice = {20};
     for (size_t i = 0; i < array_count(shapes); i++)
@@ -308,6 +322,13 @@ static void exact_shapes(void **state)
                                            .block_tokens = 32,
                                            .window_tokens = 30,
                                            .dtype = DTYPE_Q8_0,
+                                           .context_tokens = 300,
+                                           .exact = true},
+                                          {.n_heads = 4,
+                                           .n_kv_heads = 2,
+                                           .head_dim = 64,
+                                           .block_tokens = 16,
+                                           .dtype = DTYPE_KV_E4M3,
                                            .context_tokens = 300,
                                            .exact = true}};
     struct dice dice = {24};
@@ -492,13 +513,15 @@ static void behind_check(struct rig *rig, struct dice *dice, const struct shape 
 static void behind_the_window(void **state)
 {
     static const struct shape shapes[] = {
-        {9, 3, 64, 16, 13, DTYPE_F32, 0, false},  {9, 3, 64, 32, 40, DTYPE_F32, 0, false},
-        {6, 2, 32, 32, 1, DTYPE_F32, 0, false},   {4, 1, 24, 16, 17, DTYPE_F32, 0, false},
-        {2, 2, 48, 32, 33, DTYPE_F32, 0, false},  {7, 1, 80, 16, 16, DTYPE_F32, 0, false},
-        {1, 1, 16, 16, 2, DTYPE_F32, 0, false},   {12, 2, 96, 16, 50, DTYPE_F32, 0, false},
-        {9, 3, 64, 16, 13, DTYPE_BF16, 0, false}, {6, 2, 32, 16, 24, DTYPE_BF16, 0, false},
-        {7, 1, 80, 16, 16, DTYPE_BF16, 0, false}, {9, 3, 64, 16, 13, DTYPE_Q8_0, 0, false},
-        {2, 2, 48, 32, 33, DTYPE_Q8_0, 0, false}, {4, 1, 24, 16, 6, DTYPE_Q8_0, 0, false},
+        {9, 3, 64, 16, 13, DTYPE_F32, 0, false},     {9, 3, 64, 32, 40, DTYPE_F32, 0, false},
+        {6, 2, 32, 32, 1, DTYPE_F32, 0, false},      {4, 1, 24, 16, 17, DTYPE_F32, 0, false},
+        {2, 2, 48, 32, 33, DTYPE_F32, 0, false},     {7, 1, 80, 16, 16, DTYPE_F32, 0, false},
+        {1, 1, 16, 16, 2, DTYPE_F32, 0, false},      {12, 2, 96, 16, 50, DTYPE_F32, 0, false},
+        {9, 3, 64, 16, 13, DTYPE_BF16, 0, false},    {6, 2, 32, 16, 24, DTYPE_BF16, 0, false},
+        {7, 1, 80, 16, 16, DTYPE_BF16, 0, false},    {9, 3, 64, 16, 13, DTYPE_Q8_0, 0, false},
+        {2, 2, 48, 32, 33, DTYPE_Q8_0, 0, false},    {4, 1, 24, 16, 6, DTYPE_Q8_0, 0, false},
+        {9, 3, 64, 16, 13, DTYPE_KV_E4M3, 0, false}, {2, 2, 48, 32, 33, DTYPE_KV_E4M3, 0, false},
+        {7, 1, 80, 16, 16, DTYPE_KV_E4M3, 0, false}, {4, 1, 6, 16, 6, DTYPE_KV_E4M3, 0, false},
     };
     for (int reference = 0; reference < 2; reference++) {
         struct dice dice = {22};
@@ -585,45 +608,15 @@ static void copy_on_write(void **state)
     copy_check(state, DTYPE_F32);
     copy_check(state, DTYPE_BF16);
     copy_check(state, DTYPE_Q8_0);
-}
-
-static void block_bytes(void **state)
-{
-    struct rig rig = rig_tested(state);
-    const struct kv_shape shape = {.n_layers = 30,
-                                   .n_kv_heads = 3,
-                                   .head_dim = 64,
-                                   .block_tokens = 16,
-                                   .blocks_count = 1,
-                                   .slots_count = 1,
-                                   .slot_blocks_max = 1};
-    assert_int_equal(rig.ops->kv_block_bytes(&shape), 30 * 2 * 3 * 64 * 16 * 4);
-    struct kv_shape half = shape;
-    half.dtype = DTYPE_BF16;
-    assert_int_equal(rig.ops->kv_block_bytes(&half), 30 * 2 * 3 * 64 * 16 * 2);
-    half.dtype = DTYPE_Q8_0; /* and a scale of two bytes for 32 */
-    if (rig.ops == &ops_cpu)
-        assert_int_equal(rig.ops->kv_block_bytes(&half), 30 * 2 * 3 * (64 * 16 + 2 * 16 * 2));
-    struct kv_shape absurd = shape;
-    absurd.blocks_count = UINT32_MAX;
-    absurd.n_layers = absurd.n_kv_heads = UINT32_MAX / 2;
-    struct kv *kv = NULL;
-    struct error error = {0};
-    assert_int_equal(rig.ops->kv_open(rig.device, &absurd, &kv, &error), STATUS_EXHAUSTED);
-    assert_null(kv);
-    assert_non_null(strstr(error.text, "blocks"));
-    rig_close(&rig);
+    copy_check(state, DTYPE_KV_E4M3);
 }
 
 int main(void)
 {
     static const struct rig_test tests[] = {
-        {"rope_kv and attention", attention_shapes},
-        {"kv_copy", copy_on_write},
-        {"behind the window", behind_the_window},
-        {"8 bits", eight_bits},
+        {"rope_kv and attention", attention_shapes},  {"kv_copy", copy_on_write},
+        {"behind the window", behind_the_window},     {"8 bits", eight_bits},
         {"K and V of few bits, exact", exact_shapes},
-        {"kv_block_bytes, a pool that is too large", block_bytes},
     };
     return rig_main("attention", tests, array_count(tests));
 }

@@ -417,6 +417,9 @@ static void attention_exact(void **state)
         {13, 1, 24, 32, 0, qkv, inv_freq, DTYPE_Q8_0},
         {3, 1, 16, 16, 300, qkv, inv_freq, DTYPE_Q8_0},
         {4, 1, 80, 32, 31, qkv, inv_freq, DTYPE_Q8_0},
+        {9, 3, 64, 16, 0, qkv, inv_freq, DTYPE_KV_E4M3},
+        {13, 1, 24, 32, 0, qkv, inv_freq, DTYPE_KV_E4M3},
+        {5, 5, 6, 16, 300, qkv, inv_freq, DTYPE_KV_E4M3},
     };
     const struct config *config = *state;
     for (size_t i = 0; i < array_count(shapes); i++)
