@@ -80,11 +80,18 @@ struct weight {
     char *data;          /* [stack_count] matrices of segments */
 };
 
+/* The last call of attention whose blocks were looked at; arrays as they were staged. */
+struct kv_seen {
+    const void *positions, *slots;
+    uint32_t n_rows, window_tokens, layer;
+};
+
 struct kv {
     struct kv_shape shape;
     char *data;           /* [blocks_count] pages, see kv.h */
     uint32_t *table;      /* of the card: [slots_count][slot_blocks_max] */
     uint32_t *host_table; /* the same, for checks */
+    struct kv_seen seen;
 };
 
 /* Where the `bytes` of a host array will lie on the card when the kernels launched next run: valid

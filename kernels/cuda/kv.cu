@@ -58,6 +58,7 @@ void cuda_kv_table_set(struct device *device, struct kv *kv, uint32_t slot, uint
         CHECK(host_blocks[i] < shape->blocks_count);
         kv->host_table[at + i] = host_blocks[i];
     }
+    kv->seen = {};
     if (n > 0)
         runtime_move(device->runtime, kv->table + at,
                      device_stage(device, host_blocks, n * sizeof(uint32_t)), n * sizeof(uint32_t));

@@ -73,9 +73,11 @@ def test_the_demo_model_with_kv_in_8_bits():
 
 @emulated
 @pytest.mark.skipif(not os.environ.get("GALERNE_SMOLLM2"), reason="SmolLM2 was not fetched")
-def test_smollm2_gives_the_tokens_of_the_cpu():
+@pytest.mark.parametrize("kv_type", ["f32", "fp8"])
+def test_smollm2_gives_the_tokens_of_the_cpu(kv_type):
     # The bound is wide because the CPU rounds what 4-bit weights are multiplied with to 8 bits.
-    same({"smollm2": os.environ["GALERNE_SMOLLM2"]}, ["The sun"], 2, samplings=({},), bound=0.3)
+    same({"smollm2": os.environ["GALERNE_SMOLLM2"]}, ["The sun"], 2, samplings=({},), bound=0.3,
+         kv_type=kv_type)
 
 
 def says(fresh, words: str, **settings) -> str:
