@@ -17,14 +17,12 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "daemon/config.h"
-#include "daemon/inherited.h"
 #include "daemon/worker.h"
+#include "daemon/worker_boot.h"
 #include "daemon/worker_protocol.h"
 
 #define ACCEPT_LOOK_NS (200 * NS_PER_MS)
 #define CONFIG_DEFAULT "/etc/galerne/galerne.yaml"
-#define INHERITED_NAME "worker"
 
 static atomic_bool stop;
 
@@ -152,51 +150,6 @@ static int arguments_parse(int argc, char **argv, struct arguments *ret)
     return !ret->model == !ret->worker.path || optind != argc ? misuse() : -1;
 }
 
-/* ---- what the configuration says ---- */
-
-static enum status fail_no_model(const struct config *config, const char *name, struct error *error)
-{
-    char names[256] = "";
-    size_t used = 0;
-    for (uint32_t i = 0; i < config->n_models && used < sizeof names; i++)
-        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "",
-                                 config->models[i].name);
-    return error_set(error, STATUS_NOT_FOUND, "%s has no model called \"%.60s\"; it has %s",
-                     config->file, name, names);
-}
-
-/* Fills in what the front would have passed; `config` is to live as long. */
-static enum status config_apply(struct config *config, struct arguments *arguments,
-                                struct error *error)
-{
-    static char socket[CONFIG_PATH_MAX_BYTES + 128];
-    enum status status = config_load(arguments->config, config, error);
-    if (status != STATUS_OK)
-        return status;
-    const struct config_model *model = NULL;
-    for (uint32_t i = 0; i < config->n_models; i++)
-        if (strcmp(config->models[i].name, arguments->model) == 0)
-            model = &config->models[i];
-    if (!model)
-        return fail_no_model(config, arguments->model, error);
-    if (model->worker == CONFIG_WORKER_INLINE)
-        return error_set(error, STATUS_INVALID,
-                         "%s: model %s is inline, a thread of galerned: it has no worker",
-                         config->file, model->name);
-    log_open("galerne-worker", (enum log_level)config->log_level);
-    arguments->worker = (struct worker_options){.name = model->name,
-                                                .path = model->path,
-                                                .backend = model->backend,
-                                                .tier = model->tier,
-                                                .threads_count = model->threads_count,
-                                                .cache_dir = config->cache_dir};
-    if (!arguments->socket) {
-        snprintf(socket, sizeof socket, "%s/worker-%s.sock", config->runtime_dir, model->name);
-        arguments->socket = socket;
-    }
-    return STATUS_OK;
-}
-
 /* ---- the socket ---- */
 
 static int socket_listen(const char *path)
@@ -244,22 +197,6 @@ static void fronts_serve(const struct arguments *arguments, int listener)
     worker_close(&worker);
 }
 
-/* *ret_fd is -1 when the service manager gave none. */
-static enum status socket_inherit(int *ret_fd, struct error *error)
-{
-    char path[INHERITED_PATH_MAX_BYTES + 1];
-    enum status status = inherited_read(error);
-    if (status == STATUS_OK)
-        status = inherited_take(INHERITED_NAME, SOCK_SEQPACKET, ret_fd, path, error);
-    if (status == STATUS_OK && inherited_left())
-        status = error_set(
-            error, STATUS_INVALID,
-            "the service manager hands over a socket \"%s\", expected one called " INHERITED_NAME
-            ": mend FileDescriptorName= of its unit",
-            inherited_left());
-    return status;
-}
-
 /* On a socket of our own, which goes with us. */
 static int socket_serve(const struct arguments *arguments)
 {
@@ -278,7 +215,6 @@ static int socket_serve(const struct arguments *arguments)
 
 int main(int argc, char **argv)
 {
-    static struct config config;
     struct arguments arguments;
     struct error error;
     int inherited = -1;
@@ -286,9 +222,10 @@ int main(int argc, char **argv)
     if (code >= 0)
         return code;
     log_open("galerne-worker", LOG_LEVEL_INFO);
-    enum status status = socket_inherit(&inherited, &error);
+    enum status status = worker_boot_inherit(&inherited, &error);
     if (status == STATUS_OK && arguments.model)
-        status = config_apply(&config, &arguments, &error);
+        status = worker_boot_configure(arguments.config, arguments.model, &arguments.worker,
+                                       &arguments.socket, &error);
     if (status == STATUS_OK && inherited < 0 && !arguments.socket)
         status = error_set(&error, STATUS_INVALID,
                            "no socket: say where with --socket, or name a model with --model");
