@@ -52,6 +52,14 @@ enum status card_dtype(const char *name, enum dtype *ret_dtype, struct error *er
     return error_set(error, STATUS_UNSUPPORTED, "this build has no type called %s", name);
 }
 
+enum status card_kv_dtype(const char *name, enum dtype *ret_dtype, struct error *error)
+{
+    if (strcasecmp(name, "fp8") != 0)
+        return card_dtype(name, ret_dtype, error);
+    *ret_dtype = DTYPE_KV_E4M3;
+    return STATUS_OK;
+}
+
 /* The driver's function of that name; cudart has made a context current for this thread. */
 static void *driver_find(const struct card *card, const char *name)
 {

@@ -30,9 +30,11 @@ enum status card_open(struct card *card, const char *backend, const char *tier, 
                       struct error *error);
 void card_close(struct card *card);
 
-/* Of weights, or of K and V: by the name of its dtype; "fp8" is any of 8 bits that float.
- * UNSUPPORTED: this build knows no such type. */
+/* Of weights: by the name of its dtype; "fp8" is any of 8 bits that float. UNSUPPORTED: this build
+ * knows no such type. */
 enum status card_dtype(const char *name, enum dtype *ret_dtype, struct error *error);
+/* The same of K and V: "fp8" is their own. */
+enum status card_kv_dtype(const char *name, enum dtype *ret_dtype, struct error *error);
 
 /* Memory of the card that is free; SIZE_MAX where it cannot be known. */
 size_t card_free_bytes(const struct card *card);

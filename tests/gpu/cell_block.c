@@ -186,7 +186,7 @@ static enum status attend_open(struct attend *a, uint32_t slots, uint32_t tokens
 {
     const struct cell *c = a->cell;
     enum dtype dtype;
-    enum status status = card_dtype(c->kv, &dtype, error);
+    enum status status = card_kv_dtype(c->kv, &dtype, error);
     if (status != STATUS_OK)
         return status;
     uint32_t blocks = div_up_u32(tokens, 16);
@@ -236,7 +236,7 @@ static double kv_layer_bytes(const struct attend *a, double tokens)
                              .slots_count = 1,
                              .slot_blocks_max = 1};
     struct error error;
-    if (card_dtype(a->cell->kv, &shape.dtype, &error) != STATUS_OK)
+    if (card_kv_dtype(a->cell->kv, &shape.dtype, &error) != STATUS_OK)
         return 0;
     return (double)a->card->ops->kv_block_bytes(&shape) / 16 * tokens;
 }

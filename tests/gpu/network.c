@@ -264,7 +264,7 @@ static enum status run_open(struct run *run, const struct cell *c, struct error 
 {
     uint32_t blocks = div_up_u32(c->context + 1, BLOCK_TOKENS);
     enum dtype kv_dtype;
-    enum status status = card_dtype(c->kv, &kv_dtype, error);
+    enum status status = card_kv_dtype(c->kv, &kv_dtype, error);
     if (status != STATUS_OK)
         return status;
     struct step_limits limits = {.slots_max = c->batch,
@@ -336,7 +336,7 @@ static void step_sum(const struct run *run, const struct cell *c, struct measure
                              .slots_count = 1,
                              .slot_blocks_max = 1};
     struct error error;
-    CHECK(card_dtype(c->kv, &shape.dtype, &error) == STATUS_OK);
+    CHECK(card_kv_dtype(c->kv, &shape.dtype, &error) == STATUS_OK);
     double all = (double)(ops->weight_bytes(l->gate_up) + ops->weight_bytes(l->down));
     double unread = c->experts ? all * (1 - m->touched / c->experts) : 0;
     double active = c->experts ? c->top_k : 1, hidden = c->hidden;
