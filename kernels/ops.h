@@ -372,7 +372,7 @@ struct sample_args {
  *     kept = dtype_e4m3(x_i), the nearest e4m3, ties to even; more than 448 in size: 448; an x_i
  *            that is not finite: NaN
  * It is off by at most 2^-4 |x_i|, below 2^-6 by 2^-10, above 448 by |x_i| - 448. E4M3 spans
- * 2^-9 .. 448 by itself: a scale for 32 features would take an eighth to a quarter off the error
+ * 2^-9 .. 448 by itself: a scale for 32 features would take a twelfth to a quarter off the error
  * (docs/cuda.md), a sixteenth more bytes, and from kernels their rows of 16-byte pieces.
  */
 #define KV_SCALE_VALUES 32
