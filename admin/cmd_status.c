@@ -125,6 +125,71 @@ static void not_finite_print(const Galerne__Admin__V1__StatusResponse *status)
     }
 }
 
+/* The same: each worker that was lost, by cause. */
+static void ends_print(const char *name, const Galerne__Admin__V1__ModelStatus *m)
+{
+    const Galerne__Admin__V1__WorkerEnds *e = m->worker_ends;
+    if (!e)
+        return;
+    const struct {
+        uint64_t count;
+        const char *cause;
+    } rows[] = {{e->died, "died"},
+                {e->hung, "hung"},
+                {e->device, "had a device that failed"},
+                {e->nonsense, "answered what nobody had asked"},
+                {e->start, "did not come up"}};
+    char text[256] = "";
+    for (size_t i = 0, used = 0; i < array_count(rows) && used < sizeof text; i++)
+        if (rows[i].count)
+            used += (size_t)snprintf(text + used, sizeof text - used, "%s%" PRIu64 " %s",
+                                     used ? ", " : "", rows[i].count, rows[i].cause);
+    if (!text[0])
+        return;
+    char *why = output_escape(span_of(m->worker_end_text));
+    printf("\n%s: workers lost: %s; the last: %s\n", name, text, why);
+    free(why);
+}
+
+static void facts_print(const char *name, const Galerne__Admin__V1__ModelStatus *m)
+{
+    const Galerne__Admin__V1__DeviceFacts *f = m->device_facts;
+    const double gib = 1 << 30;
+    if (!f)
+        return;
+    char *device = output_escape(span_of(f->name[0] ? f->name : m->device));
+    char *driver = output_escape(span_of(f->driver));
+    printf("\n%s: %s%s%s", name, device, driver[0] ? ", driver " : "", driver);
+    if (f->_memory_bytes_case && f->_memory_free_bytes_case)
+        printf(", %.1f of %.1f GiB free", (double)f->memory_free_bytes / gib,
+               (double)f->memory_bytes / gib);
+    if (f->_temperature_celsius_case)
+        printf(", %u C", f->temperature_celsius);
+    if (f->_power_watts_case)
+        printf(", %u W", (unsigned)f->power_watts);
+    if (f->_ecc_corrected_total_case && f->_ecc_uncorrected_total_case)
+        printf(", memory errors: %" PRIu64 " corrected, %" PRIu64 " not", f->ecc_corrected_total,
+               f->ecc_uncorrected_total);
+    for (size_t i = 0; i < f->n_throttled_by; i++) {
+        char *reason = output_escape(span_of(f->throttled_by[i]));
+        printf("%s%s", i ? ", " : ", slowed down by: ", reason);
+        free(reason);
+    }
+    putchar('\n');
+    free(device);
+    free(driver);
+}
+
+static void models_more_print(const Galerne__Admin__V1__StatusResponse *status)
+{
+    for (size_t i = 0; i < status->n_models; i++) {
+        const char *slash = strchr(status->models[i]->name, '/');
+        const char *name = slash ? slash + 1 : status->models[i]->name;
+        facts_print(name, status->models[i]);
+        ends_print(name, status->models[i]);
+    }
+}
+
 static void left_cell(struct table *table, bool is_limited, uint64_t left)
 {
     if (is_limited)
@@ -185,6 +250,7 @@ static bool take(void *context, const ProtobufCMessage *message)
         model_print(table, status->models[i]);
     table_print(table);
     table_free(table);
+    models_more_print(status);
     not_finite_print(status);
     tenants_print(status);
     quotas_print(status);

@@ -81,7 +81,10 @@ static void engine_publish(struct engine *engine, uint64_t now_ns)
     s->worker_pid = (int32_t)link->peer;
     s->epoch = link->epoch;
     s->restarts_total = link->starts_total ? link->starts_total - 1 : 0;
+    memcpy(s->ends_total, link->ends_total, sizeof s->ends_total);
+    memcpy(s->end_text, link->end_text, sizeof s->end_text);
     memcpy(s->device, link->device, sizeof s->device);
+    s->facts = link->facts;
     s->weights_bytes = link->weights_bytes;
     sched_stats(engine->sched, &s->sched);
     s->steps_total = engine->steps_total;

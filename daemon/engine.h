@@ -15,6 +15,7 @@
 #include "daemon/request.h"
 #include "daemon/tenancy.h"
 #include "daemon/walk.h"
+#include "daemon/worker_link.h"
 #include "model/model.h"
 
 struct engine;
@@ -51,7 +52,10 @@ struct engine_status {
     int32_t worker_pid; /* 0: none; inline: our own */
     uint64_t epoch;
     uint32_t restarts_total;
+    uint64_t ends_total[LINK_ENDS]; /* workers that were lost or did not come up, by cause */
+    char end_text[256];             /* as the link has it */
     char device[96];
+    struct device_facts facts; /* `known` 0: the device says nothing */
     uint64_t weights_bytes;
     struct sched_stats sched;
     uint64_t steps_total;

@@ -108,7 +108,7 @@ void engine_check_hang(struct engine *engine, uint64_t now_ns)
     char why[128];
     snprintf(why, sizeof why, "the worker hung: a step took over %llu ms",
              (unsigned long long)(engine->options.config->step_limit_ns / NS_PER_MS));
-    link_hung(&engine->link, why);
+    link_hung(&engine->link, LINK_END_HUNG, why);
     engine->flights[0].handed_ns = now_ns; /* said once; the link reports the loss */
     due_update(engine);
 }
@@ -229,12 +229,15 @@ static void result_take(struct engine *engine, const struct step_result *result,
     struct flight *flight = &engine->flights[0];
     if (engine->n_flights == 0 || !result_is_good(engine, result, flight)) {
         char why[sizeof result->error_text + 32];
+        enum link_end cause = LINK_END_NONSENSE;
+        if (result->status == STATUS_INTERNAL)
+            cause = LINK_END_DEVICE;
         if (result->status != STATUS_OK)
             snprintf(why, sizeof why, "a step failed: %.*s", (int)sizeof result->error_text - 1,
                      result->error_text);
         else
             snprintf(why, sizeof why, "a result is not of the step that is due");
-        link_hung(&engine->link, why);
+        link_hung(&engine->link, cause, why);
         return;
     }
     if (flight->sched_step == 0) {

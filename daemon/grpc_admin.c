@@ -58,6 +58,9 @@ static Galerne__Admin__V1__WorkerState worker_state_of(enum engine_state state)
 
 struct model_row {
     Galerne__Admin__V1__ModelStatus row;
+    Galerne__Admin__V1__WorkerEnds ends;
+    Galerne__Admin__V1__DeviceFacts facts;
+    char *throttled_by[3];
     char name[CONFIG_NAME_MAX_BYTES + 8];
     struct engine_status status;
 };
@@ -169,6 +172,66 @@ static void quotas_show(struct front *front, struct quota_rows *quotas,
     ret->quotas = quotas->pointers;
 }
 
+static void ends_show(const struct engine_status *status, struct model_row *ret)
+{
+    Galerne__Admin__V1__WorkerEnds *ends = &ret->ends;
+    galerne__admin__v1__worker_ends__init(ends);
+    ends->died = status->ends_total[LINK_END_DIED];
+    ends->hung = status->ends_total[LINK_END_HUNG];
+    ends->device = status->ends_total[LINK_END_DEVICE];
+    ends->nonsense = status->ends_total[LINK_END_NONSENSE];
+    ends->start = status->ends_total[LINK_END_START];
+    ret->row.worker_ends = ends;
+    ret->row.worker_end_text = ret->status.end_text;
+}
+
+static void facts_show(struct model_row *ret)
+{
+    static const struct {
+        uint32_t bit;
+        const char *name;
+    } reasons[] = {{DEVICE_THROTTLE_POWER, "power"},
+                   {DEVICE_THROTTLE_HEAT, "heat"},
+                   {DEVICE_THROTTLE_OTHER, "other"}};
+    struct device_facts *from = &ret->status.facts;
+    Galerne__Admin__V1__DeviceFacts *to = &ret->facts;
+    if (!from->known)
+        return;
+    galerne__admin__v1__device_facts__init(to);
+    to->name = from->name;
+    to->driver = from->driver;
+    to->note = from->note;
+    if (from->known & DEVICE_MEMORY) {
+        to->_memory_bytes_case = GALERNE__ADMIN__V1__DEVICE_FACTS___MEMORY_BYTES_MEMORY_BYTES;
+        to->memory_bytes = from->memory_bytes;
+        to->_memory_free_bytes_case =
+            GALERNE__ADMIN__V1__DEVICE_FACTS___MEMORY_FREE_BYTES_MEMORY_FREE_BYTES;
+        to->memory_free_bytes = from->memory_free_bytes;
+    }
+    if (from->known & DEVICE_TEMPERATURE) {
+        to->_temperature_celsius_case =
+            GALERNE__ADMIN__V1__DEVICE_FACTS___TEMPERATURE_CELSIUS_TEMPERATURE_CELSIUS;
+        to->temperature_celsius = from->temperature_celsius;
+    }
+    if (from->known & DEVICE_POWER) {
+        to->_power_watts_case = GALERNE__ADMIN__V1__DEVICE_FACTS___POWER_WATTS_POWER_WATTS;
+        to->power_watts = from->power_milliwatts / 1e3;
+    }
+    if (from->known & DEVICE_ECC) {
+        to->_ecc_corrected_total_case =
+            GALERNE__ADMIN__V1__DEVICE_FACTS___ECC_CORRECTED_TOTAL_ECC_CORRECTED_TOTAL;
+        to->ecc_corrected_total = from->ecc_corrected_total;
+        to->_ecc_uncorrected_total_case =
+            GALERNE__ADMIN__V1__DEVICE_FACTS___ECC_UNCORRECTED_TOTAL_ECC_UNCORRECTED_TOTAL;
+        to->ecc_uncorrected_total = from->ecc_uncorrected_total;
+    }
+    to->throttled_by = ret->throttled_by;
+    for (size_t i = 0; i < array_count(reasons); i++)
+        if (from->known & DEVICE_THROTTLE && from->throttle & reasons[i].bit)
+            to->throttled_by[to->n_throttled_by++] = (char *)(uintptr_t)reasons[i].name;
+    ret->row.device_facts = to;
+}
+
 static void model_show(const struct served_model *served, struct model_row *ret)
 {
     struct engine_status *status = &ret->status;
@@ -200,6 +263,8 @@ static void model_show(const struct served_model *served, struct model_row *ret)
     row->requests_cancelled_total = status->requests_cancelled_total;
     row->requests_refused_total = status->requests_refused_total;
     row->requests_not_finite_total = status->requests_not_finite_total;
+    ends_show(status, ret);
+    facts_show(ret);
     row->prompt_tokens_total = status->prompt_tokens_total;
     row->output_tokens_total = status->output_tokens_total;
     row->preempted_total = status->sched.preempted_total;

@@ -1,6 +1,7 @@
 #include "daemon/worker.h"
 
 #include <poll.h>
+#include <stdarg.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -12,6 +13,8 @@
 
 /* How often an idle worker looks at its stop flag. */
 #define WORKER_LOOK_NS (100 * NS_PER_MS)
+/* A look at the device takes milliseconds, so it is rare, and taken when no step waits. */
+#define FACTS_EVERY_NS (10 * NS_PER_S)
 /* A front says hello at once; one that does not must not keep the next one waiting. */
 #define HELLO_WAIT_MS 5000
 
@@ -71,6 +74,81 @@ static void tier_say(const struct worker *worker)
                 "%s",
                 worker->options.name, why);
 }
+
+/* ---- what the device says of itself ---- */
+
+static void text_append(char *text, size_t text_bytes, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static void text_append(char *text, size_t text_bytes, const char *format, ...)
+{
+    size_t used = strlen(text);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text + used, text_bytes - used, format, arguments);
+    va_end(arguments);
+}
+
+/* The opening line. */
+static void facts_say(const struct worker *worker)
+{
+    const struct device_facts *f = &worker->facts;
+    const double gib = 1 << 30;
+    char text[256];
+    snprintf(text, sizeof text, "%s%s%s", f->name[0] ? f->name : model_device_text(worker->model),
+             f->driver[0] ? ", driver " : "", f->driver);
+    if (f->known & DEVICE_MEMORY)
+        text_append(text, sizeof text, ", %.1f of %.1f GiB free",
+                    (double)f->memory_free_bytes / gib, (double)f->memory_bytes / gib);
+    if (f->known & DEVICE_TEMPERATURE)
+        text_append(text, sizeof text, ", %u C", f->temperature_celsius);
+    if (f->known & DEVICE_POWER)
+        text_append(text, sizeof text, ", %u W", f->power_milliwatts / 1000);
+    if (f->known & DEVICE_ECC)
+        text_append(text, sizeof text, ", memory errors: %llu corrected, %llu not",
+                    (unsigned long long)f->ecc_corrected_total,
+                    (unsigned long long)f->ecc_uncorrected_total);
+    if (f->known || f->driver[0])
+        log_info("model %s: device %s", worker->options.name, text);
+    if (f->note[0])
+        log_info("model %s: %s", worker->options.name, f->note);
+}
+
+/* What has become worse since the last look; `before` NULL: the first one. */
+static void facts_warn(const struct worker *worker, const struct device_facts *before)
+{
+    const struct device_facts *f = &worker->facts;
+    uint64_t errors = before ? before->ecc_uncorrected_total : 0;
+    if (f->known & DEVICE_ECC && f->ecc_uncorrected_total > errors)
+        log_warning("model %s: the device's memory had %llu errors that could not be corrected: "
+                    "if more follow, have it looked at",
+                    worker->options.name, (unsigned long long)f->ecc_uncorrected_total);
+    uint32_t hot = DEVICE_THROTTLE_HEAT | DEVICE_THROTTLE_OTHER;
+    if (f->known & DEVICE_THROTTLE && f->throttle & hot && !(before && before->throttle & hot))
+        log_warning("model %s: the device runs slower than it could, %s: see to its cooling",
+                    worker->options.name,
+                    f->throttle & DEVICE_THROTTLE_HEAT ? "it is too hot" : "as it says itself");
+}
+
+static void facts_turn(struct worker *worker, int socket)
+{
+    uint64_t now_ns = clock_now_ns();
+    struct device_facts before = worker->facts;
+    bool first = worker->facts_ns == 0;
+    if (!first && now_ns - worker->facts_ns < FACTS_EVERY_NS)
+        return;
+    worker->facts_ns = now_ns;
+    if (!model_device_facts(worker->model, &worker->facts))
+        return;
+    if (first)
+        facts_say(worker);
+    facts_warn(worker, first ? NULL : &before);
+    struct worker_message message = {.facts = worker->facts};
+    if (worker->facts.known)
+        worker_send(socket, WORKER_FACTS, &message, NULL, NULL); /* the next one may fit */
+}
+
+/* ---- the model ---- */
 
 /* Opens the GPU, and the smallest KV cache on it, which tells whether it keeps K and V as asked. */
 static enum status gpu_try(const struct ops *ops, const struct step_limits *limits,
@@ -210,7 +288,12 @@ static void step_run(struct worker *worker, const struct channel *channel, const
             .version = STEP_VERSION, .status = STATUS_INVALID, .number = step->number};
         snprintf(result->error_text, sizeof result->error_text, "the step is of another epoch");
     } else {
+        char note[256];
         model_step(worker->model, step, channel->down->stride_bytes, result);
+        if (result->status == STATUS_INTERNAL)
+            log_error("model %s: %s; this worker ends", worker->options.name, result->error_text);
+        if (model_note_take(worker->model, note, sizeof note))
+            log_warning("model %s: %s", worker->options.name, note);
     }
     result->epoch = worker->epoch;
     result->run_ns = clock_now_ns() - started_ns;
@@ -237,6 +320,7 @@ enum status worker_session(struct worker *worker, int socket, struct error *erro
     enum status status = hello_take(worker, socket, &channel, error);
     if (status == STATUS_OK) {
         worker->epoch++;
+        worker->facts_ns = 0;
         status = ready_send(worker, socket, error);
     } else {
         struct worker_message message = {.failed = {.status = status}};
@@ -249,6 +333,7 @@ enum status worker_session(struct worker *worker, int socket, struct error *erro
         const struct step *step;
         while ((step = ring_peek(channel.down)))
             step_run(worker, &channel, step);
+        facts_turn(worker, socket);
         front_here = steps_wait(&channel, socket);
     }
     channel_close(&channel);

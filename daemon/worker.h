@@ -7,7 +7,8 @@
  *
  * A session: receive the hello, attach the channel, open the model (or, if it is open with the same
  * limits, drop its sequences), answer READY with a new epoch, run steps until the front is gone.
- * The model outlives the session, so that a new front finds its weights loaded.
+ * The model outlives the session, so that a new front finds its weights loaded. Between steps it
+ * asks its device now and again how it is, tells the front, and logs what an operator should see.
  */
 #pragma once
 
@@ -29,8 +30,10 @@ struct worker {
     struct worker_options options;
     struct model *model; /* NULL until the first hello */
     struct step_limits limits;
-    uint64_t epoch;    /* of the last session */
-    atomic_bool *stop; /* set by a signal: leave at the next turn; may be NULL */
+    uint64_t epoch;            /* of the last session */
+    struct device_facts facts; /* as told last */
+    uint64_t facts_ns;         /* when; 0: not yet in this session */
+    atomic_bool *stop;         /* set by a signal: leave at the next turn; may be NULL */
 };
 
 void worker_init(struct worker *worker, const struct worker_options *options, atomic_bool *stop);

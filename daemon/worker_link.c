@@ -345,11 +345,52 @@ static enum status loading_turn(struct worker_link *link, uint64_t now_ns, struc
     return status;
 }
 
-/* After READY the worker says nothing more: its socket shows its end. */
-static bool peer_is_gone(const struct worker_link *link)
+/* Texts of another process, which go to operators. */
+static void text_clean(char *text, size_t text_bytes)
+{
+    text[text_bytes - 1] = '\0';
+    for (; *text; text++)
+        if (*text < ' ' || *text > '~')
+            *text = '?';
+}
+
+static void facts_take(struct worker_link *link, const struct device_facts *facts)
+{
+    link->facts = *facts;
+    text_clean(link->facts.name, sizeof link->facts.name);
+    text_clean(link->facts.driver, sizeof link->facts.driver);
+    text_clean(link->facts.note, sizeof link->facts.note);
+}
+
+/* After READY the worker tells of its device, and nothing else; its socket shows its end. */
+static bool peer_is_gone(struct worker_link *link)
 {
     struct pollfd fd = {.fd = link->socket, .events = POLLIN};
-    return poll(&fd, 1, 0) > 0 && (fd.revents & (POLLIN | POLLHUP | POLLERR));
+    struct worker_message message;
+    int fds[WORKER_FDS];
+    if (poll(&fd, 1, 0) <= 0)
+        return false;
+    enum status status = STATUS_UNAVAILABLE;
+    if (fd.revents & POLLIN)
+        status = worker_receive(link->socket, &message, fds, NULL);
+    if (status == STATUS_OK && message.kind == WORKER_HELLO) /* descriptors that nobody wants */
+        for (uint32_t i = 0; i < WORKER_FDS; i++)
+            close(fds[i]);
+    if (status == STATUS_OK && message.kind == WORKER_FACTS) {
+        facts_take(link, &message.facts);
+        return false;
+    }
+    return status != STATUS_EXHAUSTED;
+}
+
+static void end_count(struct worker_link *link, enum link_end cause)
+{
+    link->ends_total[cause]++;
+    /* The attempt at once after a loss may meet the one that is dying: the loss is what matters. */
+    if (cause != LINK_END_START || !link->end_text[0])
+        memcpy(link->end_text, link->text, sizeof link->end_text);
+    link->cause = LINK_END_DIED;
+    link->facts = (struct device_facts){0};
 }
 
 /* ---- the machine ---- */
@@ -388,11 +429,13 @@ enum link_event link_turn(struct worker_link *link, uint64_t now_ns)
             return LINK_NOTHING;
         if (!link->text[0])
             text_set(link, "the worker died");
+        end_count(link, link->cause);
         attempt_over(link, now_ns);
         return LINK_LOST;
     }
     if (status != STATUS_OK && status != STATUS_EXHAUSTED) {
         text_set(link, error.text);
+        end_count(link, LINK_END_START);
         /* A worker that comes up and goes down again before it serves is as good as refusing. */
         link->failed |= link->losses >= LOSSES_MAX;
         attempt_over(link, now_ns);
@@ -425,9 +468,10 @@ uint64_t link_next_ns(const struct worker_link *link, uint64_t now_ns)
     return UINT64_MAX;
 }
 
-void link_hung(struct worker_link *link, const char *why)
+void link_hung(struct worker_link *link, enum link_end cause, const char *why)
 {
     text_set(link, why);
+    link->cause = cause;
     if (!link->hung_ns)
         link->hung_ns = clock_now_ns();
     if (is_inline(link))

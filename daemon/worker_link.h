@@ -36,6 +36,16 @@ enum link_event {
     LINK_LOST,  /* it was UP and is gone; `text` says why */
 };
 
+/* Why a worker was lost, or did not come up. */
+enum link_end {
+    LINK_END_DIED = 0, /* its process ended while it served: killed, crashed, out of memory */
+    LINK_END_HUNG,     /* a step took longer than its limit */
+    LINK_END_DEVICE,   /* its device failed: the text has the device's words */
+    LINK_END_NONSENSE, /* it answered what nobody asked */
+    LINK_END_START,    /* it refused, left or hung while it started */
+    LINK_ENDS,
+};
+
 struct link_options {
     const struct config *config;
     const struct config_model *model;
@@ -65,13 +75,17 @@ struct worker_link {
     uint32_t losses;      /* in a row, without a minute of service between */
     uint64_t up_ns;
     uint32_t starts_total;
+    enum link_end cause; /* as link_hung says */
+    uint64_t ends_total[LINK_ENDS];
+    char end_text[256]; /* why the last one that served ended; else why the first did not start */
     /* told by the worker */
     bool quantises; /* what it does while it loads */
     uint32_t load_percent;
     uint64_t epoch;
     uint64_t weights_bytes;
     char device[96];
-    char text[256]; /* why it is not UP, or why it was lost */
+    struct device_facts facts; /* `known` is 0 where the device says nothing */
+    char text[256];            /* why it is not UP, or why it was lost */
 };
 
 void link_init(struct worker_link *link, const struct link_options *options);
@@ -86,9 +100,10 @@ uint32_t link_poll_fds(const struct worker_link *link, struct pollfd *ret_fds);
 /* When link_turn has something to do even without a descriptor's event. */
 uint64_t link_next_ns(const struct worker_link *link, uint64_t now_ns);
 
-/* The engine found it hung or talking nonsense: it is killed, and its end gives LINK_LOST. Until
- * then hung_ns says since when: a process that does not even die holds up its engine. */
-void link_hung(struct worker_link *link, const char *why);
+/* The engine found it hung, or with a device that failed, or talking nonsense: it is killed, and
+ * its end gives LINK_LOST. Until then hung_ns says since when: a process that does not even die
+ * holds up its engine. */
+void link_hung(struct worker_link *link, enum link_end cause, const char *why);
 
 /* Lets the worker go. One that we spawned is asked to end, waited for up to 3 s, then killed; one
  * that was adopted stays for the next front. */

@@ -9,7 +9,10 @@
  *     worker -> front   PROGRESS  percent of weights loaded (0..100), and whether they are being
  *                                 quantised; any number of times
  *     worker -> front   READY     epoch, digest, KV geometry, device
+ *     worker -> front   FACTS     what its device says of itself: after READY, now and again;
+ *                                 not every device says something
  *     worker -> front   FAILED    why not (a status and a text); the worker waits for another hello
+ *
  * After READY steps and results go through the channel; the socket stays open, and its end is the
  * sign that the other side is gone. A worker serves one front at a time; when it has gone, the next
  * one finds the weights loaded: all sequences are dropped and READY carries a new epoch.
@@ -24,7 +27,7 @@
 #include "model/model.h"
 
 #define WORKER_MAGIC 0x4e4c4157u
-#define WORKER_PROTOCOL_VERSION 3u
+#define WORKER_PROTOCOL_VERSION 4u
 #define WORKER_FDS 3
 
 enum worker_kind {
@@ -32,6 +35,7 @@ enum worker_kind {
     WORKER_PROGRESS,
     WORKER_READY,
     WORKER_FAILED,
+    WORKER_FACTS,
 };
 
 struct worker_message {
@@ -56,6 +60,7 @@ struct worker_message {
             uint32_t status; /* enum status */
             char text[ERROR_TEXT_MAX_BYTES];
         } failed;
+        struct device_facts facts; /* texts NUL-terminated */
     };
 };
 

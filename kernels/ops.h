@@ -395,6 +395,32 @@ struct op_limits {
     uint32_t context_tokens;
 };
 
+/* What a device says of itself, as far as it does. */
+enum device_fact {
+    DEVICE_MEMORY = 1,
+    DEVICE_TEMPERATURE = 2,
+    DEVICE_POWER = 4,
+    DEVICE_ECC = 8,
+    DEVICE_THROTTLE = 16,
+};
+/* Why its clock is below what it could be. */
+enum device_throttle {
+    DEVICE_THROTTLE_POWER = 1, /* its power limit, or what the host's supply gives */
+    DEVICE_THROTTLE_HEAT = 2,
+    DEVICE_THROTTLE_OTHER = 4, /* another reason that it names as a slowdown */
+};
+struct device_facts {
+    uint32_t known; /* enum device_fact: which of the numbers mean something */
+    uint32_t temperature_celsius;
+    uint32_t power_milliwatts;
+    uint32_t throttle; /* enum device_throttle; 0: none */
+    uint64_t memory_bytes, memory_free_bytes;
+    uint64_t ecc_corrected_total, ecc_uncorrected_total; /* errors since its driver was loaded */
+    char name[64];                                       /* NUL-terminated; "" when not known */
+    char driver[32];                                     /* its version; the same */
+    char note[128]; /* why something is missing, one line; "" when nothing is */
+};
+
 struct ops {
     const char *name;    /* "ref", "cpu" */
     const char *summary; /* one line for --version */
@@ -444,16 +470,37 @@ struct ops {
     enum status (*reserve)(struct device *device, const struct op_limits *limits,
                            struct error *error);
 
-    /* Waits for all work handed over so far. STATUS_INTERNAL when the device failed. */
+    /* Waits for all work handed over so far. STATUS_INTERNAL when the device failed, in this or in
+     * anything before, buffer_read too: what was read since the last good sync then means
+     * nothing. */
     enum status (*sync)(struct device *device, struct error *error);
 
     /*
-     * Graph capture: the calls between begin and end are recorded, `graph_launch` replays them with
-     * the same addresses. NULL in a backend that has none (ref, cpu): the caller just runs the ops.
+     * Graph capture: the calls between begin and end are kept and not run; `graph_launch` runs
+     * them, and may do so again and again. NULL in a backend that has none (ref, cpu): the caller
+     * just runs the ops. Between begin and end only ops are called: no buffer, KV or sync.
+     *
+     * A launch does what the same calls would do now, to the bit: addresses, shapes, and which of
+     * the optional arguments are NULL are as they were captured; what is in memory of the device
+     * and in host arrays is read anew, host arrays from where they lay. So they lie still for as
+     * long as the graph lives. They may hold anything that the calls may be given (which the
+     * launch does not check), save that in attention neighbouring rows are of different slots if
+     * they were when it was captured: which kernels run depends on nothing else.
+     *
+     * After `reserve`, and within its limits. An error of begin or end is none of the device: the
+     * ops can be run instead. A graph lives until it is freed, or its device is closed.
      */
     enum status (*graph_begin)(struct device *device, struct error *error);
     enum status (*graph_end)(struct device *device, void **ret_graph, struct error *error);
     void (*graph_launch)(struct device *device, void *graph);
+    void (*graph_free)(struct device *device, void *graph);
+
+    /* Bytes of the device's own memory that are free; 0 when it does not say. NULL in a backend
+     * that computes in the host's. */
+    size_t (*memory_free_bytes)(struct device *device);
+    /* What the device says of itself just now: some milliseconds, so not in a step. NULL in a
+     * backend that has nothing to say. */
+    void (*device_facts)(struct device *device, struct device_facts *ret_facts);
 };
 
 extern const struct ops ops_ref;

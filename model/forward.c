@@ -70,17 +70,27 @@ uint64_t forward_bytes(const struct arch *arch, const struct step_limits *limits
 }
 
 static enum status buffer_new(const struct forward *f, size_t count, size_t item_bytes,
-                              void **ret_buffer, struct error *error)
+                              void **ret_buffer)
 {
     if (count == 0)
         return STATUS_OK;
     *ret_buffer = f->ops->buffer_alloc(f->device, count * item_bytes);
-    if (!*ret_buffer)
+    return *ret_buffer ? STATUS_OK : STATUS_EXHAUSTED;
+}
+
+static enum status buffers_fail(const struct forward *f, size_t needed, struct error *error)
+{
+    const double mib = 1 << 20;
+    if (!f->ops->memory_free_bytes)
         return error_set(error, STATUS_EXHAUSTED,
-                         "out of memory for a buffer of %zu bytes: lower the tokens or rows of a "
-                         "step",
-                         count * item_bytes);
-    return STATUS_OK;
+                         "out of memory for the rows of a step: %.1f MiB are needed: lower "
+                         "step_tokens_max or running_max",
+                         (double)needed / mib);
+    return error_set(error, STATUS_EXHAUSTED,
+                     "backend %s: no memory for the rows of a step: %.1f MiB are needed, %.1f MiB "
+                     "of the device are free: lower step_tokens_max, running_max or kv_memory",
+                     f->ops->name, (double)needed / mib,
+                     (double)f->ops->memory_free_bytes(f->device) / mib);
 }
 
 enum status forward_open(struct forward *f, const struct step_limits *limits, struct error *error)
@@ -109,7 +119,13 @@ enum status forward_open(struct forward *f, const struct step_limits *limits, st
     f->context_tokens = limits->context_tokens;
     enum status status = STATUS_OK;
     for (size_t i = 0; i < array_count(table) && !status; i++)
-        status = buffer_new(f, table[i].count, table[i].item_bytes, table[i].buffer, error);
+        status = buffer_new(f, table[i].count, table[i].item_bytes, table[i].buffer);
+    if (status) { /* what this and those after it need, beside what is free now */
+        size_t needed = 0;
+        for (size_t i = 0; i < array_count(table); i++)
+            needed += *table[i].buffer ? 0 : table[i].count * table[i].item_bytes;
+        return buffers_fail(f, needed, error);
+    }
     if (!status) {
         float inv_freq[ARCH_HEAD_DIM_MAX / 2];
         arch_inv_freq(f->arch, inv_freq);

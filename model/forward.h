@@ -23,6 +23,9 @@ struct batch {
     uint32_t *sampled_places;     /* host [rows_max]: where in last_sampled the id goes */
     uint32_t *prompt_tokens;      /* host [rows_max]: of the sampled row's sequence */
     struct sample_params *params; /* host [rows_max] */
+
+    /* Every row is the only one of its sequence: the step decodes. */
+    bool decodes;
 };
 
 enum status batch_open(const struct step_limits *limits, struct batch *ret_batch,
@@ -65,4 +68,6 @@ void forward_slot_open(const struct forward *forward, uint32_t slot,
                        const struct sample_entry *entries, uint32_t n_entries,
                        const uint32_t *tokens, uint32_t n_tokens);
 
+/* Calls the same ops with the same addresses for the same numbers of rows: those of the batch lie
+ * still from batch_open on, so that a step can be captured. */
 void forward_run(const struct forward *forward, const struct batch *batch);

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "model/forward.h"
+#include "model/graphs.h"
 #include "model/slots.h"
 
 #define BLOCK_TOKENS_DEFAULT 16
@@ -15,6 +16,7 @@ struct model {
     struct weights weights;
     struct forward forward;
     struct batch batch;
+    struct graphs graphs;
     struct slots slots;
     struct sample_result *results; /* host [rows_max] */
     uint32_t *copies;              /* host [2][blocks_count]: from, then to */
@@ -244,6 +246,7 @@ enum status model_open(const char *path, const struct model_options *options,
         model_close(m);
         return status;
     }
+    graphs_open(m->ops, m->device, &m->graphs);
     m->decode_bytes = weights_decode_bytes(&m->weights, &m->plan.arch);
     *ret_model = m;
     return STATUS_OK;
@@ -253,6 +256,7 @@ void model_close(struct model *m)
 {
     if (!m)
         return;
+    graphs_close(&m->graphs);
     slots_close(&m->slots);
     batch_close(&m->batch);
     forward_close(&m->forward);
@@ -359,18 +363,36 @@ static void batch_add(struct model *m, const struct step_row *row)
 
 static void batch_make(struct model *m, const struct step *step)
 {
-    m->batch.n_rows = 0;
-    m->batch.n_sampled = 0;
-    for (uint32_t i = 0; i < step->n_rows; i++)
-        batch_add(m, &step_rows(step)[i]);
+    struct batch *b = &m->batch;
+    const struct step_row *rows = step_rows(step);
+    b->n_rows = 0;
+    b->n_sampled = 0;
+    b->decodes = true;
+    for (uint32_t i = 0; i < step->n_rows; i++) {
+        batch_add(m, &rows[i]);
+        b->decodes &= rows[i].n_tokens == 1 && (i == 0 || rows[i].slot != rows[i - 1].slot);
+    }
 }
 
-static void results_read(struct model *m, struct step_result *ret_result)
+static void batch_run(void *context)
+{
+    const struct model *m = context;
+    forward_run(&m->forward, &m->batch);
+}
+
+/* The read waits, and what it brought counts only if the device was well until then. */
+static enum status results_read(struct model *m, struct error *error)
 {
     const struct batch *b = &m->batch;
     if (b->n_sampled)
         m->ops->buffer_read(m->device, m->forward.results, m->results,
                             b->n_sampled * sizeof *m->results);
+    return m->ops->sync(m->device, error);
+}
+
+static void results_take(struct model *m, struct step_result *ret_result)
+{
+    const struct batch *b = &m->batch;
     for (uint32_t j = 0; j < b->n_sampled; j++) {
         slots_sampled(&m->slots, b->sampled_slots[j], b->sampled_positions[j], m->results[j].id);
         ret_result->rows[j] = (struct step_result_row){
@@ -405,16 +427,45 @@ enum status model_step(struct model *m, const struct step *step, size_t step_byt
         tables_set(m, step);
         blocks_copy(m, step);
         batch_make(m, step);
-        forward_run(&m->forward, &m->batch);
-        status = m->ops->sync(m->device, &error);
+        if (m->batch.decodes)
+            graphs_run(&m->graphs, m->batch.n_rows, m->batch.n_sampled, batch_run, m);
+        else
+            batch_run(m);
+        status = results_read(m, &error);
     }
     if (!status)
-        results_read(m, ret_result);
+        results_take(m, ret_result);
     else
         snprintf(ret_result->error_text, sizeof ret_result->error_text, "%.255s", error.text);
     ret_result->status = status;
     ret_result->run_ns = clock_now_ns() - start_ns;
     return status;
+}
+
+bool model_note_take(struct model *m, char *ret_text, size_t text_bytes)
+{
+    if (!m->graphs.note[0])
+        return false;
+    snprintf(ret_text, text_bytes, "%s", m->graphs.note);
+    m->graphs.note[0] = '\0';
+    return true;
+}
+
+bool model_device_facts(struct model *m, struct device_facts *ret_facts)
+{
+    if (!m->ops->device_facts)
+        return false;
+    m->ops->device_facts(m->device, ret_facts);
+    return true;
+}
+
+struct model_graphs model_graphs_info(const struct model *m)
+{
+    return (struct model_graphs){.kept_count = m->graphs.n_kept,
+                                 .runs_total = m->graphs.runs,
+                                 .replays_total = m->graphs.replays,
+                                 .bytes = m->graphs.bytes,
+                                 .is_off = m->graphs.is_off};
 }
 
 const float *model_last_logits(struct model *m, uint32_t *ret_rows_count)

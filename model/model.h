@@ -10,7 +10,8 @@
  * Mistral and Mixtral. What is not supported is refused by name: architecture, activation, rope
  * scaling, tensor type.
  *
- * One thread (the worker's step loop) calls; nothing is shared. After model_open no call allocates.
+ * One thread (the worker's step loop) calls; nothing is shared. After model_open no call
+ * allocates, but for graphs of decode steps on a device that has them (model/graphs.h).
  * Memory: weights as packed by the backend, KV as blocks_count says, activations for
  * limits.tokens_max rows; `model_plan` tells all three before anything is loaded.
  *
@@ -112,6 +113,21 @@ uint64_t model_decode_bytes(const struct model *model);
  */
 enum status model_step(struct model *model, const struct step *step, size_t step_bytes,
                        struct step_result *ret_result);
+
+/* A sentence for the log that a step left, once: true, and it is in ret_text. */
+bool model_note_take(struct model *model, char *ret_text, size_t text_bytes);
+
+/* What the device says of itself; false: the backend has nothing to say. Not in a step. */
+bool model_device_facts(struct model *model, struct device_facts *ret_facts);
+
+/* Decode steps that were replayed (model/graphs.h). */
+struct model_graphs {
+    uint32_t kept_count;
+    uint64_t runs_total, replays_total; /* steps that a graph would do, and those that one did */
+    uint64_t bytes;                     /* of the device */
+    bool is_off;
+};
+struct model_graphs model_graphs_info(const struct model *model);
 
 /* For tests: logits of each sampling row of the last step, host copy. [n][vocab] */
 const float *model_last_logits(struct model *model, uint32_t *ret_rows_count);

@@ -34,6 +34,8 @@ LEAF float plain_score(const struct plain_task &a, const float *q, uint32_t kv_h
 
 KERNEL(plain_kernel, struct plain_task, PLAIN_THREADS, 1)
 {
+    launch_next();
+    launch_wait();
     uint32_t r = block_y(), head = block_x() * PLAIN_WARPS + warp_index(), lane = lane_index();
     if (head >= a.n_heads)
         return;
@@ -81,7 +83,7 @@ static void plain_launch(struct device *device, const struct attention_args *arg
         args->out};
     launch_kernel(
         plain_kernel, device->runtime,
-        (launch{div_up(args->n_heads, PLAIN_WARPS), args->n_rows, 1, PLAIN_THREADS, 0, false}),
+        (launch{div_up(args->n_heads, PLAIN_WARPS), args->n_rows, 1, PLAIN_THREADS, 0, true}),
         task);
 }
 

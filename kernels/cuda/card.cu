@@ -2,32 +2,49 @@
 
 #include "kernels/cuda/runtime.h"
 
+extern "C" {
+#include "kernels/cuda/nvml.h"
+}
+
 /*
  * A card through cudart, which is linked statically; only the driver's own library is looked up
- * when the process runs. One stream. The first error sticks, as the driver's own do.
+ * when the process runs. One stream. The first error sticks, as the driver's own do; one inside of
+ * a capture does not, for the stream is as it was before.
  */
 struct runtime {
     struct runtime_facts facts;
     cudaStream_t stream;
+    cudaEvent_t mark;
+    struct nvml *nvml; /* NULL: see nvml_note */
+    char nvml_note[128];
     bool capturing;
-    cudaError_t failure;
-    const char *failed_at;
+    cudaError_t failure, capture_failure;
+    const char *failed_at, *capture_failed_at;
+    const char *failed_words; /* our own, when the card has none */
 };
 
 struct runtime_graph {
     cudaGraphExec_t exec;
-    cudaEvent_t launched; /* after its last launch */
 };
 
 #define ARCH_MIN 80
 
+struct runtime_known *runtime_known_first;
+
 static bool note(struct runtime *runtime, cudaError_t result, const char *what)
 {
-    if (result != cudaSuccess && runtime->failure == cudaSuccess) {
-        runtime->failure = result;
-        runtime->failed_at = what;
+    cudaError_t *failure = runtime->capturing ? &runtime->capture_failure : &runtime->failure;
+    if (result != cudaSuccess && *failure == cudaSuccess) {
+        *failure = result;
+        *(runtime->capturing ? &runtime->capture_failed_at : &runtime->failed_at) = what;
     }
     return result == cudaSuccess;
+}
+
+static bool is_well(const struct runtime *runtime)
+{
+    return runtime->failure == cudaSuccess &&
+           (!runtime->capturing || runtime->capture_failure == cudaSuccess);
 }
 
 static enum status facts_read(struct runtime *runtime, struct error *error)
@@ -50,6 +67,39 @@ static enum status facts_read(struct runtime *runtime, struct error *error)
                          "backend cuda: %s has compute capability %d.%d: 8.0 or later is needed",
                          card.name, card.major, card.minor);
     return STATUS_OK;
+}
+
+/*
+ * Kernels are loaded when they are first used, unless somebody asks for them: memory of the card
+ * that is out would then show in the middle of a request.
+ */
+static enum status kernels_load(struct runtime *runtime, struct error *error)
+{
+    for (const struct runtime_known *it = runtime_known_first; it; it = it->next) {
+        struct cudaFuncAttributes unused;
+        cudaError_t result = cudaFuncGetAttributes(&unused, it->function);
+        if (result == cudaErrorMemoryAllocation)
+            return error_set(error, STATUS_EXHAUSTED,
+                             "backend cuda: no memory of the card for the kernels themselves: %.1f "
+                             "MiB are free: see whether another process holds it",
+                             (double)runtime_free_bytes(runtime) / (1 << 20));
+        if (result != cudaSuccess)
+            return error_set(error, STATUS_UNAVAILABLE,
+                             "backend cuda: a kernel cannot be loaded: %s: the module has code for "
+                             "8.0 and later, this card is %s",
+                             cudaGetErrorString(result), runtime->facts.text);
+    }
+    return STATUS_OK;
+}
+
+/* Told through the library of the driver, where there is one; the card works without. */
+static void nvml_find(struct runtime *runtime)
+{
+    char bus[32] = "";
+    struct error why = {};
+    (void)cudaDeviceGetPCIBusId(bus, sizeof bus, 0);
+    if (nvml_open(NVML_LIBRARY, bus, &runtime->nvml, &why) != STATUS_OK)
+        snprintf(runtime->nvml_note, sizeof runtime->nvml_note, "%.127s", why.text);
 }
 
 /* Why there is no card, in words of whoever has to act. */
@@ -85,17 +135,22 @@ enum status runtime_open(struct runtime **ret_runtime, struct error *error)
     cudaError_t result = cudaSetDevice(0);
     if (result == cudaSuccess)
         result = cudaStreamCreateWithFlags(&runtime->stream, cudaStreamNonBlocking);
+    if (result == cudaSuccess)
+        result = cudaEventCreateWithFlags(&runtime->mark, cudaEventDisableTiming);
     if (result != cudaSuccess) {
         status = error_set(error, STATUS_UNAVAILABLE, "backend cuda: the card cannot be opened: %s",
                            cudaGetErrorString(result));
-        free(runtime);
+        runtime_close(runtime);
         return status;
     }
     status = facts_read(runtime, error);
+    if (status == STATUS_OK)
+        status = kernels_load(runtime, error);
     if (status != STATUS_OK) {
         runtime_close(runtime);
         return status;
     }
+    nvml_find(runtime);
     *ret_runtime = runtime;
     return STATUS_OK;
 }
@@ -104,7 +159,11 @@ void runtime_close(struct runtime *runtime)
 {
     if (!runtime)
         return;
-    (void)cudaStreamDestroy(runtime->stream);
+    nvml_close(runtime->nvml);
+    if (runtime->mark)
+        (void)cudaEventDestroy(runtime->mark);
+    if (runtime->stream)
+        (void)cudaStreamDestroy(runtime->stream);
     free(runtime);
 }
 
@@ -117,6 +176,28 @@ size_t runtime_free_bytes(const struct runtime *)
 {
     size_t unused = 0, all = 0;
     return cudaMemGetInfo(&unused, &all) == cudaSuccess ? unused : 0;
+}
+
+void runtime_facts_ask(struct runtime *runtime, struct device_facts *ret_facts)
+{
+    if (runtime->nvml)
+        nvml_ask(runtime->nvml, ret_facts);
+    else
+        snprintf(ret_facts->note, sizeof ret_facts->note, "%s", runtime->nvml_note);
+    size_t unused = 0, all = 0;
+    if (!(ret_facts->known & DEVICE_MEMORY) && cudaMemGetInfo(&unused, &all) == cudaSuccess) {
+        ret_facts->memory_bytes = all;
+        ret_facts->memory_free_bytes = unused;
+        ret_facts->known |= DEVICE_MEMORY;
+    }
+}
+
+void runtime_fail(struct runtime *runtime, const char *what)
+{
+    if (runtime->failure != cudaSuccess)
+        return;
+    runtime->failure = cudaErrorUnknown;
+    runtime->failed_words = what;
 }
 
 void *runtime_alloc(struct runtime *runtime, size_t bytes)
@@ -162,14 +243,15 @@ void runtime_pinned_free(struct runtime *, void *memory)
 void runtime_upload(struct runtime *runtime, void *to, const void *host, size_t bytes)
 {
     CHECK(!runtime->capturing);
-    if (bytes && runtime->failure == cudaSuccess)
+    if (bytes && is_well(runtime))
         note(runtime, cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, runtime->stream),
              "a copy to the card");
 }
 
 void runtime_upload_pinned(struct runtime *runtime, void *to, const void *pinned, size_t bytes)
 {
-    if (bytes && runtime->failure == cudaSuccess)
+    CHECK(!runtime->capturing);
+    if (bytes && is_well(runtime))
         note(runtime, cudaMemcpyAsync(to, pinned, bytes, cudaMemcpyHostToDevice, runtime->stream),
              "a copy of arguments");
 }
@@ -177,7 +259,7 @@ void runtime_upload_pinned(struct runtime *runtime, void *to, const void *pinned
 void runtime_download(struct runtime *runtime, void *host, const void *from, size_t bytes)
 {
     CHECK(!runtime->capturing);
-    if (!bytes || runtime->failure != cudaSuccess)
+    if (!bytes || !is_well(runtime))
         return;
     if (note(runtime, cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, runtime->stream),
              "a copy from the card"))
@@ -186,14 +268,14 @@ void runtime_download(struct runtime *runtime, void *host, const void *from, siz
 
 void runtime_move(struct runtime *runtime, void *to, const void *from, size_t bytes)
 {
-    if (bytes && runtime->failure == cudaSuccess)
+    if (bytes && is_well(runtime))
         note(runtime, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, runtime->stream),
              "a copy on the card");
 }
 
 void runtime_zero(struct runtime *runtime, void *to, size_t bytes)
 {
-    if (bytes && runtime->failure == cudaSuccess)
+    if (bytes && is_well(runtime))
         note(runtime, cudaMemsetAsync(to, 0, bytes, runtime->stream), "zeroing memory");
 }
 
@@ -201,6 +283,8 @@ enum status runtime_wait(struct runtime *runtime, struct error *error)
 {
     if (runtime->failure == cudaSuccess)
         note(runtime, cudaStreamSynchronize(runtime->stream), "the kernels of a step");
+    if (runtime->failed_words)
+        return error_set(error, STATUS_INTERNAL, "backend cuda: %s", runtime->failed_words);
     if (runtime->failure != cudaSuccess)
         return error_set(error, STATUS_INTERNAL, "backend cuda: %s failed: %s (%s)",
                          runtime->failed_at, cudaGetErrorString(runtime->failure),
@@ -211,7 +295,7 @@ enum status runtime_wait(struct runtime *runtime, struct error *error)
 void runtime_launch(struct runtime *runtime, const struct runtime_kernel *kernel,
                     const struct launch *launch, const void *task, size_t)
 {
-    if (launch->x == 0 || launch->y == 0 || launch->z == 0 || runtime->failure != cudaSuccess)
+    if (launch->x == 0 || launch->y == 0 || launch->z == 0 || !is_well(runtime))
         return;
     if (launch->shared_bytes > *kernel->shared_allowed_bytes) {
         if (!note(runtime,
@@ -238,36 +322,53 @@ void runtime_launch(struct runtime *runtime, const struct runtime_kernel *kernel
     note(runtime, cudaLaunchKernelExC(&shape, kernel->function, arguments), kernel->name);
 }
 
+void runtime_mark(struct runtime *runtime)
+{
+    if (is_well(runtime))
+        note(runtime, cudaEventRecord(runtime->mark, runtime->stream), "a mark");
+}
+
+void runtime_mark_wait(struct runtime *runtime)
+{
+    if (is_well(runtime))
+        note(runtime, cudaEventSynchronize(runtime->mark), "the kernels of a step");
+}
+
 /* ---- graphs ---- */
 
 void runtime_capture_begin(struct runtime *runtime)
 {
     CHECK(!runtime->capturing);
     runtime->capturing = true;
+    runtime->capture_failure = cudaSuccess;
+    runtime->capture_failed_at = NULL;
     note(runtime, cudaStreamBeginCapture(runtime->stream, cudaStreamCaptureModeThreadLocal),
          "the capture of a step");
 }
 
+/* Every call is made whatever went wrong before: the stream must come out of its capture. */
 enum status runtime_capture_end(struct runtime *runtime, struct runtime_graph **ret_graph,
                                 struct error *error)
 {
     CHECK(runtime->capturing);
-    runtime->capturing = false;
     cudaGraph_t captured = NULL;
     struct runtime_graph *graph = (struct runtime_graph *)calloc(1, sizeof *graph);
     note(runtime, cudaStreamEndCapture(runtime->stream, &captured), "the capture of a step");
-    if (graph && captured) {
+    if (graph && captured && is_well(runtime))
         note(runtime, cudaGraphInstantiate(&graph->exec, captured, 0), "the making of a graph");
-        note(runtime, cudaEventCreateWithFlags(&graph->launched, cudaEventDisableTiming),
-             "the making of a graph");
-    }
+    if (graph && graph->exec) /* now, and not in the first launch */
+        note(runtime, cudaGraphUpload(graph->exec, runtime->stream), "the making of a graph");
     if (captured)
         (void)cudaGraphDestroy(captured);
-    if (!graph || runtime->failure != cudaSuccess) {
+    bool good = graph && is_well(runtime);
+    runtime->capturing = false;
+    if (!good) {
+        (void)cudaGetLastError();
         runtime_graph_free(runtime, graph);
         return error_set(error, STATUS_INTERNAL, "backend cuda: %s failed: %s",
-                         runtime->failed_at ? runtime->failed_at : "the making of a graph",
-                         cudaGetErrorString(runtime->failure));
+                         runtime->capture_failed_at ? runtime->capture_failed_at
+                                                    : "the making of a graph",
+                         cudaGetErrorString(runtime->capture_failure));
     }
     *ret_graph = graph;
     return STATUS_OK;
@@ -276,16 +377,8 @@ enum status runtime_capture_end(struct runtime *runtime, struct runtime_graph **
 void runtime_graph_launch(struct runtime *runtime, struct runtime_graph *graph)
 {
     CHECK(!runtime->capturing);
-    if (runtime->failure != cudaSuccess)
-        return;
-    if (note(runtime, cudaGraphLaunch(graph->exec, runtime->stream), "the launch of a graph"))
-        note(runtime, cudaEventRecord(graph->launched, runtime->stream), "the launch of a graph");
-}
-
-void runtime_graph_settle(struct runtime *runtime, struct runtime_graph *graph)
-{
-    if (runtime->failure == cudaSuccess)
-        note(runtime, cudaEventSynchronize(graph->launched), "a graph");
+    if (is_well(runtime))
+        note(runtime, cudaGraphLaunch(graph->exec, runtime->stream), "the launch of a graph");
 }
 
 void runtime_graph_free(struct runtime *, struct runtime_graph *graph)
@@ -294,7 +387,5 @@ void runtime_graph_free(struct runtime *, struct runtime_graph *graph)
         return;
     if (graph->exec)
         (void)cudaGraphExecDestroy(graph->exec);
-    if (graph->launched)
-        (void)cudaEventDestroy(graph->launched);
     free(graph);
 }

@@ -6,6 +6,10 @@
  * whose bodies are written over the leaves (leaf.h). Ops never wait, and after `reserve` they never
  * allocate. Small host arrays reach kernels through `device_stage`; that is what makes a step
  * capturable in a graph. One thread.
+ *
+ * Pinned memory of the host: the stage (4 MiB and what a step of the largest size needs), and as
+ * much as such a step needs once more, which all graphs share. Nothing else is pinned; weights are
+ * uploaded from where their files are mapped, piece by piece.
  */
 #pragma once
 
@@ -16,6 +20,8 @@ extern "C" {
 #include "kernels/source.h"
 }
 
+extern "C" __attribute__((visibility("default"))) const struct ops galerne_ops;
+
 #define STAGE_ENTRIES_MAX 4096
 
 /* A host array on its way: the same bytes are sent once in a step. */
@@ -23,11 +29,13 @@ struct stage_entry {
     const void *host; /* while capturing: where the array lies, read again at each launch */
     size_t offset, bytes;
 };
+struct stage_piece;
 struct stage {
     char *pinned, *there; /* [size_bytes] each: host memory, memory of the card */
     size_t size_bytes, used_bytes;
     struct stage_entry entries[STAGE_ENTRIES_MAX];
     uint32_t n_entries;
+    struct stage_piece *outgrown; /* full, and still read until the next sync */
 };
 
 /* Working memory of ops: one piece for each use, made by `reserve` and grown when an op runs
@@ -57,7 +65,10 @@ struct device {
     uint32_t shared_max_bytes; /* of a block */
     char text[96];
     struct stage stage;
+    struct stage graph_stage; /* of all graphs: each fills it anew when it is launched */
+    size_t step_stage_bytes;  /* of the ops of a step, by op_limits */
     struct device_graph *capturing, *graphs;
+    const char *capture_fault; /* why the capture that runs must not be used; NULL */
     void *scratch[SCRATCH_COUNT];
     size_t scratch_bytes[SCRATCH_COUNT];
     struct attention_plan plan;
@@ -95,8 +106,12 @@ struct kv {
 };
 
 /* Where the `bytes` of a host array will lie on the card when the kernels launched next run: valid
- * until the next sync. 16-byte aligned. */
+ * until the next sync. 16-byte aligned. `host` is the caller's array itself, never a copy that an
+ * op made: a graph reads it again at each launch. */
 const void *device_stage(struct device *device, const void *host, size_t bytes);
+/* The same for what is enqueued before anything else is staged, and read by nothing later: when the
+ * stage is full it waits, and what was staged before is gone. */
+const void *device_stage_once(struct device *device, const void *host, size_t bytes);
 /* Working memory of one kind, at least `bytes`; NULL with the device marked as failed. Not kept
  * from op to op. */
 void *device_scratch(struct device *device, enum scratch_kind kind, size_t bytes);
@@ -105,6 +120,23 @@ enum status device_scratch_reserve(struct device *device, enum scratch_kind kind
 /* EXHAUSTED: what was needed, what is free, what helps. */
 enum status device_no_memory(struct device *device, const char *what, size_t bytes,
                              const char *helps, struct error *error);
+
+/* ---- the stage (stage.cu) ---- */
+
+enum status stage_open(struct device *device, size_t bytes, struct stage *stage,
+                       struct error *error);
+void stage_close(struct device *device, struct stage *stage);
+/* Nothing on the card reads it any more. */
+void stage_reset(struct device *device, struct stage *stage);
+/* Bytes that the ops of one step stage at most. */
+size_t stage_step_bytes(const struct op_limits *limits);
+
+/* ---- graphs (graph.cu): what ops.h says of them ---- */
+
+enum status cuda_graph_begin(struct device *device, struct error *error);
+enum status cuda_graph_end(struct device *device, void **ret_graph, struct error *error);
+void cuda_graph_launch(struct device *device, void *graph);
+void cuda_graph_free(struct device *device, void *graph);
 
 /* ---- the ops, one file each ---- */
 
@@ -137,4 +169,4 @@ size_t cuda_linear_scratch_bytes(const struct device *device, const struct op_li
 size_t cuda_mlp_scratch_bytes(const struct device *device, const struct op_limits *limits);
 size_t cuda_moe_scratch_bytes(const struct device *device, const struct op_limits *limits);
 size_t cuda_attention_scratch_bytes(const struct device *device, const struct op_limits *limits);
-size_t cuda_sample_scratch_bytes(const struct op_limits *limits);
+size_t cuda_sample_scratch_bytes(const struct device *device, const struct op_limits *limits);

@@ -14,51 +14,20 @@ extern "C" {
 
 #define STAGE_BYTES ((size_t)4 << 20)
 
-struct device_graph {
-    struct device_graph *next; /* of the device: freed with it */
-    struct runtime_graph *graph;
-    struct stage stage; /* its own: the graph reads it at every launch */
-};
-
-static void graph_free(struct device *device, struct device_graph *graph)
-{
-    if (!graph)
-        return;
-    runtime_graph_free(device->runtime, graph->graph);
-    runtime_free(device->runtime, graph->stage.there);
-    runtime_pinned_free(device->runtime, graph->stage.pinned);
-    free(graph);
-}
-
 static void cuda_device_close(struct device *device)
 {
     if (!device)
         return;
-    while (device->graphs) {
-        struct device_graph *graph = device->graphs;
-        device->graphs = graph->next;
-        graph_free(device, graph);
-    }
+    while (device->graphs)
+        cuda_graph_free(device, device->graphs);
     if (device->runtime) {
         for (uint32_t i = 0; i < SCRATCH_COUNT; i++)
             runtime_free(device->runtime, device->scratch[i]);
-        runtime_free(device->runtime, device->stage.there);
-        runtime_pinned_free(device->runtime, device->stage.pinned);
+        stage_close(device, &device->stage);
+        stage_close(device, &device->graph_stage);
     }
     runtime_close(device->runtime);
     free(device);
-}
-
-static enum status stage_open(struct device *device, struct error *error)
-{
-    struct stage *stage = &device->stage;
-    stage->pinned = (char *)runtime_pinned_alloc(device->runtime, STAGE_BYTES);
-    stage->there = (char *)runtime_alloc(device->runtime, STAGE_BYTES);
-    if (!stage->pinned || !stage->there)
-        return device_no_memory(device, "arguments of kernels", STAGE_BYTES,
-                                "another process may hold the card's memory", error);
-    stage->size_bytes = STAGE_BYTES;
-    return STATUS_OK;
 }
 
 /* What a block has on the smallest of the cards: 8.6, 8.9 and 12.0. */
@@ -97,7 +66,7 @@ static enum status cuda_device_open(const struct device_options *options,
     if (status == STATUS_OK)
         status = tier_take(device, options->tier, error);
     if (status == STATUS_OK)
-        status = stage_open(device, error);
+        status = stage_open(device, STAGE_BYTES, &device->stage, error);
     if (status == STATUS_OK) {
         snprintf(device->text, sizeof device->text, "%s", runtime_facts_of(device->runtime)->text);
         *ret_device = device;
@@ -145,7 +114,8 @@ static void cuda_buffer_write(struct device *device, void *buffer, const void *h
     if (size_bytes == 0)
         return;
     if (device->capturing || size_bytes <= STAGE_BYTES / 64)
-        runtime_move(device->runtime, buffer, device_stage(device, host, size_bytes), size_bytes);
+        runtime_move(device->runtime, buffer, device_stage_once(device, host, size_bytes),
+                     size_bytes);
     else
         runtime_upload(device->runtime, buffer, host, size_bytes);
 }
@@ -157,52 +127,6 @@ static void cuda_buffer_read(struct device *device, const void *buffer, void *ho
         runtime_download(device->runtime, host, buffer, size_bytes);
 }
 
-/* ---- arguments on their way ---- */
-
-static void stage_reset(struct stage *stage)
-{
-    stage->used_bytes = 0;
-    stage->n_entries = 0;
-}
-
-/* The same array is sent for every layer of a step: sent once, it is found again. A graph knows
- * arrays by their place, since their contents will change. */
-static const struct stage_entry *stage_find(const struct stage *stage, const void *host,
-                                            size_t bytes, bool by_place)
-{
-    for (uint32_t i = 0; i < stage->n_entries; i++) {
-        const struct stage_entry *entry = &stage->entries[i];
-        if (entry->bytes == bytes &&
-            (by_place ? entry->host == host
-                      : memcmp(stage->pinned + entry->offset, host, bytes) == 0))
-            return entry;
-    }
-    return NULL;
-}
-
-const void *device_stage(struct device *device, const void *host, size_t bytes)
-{
-    struct stage *stage = device->capturing ? &device->capturing->stage : &device->stage;
-    CHECK(bytes <= stage->size_bytes);
-    const struct stage_entry *found = stage_find(stage, host, bytes, device->capturing != NULL);
-    if (found)
-        return stage->there + found->offset;
-    size_t room = round_up(bytes, 16);
-    if (stage->used_bytes + room > stage->size_bytes || stage->n_entries == STAGE_ENTRIES_MAX) {
-        CHECK(!device->capturing);
-        (void)runtime_wait(device->runtime, NULL); /* a failure sticks until sync */
-        stage_reset(stage);
-        device->plan = {};
-    }
-    struct stage_entry *entry = &stage->entries[stage->n_entries++];
-    *entry = (struct stage_entry){host, stage->used_bytes, bytes};
-    stage->used_bytes += room;
-    memcpy(stage->pinned + entry->offset, host, bytes);
-    runtime_upload_pinned(device->runtime, stage->there + entry->offset,
-                          stage->pinned + entry->offset, bytes);
-    return stage->there + entry->offset;
-}
-
 /* ---- scratch ---- */
 
 enum status device_scratch_reserve(struct device *device, enum scratch_kind kind, size_t bytes,
@@ -210,6 +134,7 @@ enum status device_scratch_reserve(struct device *device, enum scratch_kind kind
 {
     if (bytes <= device->scratch_bytes[kind])
         return STATUS_OK;
+    CHECK(!device->graphs); /* they have the old address; `reserve` came before them */
     runtime_free(device->runtime, device->scratch[kind]);
     device->scratch_bytes[kind] = 0;
     device->scratch[kind] = runtime_alloc(device->runtime, bytes);
@@ -221,6 +146,10 @@ enum status device_scratch_reserve(struct device *device, enum scratch_kind kind
 
 void *device_scratch(struct device *device, enum scratch_kind kind, size_t bytes)
 {
+    if (device->capturing && bytes > device->scratch_bytes[kind]) {
+        device->capture_fault = "its ops need more memory than `reserve` was told of";
+        return NULL;
+    }
     if (device_scratch_reserve(device, kind, bytes, "scratch", NULL) != STATUS_OK) {
         device->failed = true;
         return NULL;
@@ -241,7 +170,7 @@ static enum status cuda_reserve(struct device *device, const struct op_limits *l
          limits->n_experts ? cuda_moe_scratch_bytes(device, limits)
                            : cuda_mlp_scratch_bytes(device, limits)},
         {SCRATCH_ATTENTION, "scratch of attention", cuda_attention_scratch_bytes(device, limits)},
-        {SCRATCH_SAMPLE, "scratch of sampling", cuda_sample_scratch_bytes(limits)},
+        {SCRATCH_SAMPLE, "scratch of sampling", cuda_sample_scratch_bytes(device, limits)},
     };
     for (size_t i = 0; i < array_count(needs); i++) {
         enum status status =
@@ -249,13 +178,20 @@ static enum status cuda_reserve(struct device *device, const struct op_limits *l
         if (status != STATUS_OK)
             return status;
     }
-    return STATUS_OK;
+    device->step_stage_bytes = round_up(stage_step_bytes(limits), 256);
+    enum status status = runtime_wait(device->runtime, error);
+    device->plan = {};
+    if (status == STATUS_OK)
+        status = stage_open(device, STAGE_BYTES + device->step_stage_bytes, &device->stage, error);
+    if (status == STATUS_OK)
+        status = stage_open(device, device->step_stage_bytes, &device->graph_stage, error);
+    return status;
 }
 
 static enum status cuda_sync(struct device *device, struct error *error)
 {
     enum status status = runtime_wait(device->runtime, error);
-    stage_reset(&device->stage);
+    stage_reset(device, &device->stage);
     device->plan = {};
     if (status == STATUS_OK && device->failed)
         return error_set(error, STATUS_INTERNAL,
@@ -263,62 +199,22 @@ static enum status cuda_sync(struct device *device, struct error *error)
     return status;
 }
 
-/* ---- graphs ---- */
+/* ---- what the card says of itself ---- */
 
-static enum status cuda_graph_begin(struct device *device, struct error *error)
+static size_t cuda_memory_free_bytes(struct device *device)
 {
-    CHECK(!device->capturing);
-    struct device_graph *graph = (struct device_graph *)calloc(1, sizeof *graph);
-    if (!graph)
-        return error_set(error, STATUS_EXHAUSTED, "backend " BACKEND ": no memory for a graph");
-    graph->stage.size_bytes = STAGE_BYTES / 4;
-    graph->stage.pinned = (char *)runtime_pinned_alloc(device->runtime, graph->stage.size_bytes);
-    graph->stage.there = (char *)runtime_alloc(device->runtime, graph->stage.size_bytes);
-    if (!graph->stage.pinned || !graph->stage.there) {
-        graph_free(device, graph);
-        return device_no_memory(device, "arguments of a graph", STAGE_BYTES / 4,
-                                "lower running_max", error);
-    }
-    device->capturing = graph;
-    device->plan = {};
-    runtime_capture_begin(device->runtime);
-    return STATUS_OK;
+    return runtime_free_bytes(device->runtime);
 }
 
-static enum status cuda_graph_end(struct device *device, void **ret_graph, struct error *error)
+static void cuda_device_facts(struct device *device, struct device_facts *ret_facts)
 {
-    struct device_graph *graph = device->capturing;
-    CHECK(graph);
-    device->capturing = NULL;
-    device->plan = {};
-    enum status status = runtime_capture_end(device->runtime, &graph->graph, error);
-    if (status != STATUS_OK) {
-        graph_free(device, graph);
-        return status;
-    }
-    graph->next = device->graphs;
-    device->graphs = graph;
-    *ret_graph = graph;
-    return STATUS_OK;
-}
-
-/* The host arrays of the captured calls are read anew, each where it lay. */
-static void cuda_graph_launch(struct device *device, void *captured)
-{
-    struct device_graph *graph = (struct device_graph *)captured;
-    struct stage *stage = &graph->stage;
-    runtime_graph_settle(device->runtime, graph->graph);
-    for (uint32_t i = 0; i < stage->n_entries; i++)
-        memcpy(stage->pinned + stage->entries[i].offset, stage->entries[i].host,
-               stage->entries[i].bytes);
-    runtime_graph_launch(device->runtime, graph->graph);
-    device->plan = {}; /* the graph made its own in the same place */
+    *ret_facts = {};
+    runtime_facts_ask(device->runtime, ret_facts);
 }
 
 extern "C" __attribute__((visibility("default"))) const struct module_stamp galerne_module;
 const struct module_stamp galerne_module = {GALERNE_VERSION, sizeof(struct ops)};
 
-extern "C" __attribute__((visibility("default"))) const struct ops galerne_ops;
 const struct ops galerne_ops = {
     .name = BACKEND,
     .summary = SUMMARY,
@@ -351,4 +247,7 @@ const struct ops galerne_ops = {
     .graph_begin = cuda_graph_begin,
     .graph_end = cuda_graph_end,
     .graph_launch = cuda_graph_launch,
+    .graph_free = cuda_graph_free,
+    .memory_free_bytes = cuda_memory_free_bytes,
+    .device_facts = cuda_device_facts,
 };

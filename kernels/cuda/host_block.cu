@@ -98,10 +98,23 @@ static void thread_entry(void *argument)
     if (thread->pending_copies > 0)
         host_fail("ends with %u asynchronous copies that it did not wait for",
                   thread->pending_copies);
+    if (b->launch->overlaps && !thread->waited)
+        host_fail("ends without launch_wait, though its launch overlaps the one before");
     thread->waits = WAIT_OVER;
     b->n_over++;
     turn_next(b, true);
     abort();
+}
+
+void host_launch_wait(void)
+{
+    struct host_block *b = host_block_now;
+    if (b->memory->hidden) { /* others may be as early */
+        b->ready[b->n_ready++] = (uint16_t)b->now.thread;
+        turn_next(b, false);
+    }
+    b->threads[b->now.thread].waited = true;
+    host_writes_show(b->memory);
 }
 
 /* ---- clocks ---- */
@@ -395,12 +408,15 @@ static void block_reset(struct host_block *b)
         struct host_thread *thread = &b->threads[t];
         thread->groups = thread->open_copies = thread->pending_copies = thread->fences = 0;
         thread->exact = 0;
+        thread->waited = false;
         memset(thread->seen, 0, sizeof thread->seen);
         host_fiber_begin(&thread->fiber, thread_entry, b);
         host_ready(t);
     }
     b->memory->acquired = false;
 }
+
+#define HIDDEN_BLOCKS 4 /* of a launch that overlaps: the first ones */
 
 static void block_run(struct host_block *b, uint32_t linear)
 {
@@ -410,10 +426,15 @@ static void block_run(struct host_block *b, uint32_t linear)
     b->now.y = linear / launch->x % launch->y;
     b->now.z = linear / launch->x / launch->y;
     block_reset(b);
+    if (launch->overlaps && b->n_hidden < HIDDEN_BLOCKS) {
+        b->n_hidden++;
+        host_writes_hide(b->memory);
+    }
     uint32_t pick = host_dice(b, b->n_ready);
     b->now.thread = b->ready[pick];
     b->ready[pick] = b->ready[--b->n_ready];
     host_fiber_switch(&b->main, &b->threads[b->now.thread].fiber, false);
+    host_writes_show(b->memory);
     if (!b->failed && b->n_bulk > 0) {
         snprintf(b->report, b->report_bytes,
                  "kernel %s: a block ends while %u bulk copies into it "
@@ -439,7 +460,9 @@ bool host_launch_run(const struct host_launch *launch, struct host_memory *memor
     b->now.grid_x = launch->x;
     b->now.grid_y = launch->y;
     b->now.grid_z = launch->z;
+    b->n_hidden = 0;
     memory->launch++;
+    host_writes_begin(memory);
     if (memory->released)
         memset(memory->released, 0, memory->released_bytes);
     uint32_t n = launch->x * launch->y * launch->z;

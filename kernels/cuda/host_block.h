@@ -17,6 +17,10 @@
  * a report the launch is given up, all later ones do nothing, and `sync` returns the text. Blocks
  * are not interleaved: a kernel in which one block waits for another cannot run here.
  *
+ * A launch that overlaps the one before runs after it as well. But its first blocks find 0xff in
+ * what that one wrote, until one of their threads has called launch_wait; and a thread that writes,
+ * or reads as a kernel's own memory, before it has called it, or ends without, is reported.
+ *
  * Not checked: that all lanes take part in what needs all (a lane that is absent shows as one that
  * waits for ever), memory that is only read. One thread per runtime.
  */
@@ -42,6 +46,7 @@ struct host_launch {
     void (*run)(const void *task); /* calls the kernel once */
     const void *task;
     uint64_t seed;
+    bool overlaps; /* it may begin before the launch before it has ended */
 };
 
 struct host_memory;
@@ -53,6 +58,7 @@ bool host_launch_run(const struct host_launch *launch, struct host_memory *memor
 
 void *host_shared(uint32_t at, uint32_t bytes, enum host_access access);
 void host_global(const void *at, uint32_t bytes, enum host_access access);
+void host_launch_wait(void);
 /* Release and acquire among blocks. */
 void host_global_order(void);
 void host_barrier(uint32_t id, uint32_t threads, bool wait);

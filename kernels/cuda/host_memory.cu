@@ -60,6 +60,7 @@ void host_memory_free(struct host_memory *memory, void *data)
         return;
     uint32_t at = place_of(memory, data);
     CHECK(at > 0 && memory->allocations[at - 1].data == data);
+    host_writes_settle(memory);
     words_free(&memory->allocations[--at]);
     memory_free(data);
     memmove(memory->allocations + at, memory->allocations + at + 1,
@@ -74,6 +75,69 @@ void host_memory_close(struct host_memory *memory)
         host_memory_free(memory, memory->allocations[0].data);
     free(memory->allocations);
     free(memory->released);
+    free(memory->writes.items);
+    free(memory->before.items);
+}
+
+/* ---- what the launch before wrote ---- */
+
+static void write_note(struct host_memory *memory, const void *at, uint32_t bytes)
+{
+    struct host_writes *writes = &memory->writes;
+    struct host_write *last = writes->n ? &writes->items[writes->n - 1] : NULL;
+    if (last && last->at + last->bytes == at && last->bytes < 1u << 20) {
+        last->bytes += bytes;
+        return;
+    }
+    if (writes->n == writes->capacity) {
+        writes->capacity = writes->capacity ? 2 * writes->capacity : 1024;
+        writes->items =
+            (struct host_write *)realloc(writes->items, writes->capacity * sizeof *writes->items);
+        CHECK(writes->items);
+    }
+    writes->items[writes->n++] = {(char *)(uintptr_t)at, bytes};
+}
+
+void host_writes_begin(struct host_memory *memory)
+{
+    struct host_writes spare = memory->before;
+    memory->before = memory->writes;
+    memory->writes = spare;
+    memory->writes.n = 0;
+}
+
+void host_writes_settle(struct host_memory *memory)
+{
+    host_writes_show(memory);
+    memory->writes.n = memory->before.n = 0;
+}
+
+void host_writes_hide(struct host_memory *memory)
+{
+    const struct host_writes *before = &memory->before;
+    size_t bytes = 0;
+    for (size_t i = 0; i < before->n; i++)
+        bytes += before->items[i].bytes;
+    if (bytes == 0)
+        return;
+    memory->hidden = (char *)malloc(bytes);
+    CHECK(memory->hidden);
+    bytes = 0;
+    for (size_t i = 0; i < before->n; bytes += before->items[i++].bytes)
+        memcpy(memory->hidden + bytes, before->items[i].at, before->items[i].bytes);
+    for (size_t i = 0; i < before->n; i++)
+        memset(before->items[i].at, 0xff, before->items[i].bytes);
+}
+
+void host_writes_show(struct host_memory *memory)
+{
+    size_t bytes = 0;
+    if (!memory->hidden)
+        return;
+    for (size_t i = 0; i < memory->before.n; bytes += memory->before.items[i++].bytes)
+        memcpy(memory->before.items[i].at, memory->hidden + bytes, memory->before.items[i].bytes);
+    free(memory->hidden);
+    memory->hidden = NULL;
 }
 
 static bool holds(const struct host_allocation *a, const void *at, size_t bytes)
@@ -114,6 +178,10 @@ void host_global(const void *at, uint32_t bytes, enum host_access access)
                   access == HOST_READ ? "reads" : "writes", bytes, at);
     if ((uintptr_t)at % (bytes & -bytes)) /* a struct: the power of two in its size */
         host_fail("an access of %u bytes at %p is misaligned", bytes, at);
+    if (b->launch->overlaps && !b->threads[b->now.thread].waited)
+        host_fail("%s memory before launch_wait", access == HOST_READ ? "reads" : "writes");
+    if (access != HOST_READ)
+        write_note(memory, at, bytes);
     if (!allocation->words) {
         if (access == HOST_READ)
             return;

@@ -34,6 +34,7 @@ struct host_thread {
     const char *what;
     uint32_t groups; /* cp.async groups that were committed */
     uint32_t open_copies, pending_copies;
+    bool waited;     /* launch_wait() */
     uint32_t fences; /* async_fence()s */
     uint64_t exact;  /* 0: none. Threads with the same number have the same exact clocks */
     uint32_t seen[CLOCKS];
@@ -111,6 +112,7 @@ struct host_block {
     struct host_thread threads[HOST_THREADS_MAX];
     uint16_t ready[HOST_THREADS_MAX];
     uint32_t n_ready, n_over, n_arrivals;
+    uint32_t n_hidden; /* blocks of the launch for which host_writes_hide was called */
     uint32_t clock[CLOCKS];
     struct meeting warps[WARPS_MAX], groups[WARPS_MAX / 4];
     struct barrier_state barriers[BARRIERS_MAX];
@@ -170,16 +172,33 @@ struct host_allocation {
     size_t bytes;
     struct host_word *words; /* [bytes], NULL until a kernel writes there */
 };
+/* What a launch wrote, in the order of writing. */
+struct host_write {
+    char *at;
+    uint32_t bytes;
+};
+struct host_writes {
+    struct host_write *items;
+    size_t n, capacity;
+};
 struct host_memory {
     struct host_allocation *allocations; /* by address */
     uint32_t n_allocations, capacity, last;
     uint32_t launch;   /* number of the launch that runs */
     uint8_t *released; /* [blocks of the launch]: did an ordered atomic */
     size_t released_bytes;
-    bool acquired; /* so did the running block */
+    bool acquired;                     /* so did the running block */
+    struct host_writes writes, before; /* of the launch that runs, and of the one before */
+    char *hidden;                      /* what `before` holds, while it is hidden; NULL */
 };
 void *host_memory_alloc(struct host_memory *memory, size_t bytes);
 void host_memory_free(struct host_memory *memory, void *data);
 void host_memory_close(struct host_memory *memory);
+/* A launch begins; something else than a launch has been done, or memory is freed: nothing written
+ * before is in doubt. */
+void host_writes_begin(struct host_memory *memory);
+void host_writes_settle(struct host_memory *memory);
+void host_writes_hide(struct host_memory *memory);
+void host_writes_show(struct host_memory *memory);
 /* NULL when the address is nobody's. */
 struct host_allocation *host_memory_find(struct host_memory *memory, const void *at, size_t bytes);

@@ -61,7 +61,8 @@ void cuda_kv_table_set(struct device *device, struct kv *kv, uint32_t slot, uint
     kv->seen = {};
     if (n > 0)
         runtime_move(device->runtime, kv->table + at,
-                     device_stage(device, host_blocks, n * sizeof(uint32_t)), n * sizeof(uint32_t));
+                     device_stage_once(device, host_blocks, n * sizeof(uint32_t)),
+                     n * sizeof(uint32_t));
 }
 
 void cuda_kv_copy(struct device *device, struct kv *kv, const uint32_t *host_from,
@@ -127,9 +128,12 @@ LEAF void angle_turn(double angle, double *ret_sine, double *ret_cosine)
     *ret_cosine = (quarter + 1) & 2 ? -b : b;
 }
 
-/* A block for a row: angles first, once for all heads; then pairs of values. */
+/* A block for a row: angles first, once for all heads; then pairs of values.
+ * gate: sm_90a griddepcontrol.wait */
 KERNEL(rope_kv_kernel, struct rope_task, ROPE_THREADS, 1)
 {
+    launch_next();
+    launch_wait();
     uint32_t r = block_x(), half = a.head_dim / 2, position = a.positions[r];
     shared<float> cosines = shared_at<float>(0), sines = cosines + half;
     for (uint32_t i = thread_index(); i < half; i += ROPE_THREADS) {
@@ -185,6 +189,6 @@ void cuda_rope_kv(struct device *device, const struct rope_kv_args *args)
     };
     launch_kernel(rope_kv_kernel, device->runtime,
                   (launch{args->n_rows, 1, 1, ROPE_THREADS,
-                          (uint32_t)(args->head_dim * sizeof(float)), false}),
+                          (uint32_t)(args->head_dim * sizeof(float)), true}),
                   task);
 }

@@ -209,8 +209,12 @@ LEAF void async_fence()
     host_async_fence();
 }
 
-/* Between launches that overlap: see launch.h. Emulated launches never do. */
-LEAF void launch_wait() {}
+/* Between launches that overlap (struct launch). Emulated ones never do, but a thread that has not
+ * waited yet finds nothing of what the launch before wrote. */
+LEAF void launch_wait()
+{
+    host_launch_wait();
+}
 LEAF void launch_next() {}
 
 /* ---- atomics on memory that a kernel writes ---- */

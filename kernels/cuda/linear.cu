@@ -39,8 +39,11 @@ template <int dtype> LEAF void plain_multiply(const struct plain_task &a, uint32
     out[at] = sum;
 }
 
+/* gate: sm_90a griddepcontrol.wait */
 template <int dtype> KERNEL(plain_kernel, struct plain_task, PRODUCT_THREADS, 1)
 {
+    launch_next();
+    launch_wait();
     uint32_t o = block_x() * PRODUCT_WARPS + warp_index();
     for (uint32_t r = block_y(); r < a.n_rows && o < a.weight.out_count; r += grid_y())
         plain_multiply<dtype>(a, r, o);
@@ -65,7 +68,7 @@ static void plain_run(struct device *device, const struct product *product, uint
                            1,
                            PRODUCT_THREADS,
                            0,
-                           false};
+                           true};
     dtype_switch(task.weight.dtype, [&](auto constant) {
         launch_kernel(plain_kernel<constant.dtype>, device->runtime, shape, task);
     });
@@ -80,8 +83,11 @@ struct ready_task {
     uint32_t n;
 };
 
+/* gate: sm_90a griddepcontrol.wait */
 KERNEL(rows_ready_kernel, struct ready_task, ROWS_THREADS, 1)
 {
+    launch_next();
+    launch_wait();
     shared<float> scratch = shared_at<float>(0);
     struct rows_source source = {a.in + (size_t)block_x() * a.n, a.norm, a.n, 1};
     if (a.norm)
@@ -95,7 +101,7 @@ void rows_make(struct device *device, const struct product *product, size_t n_ro
     struct ready_task task = {*ready, product->in, product->norm, product->norm_eps,
                               product->weight->in_count};
     launch_kernel(rows_ready_kernel, device->runtime,
-                  (launch{(uint32_t)n_rows, 1, 1, ROWS_THREADS, ROWS_SHARED_BYTES, false}), task);
+                  (launch{(uint32_t)n_rows, 1, 1, ROWS_THREADS, ROWS_SHARED_BYTES, true}), task);
 }
 
 /* Halves, or bytes with heads, which are fewer; and what either is scaled by. */

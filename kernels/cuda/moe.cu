@@ -11,8 +11,11 @@ struct mix_task {
 
 #define MIX_THREADS 256
 
+/* gate: sm_90a griddepcontrol.wait */
 KERNEL(mix_kernel, struct mix_task, MIX_THREADS, 1)
 {
+    launch_next();
+    launch_wait();
     uint32_t r = block_y(), i = block_x() * MIX_THREADS + thread_index();
     if (i >= a.hidden)
         return;
@@ -124,7 +127,7 @@ static void experts_run(struct device *device, const struct moe_args *args, char
                            work->parts,  args->in,    args->out};
     launch_kernel(
         mix_kernel, device->runtime,
-        (launch{div_up(args->hidden, MIX_THREADS), args->n_rows, 1, MIX_THREADS, 0, false}), mix);
+        (launch{div_up(args->hidden, MIX_THREADS), args->n_rows, 1, MIX_THREADS, 0, true}), mix);
 }
 
 void cuda_moe(struct device *device, const struct moe_args *args)

@@ -170,8 +170,11 @@ LEAF void pairs_sort(const struct route_task &a)
         order[shared_atomic_add(starts, (uint32_t)experts[i], 1u)] = i;
 }
 
+/* gate: sm_90a griddepcontrol.wait */
 template <int dtype> KERNEL(route_kernel, struct route_task, ROWS_THREADS, 2)
 {
+    launch_next();
+    launch_wait();
     uint32_t first = block_x() * a.block_rows, last = min_u32(first + a.block_rows, a.n_rows);
     for (uint32_t q = 0; q < a.block_rows; q++)
         row_norm(a, min_u32(first + q, a.n_rows - 1), q); /* the last may be done again */
@@ -203,7 +206,7 @@ void route_run(struct device *device, struct route_task *task)
     dtype_switch(task->router.dtype, [&](auto constant) {
         launch_kernel(route_kernel<constant.dtype>, device->runtime,
                       (launch{div_up(task->n_rows, task->block_rows), 1, 1, ROWS_THREADS,
-                              shared_bytes, false}),
+                              shared_bytes, true}),
                       *task);
     });
 }

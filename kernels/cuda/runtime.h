@@ -2,9 +2,11 @@
  * runtime: a card and its one stream, or the emulator in its place.
  *
  * card.cu implements it over cudart, host.cu over the emulator. Work is enqueued in order; only
- * `runtime_download`, `runtime_wait` and a free wait. The first failure sticks: what is enqueued
- * after it does nothing and `runtime_wait` returns STATUS_INTERNAL with its text, after which the
- * worker ends. One thread.
+ * `runtime_download`, `runtime_wait`, `runtime_mark_wait` and a free wait. The first failure
+ * sticks: what is enqueued after it does nothing and `runtime_wait` returns STATUS_INTERNAL with
+ * its text, after which the worker ends. A capture that fails does not stick, for nothing of it has
+ * run. All kernels of the module are loaded when a card is opened, not when they are first
+ * launched: memory that is out shows at load. One thread.
  */
 #pragma once
 
@@ -24,7 +26,12 @@ struct runtime_facts {
     uint32_t shared_max_bytes;
 };
 const struct runtime_facts *runtime_facts_of(const struct runtime *runtime);
+/* Of the card's memory; 0 when it does not say. */
 size_t runtime_free_bytes(const struct runtime *runtime);
+/* What else the card says of itself (ops.h); what it does not say is not `known`. */
+void runtime_facts_ask(struct runtime *runtime, struct device_facts *ret_facts);
+/* A failure of our own, which sticks like the card's. */
+void runtime_fail(struct runtime *runtime, const char *what);
 
 /* Memory of the card, zeroed, 256-byte aligned; NULL when it is out. */
 void *runtime_alloc(struct runtime *runtime, size_t bytes);
@@ -35,20 +42,22 @@ void runtime_pinned_free(struct runtime *runtime, void *memory);
 
 /* From any host memory, which may be reused when the call returns. Not while capturing. */
 void runtime_upload(struct runtime *runtime, void *to, const void *host, size_t bytes);
-/* From pinned memory, which is read later: at every launch of the graph that captured it. */
+/* From pinned memory, which is read later. Not while capturing. */
 void runtime_upload_pinned(struct runtime *runtime, void *to, const void *pinned, size_t bytes);
+/* Notes how far the work is; waits until it was there. */
+void runtime_mark(struct runtime *runtime);
+void runtime_mark_wait(struct runtime *runtime);
 void runtime_download(struct runtime *runtime, void *host, const void *from, size_t bytes);
 void runtime_move(struct runtime *runtime, void *to, const void *from, size_t bytes);
 void runtime_zero(struct runtime *runtime, void *to, size_t bytes);
 enum status runtime_wait(struct runtime *runtime, struct error *error);
 
 struct runtime_graph;
+/* Launches, moves and zeroing between the two are kept and not done. */
 void runtime_capture_begin(struct runtime *runtime);
 enum status runtime_capture_end(struct runtime *runtime, struct runtime_graph **ret_graph,
                                 struct error *error);
 void runtime_graph_launch(struct runtime *runtime, struct runtime_graph *graph);
-/* Waits until the last launch has read its pinned memory. */
-void runtime_graph_settle(struct runtime *runtime, struct runtime_graph *graph);
 void runtime_graph_free(struct runtime *runtime, struct runtime_graph *graph);
 
 /* ---- launches ---- */
@@ -72,6 +81,13 @@ struct runtime_kernel {
 void runtime_launch(struct runtime *runtime, const struct runtime_kernel *kernel,
                     const struct launch *launch, const void *task, size_t task_bytes);
 
+/* Every kernel that some op launches, in a list that stands before anything runs. */
+struct runtime_known {
+    const void *function;
+    struct runtime_known *next;
+};
+extern struct runtime_known *runtime_known_first;
+
 #ifdef __CUDACC__
 #define KERNEL_HANDLE(kernel) ((const void *)(kernel))
 #define KERNEL_RUN(kernel, type) NULL
@@ -86,14 +102,24 @@ template <auto kernel, typename T> void kernel_run(const void *task)
 #define KERNEL_RUN(kernel, type) (kernel_run<kernel, type>)
 #endif
 
+template <auto kernel> struct kernel_known {
+    struct runtime_known known;
+    kernel_known() : known{KERNEL_HANDLE(kernel), runtime_known_first}
+    {
+        runtime_known_first = &known;
+    }
+    static kernel_known it;
+};
+template <auto kernel> kernel_known<kernel> kernel_known<kernel>::it;
+
 /* launch_kernel<kernel>(runtime, shape, task); the kernel takes one struct by value. */
 template <auto kernel, typename T>
 void launch_named(struct runtime *runtime, const char *name, const struct launch &launch,
                   const T &task)
 {
     static uint32_t shared_allowed_bytes = 48u << 10;
-    struct runtime_kernel it = {name, KERNEL_HANDLE(kernel), KERNEL_RUN(kernel, T),
-                                &shared_allowed_bytes};
+    struct runtime_kernel it = {name, kernel_known<kernel>::it.known.function,
+                                KERNEL_RUN(kernel, T), &shared_allowed_bytes};
     runtime_launch(runtime, &it, &launch, &task, sizeof task);
 }
 #define launch_kernel(kernel, runtime, shape, task)                                                \

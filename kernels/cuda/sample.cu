@@ -2,7 +2,9 @@
 #include "kernels/cuda/cuda.h"
 
 /*
- * A block samples a row. Weights are whole numbers, so that sums do not depend on the order of
+ * A block samples a row, and then another: of many rows, as many blocks as the card has processors
+ * have a place of their own to work in, of 12 bytes for each id of the vocabulary. A greedy row
+ * touches none of it. Weights are whole numbers, so that sums do not depend on the order of
  * adding, and "the first candidate, best first, at which the running sum exceeds a target" is found
  * by a radix search over the bits of the logits: top-k, top-p and the draw are such searches. What
  * a search rules out is not moved: a bound (order, id) and a least weight say who is still in.
@@ -29,9 +31,8 @@ struct sample_task {
     const struct sample_entry *entries;
     uint32_t *history, *last_sampled;
     struct sample_result *results;
-    uint64_t *weights; /* [n_rows][vocab] */
-    float *changed;    /* [n_rows][vocab]: the logits that a row is chosen by */
-    uint32_t *numbers; /* [n_rows][vocab]: COUNT a time in the output, SEEN; zeroed before */
+    uint64_t *weights; /* [n_blocks][vocab]; before the draw, COUNT a time in the output, SEEN */
+    float *changed;    /* [n_blocks][vocab]: the logits that a row is chosen by */
 };
 
 /* Shared memory of a block. */
@@ -143,11 +144,15 @@ LEAF void biases_add(const struct sample_entry *entries, uint32_t n, global<floa
     barrier();
 }
 
-/* Counts, then whoever takes an id's number away first changes its logit. */
+/* Counts, where weights will be, in what ids of the history have there; then whoever takes an id's
+ * number away first changes its logit. */
 LEAF void history_penalise(const struct sample_params &p, const uint32_t *history, uint32_t prompt,
                            uint32_t end, uint32_t *numbers, global<float> logits)
 {
     uint32_t start = repeats(p) ? 0 : prompt;
+    for (uint32_t i = start + thread_index(); i < end; i += SAMPLE_THREADS)
+        atomic_exchange(&numbers[history[i]], 0u);
+    barrier();
     for (uint32_t i = start + thread_index(); i < end; i += SAMPLE_THREADS) {
         atomic_or(&numbers[history[i]], SEEN);
         if (i >= prompt)
@@ -170,7 +175,7 @@ LEAF const float *logits_adjust(const struct sample_task &a, uint32_t row,
     bool holds = p.n_holds > 0 && position - prompt < p.min_tokens;
     if (p.n_biases == 0 && !holds && !penalty_is_on(p))
         return own;
-    float *copy = a.changed + (size_t)row * a.vocab;
+    float *copy = a.changed + (size_t)block_x() * a.vocab;
     global<float> logits(copy);
     for (uint32_t id = thread_index(); id < a.vocab; id += SAMPLE_THREADS)
         logits[id] = own[id];
@@ -182,7 +187,7 @@ LEAF const float *logits_adjust(const struct sample_task &a, uint32_t row,
         biases_add(entries, p.n_biases, logits);
     if (penalty_is_on(p))
         history_penalise(p, a.history + (size_t)a.slots[row] * a.history_tokens, prompt, position,
-                         a.numbers + (size_t)row * a.vocab, logits);
+                         (uint32_t *)(void *)(a.weights + (size_t)block_x() * a.vocab), logits);
     if (holds && thread_index() == 0) /* few, and maybe one twice */
         for (uint32_t i = 0; i < p.n_holds; i++)
             logits[entries[p.n_biases + i].id] = -INFINITY;
@@ -346,7 +351,7 @@ LEAF uint64_t product_53(uint64_t u, uint64_t sum)
 LEAF uint32_t token_draw(const struct sample_task &a, uint32_t row, const struct sample_params &p,
                          const float *logits, float most)
 {
-    uint64_t *all_weights = a.weights + (size_t)row * a.vocab;
+    uint64_t *all_weights = a.weights + (size_t)block_x() * a.vocab;
     global<uint64_t> weights(all_weights);
     double inverse = 1 / (double)p.temperature;
     uint64_t mine = 0, n;
@@ -392,9 +397,8 @@ LEAF void best_report(const struct sample_task &a, uint32_t row, struct best bes
     }
 }
 
-KERNEL(sample_kernel, struct sample_task, SAMPLE_THREADS, 1)
+LEAF void row_sample(const struct sample_task &a, uint32_t row)
 {
-    uint32_t row = block_x();
     const struct sample_params &p = a.params[row];
     const float *own = a.logits + (size_t)row * a.vocab;
     const struct best none = {0, UINT32_MAX};
@@ -425,9 +429,23 @@ KERNEL(sample_kernel, struct sample_task, SAMPLE_THREADS, 1)
     global<float>(&result->logprob)[0] = (float)((double)logit_clean(own[id]) - most - log_sum);
 }
 
-/* Every row has read; now they write, the last of equal places at the end. */
+/* gate: sm_90a griddepcontrol.wait */
+KERNEL(sample_kernel, struct sample_task, SAMPLE_THREADS, 1)
+{
+    launch_next();
+    launch_wait();
+    for (uint32_t row = block_x(); row < a.n_rows; row += grid_x()) {
+        row_sample(a, row);
+        barrier(); /* the next row has the same memory */
+    }
+}
+
+/* gate: sm_90a griddepcontrol.wait
+ * Every row has read; now they write, the last of equal places at the end. */
 KERNEL(sample_write_kernel, struct sample_task, SAMPLE_THREADS, 1)
 {
+    launch_next();
+    launch_wait();
     uint32_t row = block_x() * SAMPLE_THREADS + thread_index();
     if (row >= a.n_rows)
         return;
@@ -446,27 +464,30 @@ KERNEL(sample_write_kernel, struct sample_task, SAMPLE_THREADS, 1)
         history[(size_t)slot * a.history_tokens + position] = id;
 }
 
-static size_t row_bytes(uint32_t vocab)
+/* A processor is busy with one row: more places would wait for the same memory. */
+static uint32_t places_count(const struct device *device, uint32_t n_rows)
 {
-    return size_product(vocab, sizeof(uint64_t) + sizeof(float) + sizeof(uint32_t));
+    return min_u32(n_rows, runtime_facts_of(device->runtime)->processors);
 }
 
-size_t cuda_sample_scratch_bytes(const struct op_limits *limits)
+static size_t place_bytes(uint32_t vocab)
 {
-    return size_product(limits->sampled_max, row_bytes(limits->vocab));
+    return size_product(vocab, sizeof(uint64_t) + sizeof(float));
 }
 
-static bool work_lay(struct device *device, struct sample_task *task)
+size_t cuda_sample_scratch_bytes(const struct device *device, const struct op_limits *limits)
 {
-    size_t values = (size_t)task->n_rows * task->vocab;
-    size_t bytes = values * (sizeof(uint64_t) + sizeof(float) + sizeof(uint32_t));
-    char *memory = (char *)device_scratch(device, SCRATCH_SAMPLE, bytes);
+    return size_product(places_count(device, limits->sampled_max), place_bytes(limits->vocab));
+}
+
+static bool work_lay(struct device *device, uint32_t n_places, struct sample_task *task)
+{
+    char *memory = (char *)device_scratch(device, SCRATCH_SAMPLE,
+                                          size_product(n_places, place_bytes(task->vocab)));
     if (!memory)
         return false;
     task->weights = (uint64_t *)(void *)memory;
-    task->changed = (float *)(void *)(memory + values * sizeof(uint64_t));
-    task->numbers = (uint32_t *)(void *)(task->changed + values);
-    runtime_zero(device->runtime, task->numbers, values * sizeof(uint32_t));
+    task->changed = (float *)(void *)(task->weights + (size_t)n_places * task->vocab);
     return true;
 }
 
@@ -503,10 +524,12 @@ void cuda_sample(struct device *device, const struct sample_args *args)
     task.history = args->history;
     task.last_sampled = args->last_sampled;
     task.results = args->results;
-    if (!work_lay(device, &task))
+    uint32_t n_places = places_count(device, n);
+    if (!work_lay(device, n_places, &task))
         return;
     launch_kernel(sample_kernel, device->runtime,
-                  (launch{n, 1, 1, SAMPLE_THREADS, sizeof(struct sample_shared), false}), task);
+                  (launch{n_places, 1, 1, SAMPLE_THREADS, sizeof(struct sample_shared), true}),
+                  task);
     launch_kernel(sample_write_kernel, device->runtime,
-                  (launch{div_up(n, SAMPLE_THREADS), 1, 1, SAMPLE_THREADS, 0, false}), task);
+                  (launch{div_up(n, SAMPLE_THREADS), 1, 1, SAMPLE_THREADS, 0, true}), task);
 }

@@ -232,6 +232,102 @@ KERNEL(overwritten_tile, struct task, THREADS, 1)
     global<float>(a.out)[thread_index()] = d[0];
 }
 
+/* ---- launches that overlap the one before ---- */
+
+KERNEL(fills, struct task, THREADS, 1)
+{
+    launch_next();
+    launch_wait();
+    global<float>(a.out)[block_x() * THREADS + thread_index()] = 7;
+}
+
+/* A plain read, which the emulator does not see: what it gets tells. */
+KERNEL(reads_early, struct task, THREADS, 1)
+{
+    uint32_t i = block_x() * THREADS + thread_index();
+    float early = a.in[i];
+    launch_wait();
+    float late = a.in[i];
+    global<float>(a.out)[i] = a.mistake ? early : late;
+}
+
+KERNEL(writes_early, struct task, THREADS, 1)
+{
+    if (!a.mistake)
+        launch_wait();
+    global<float>(a.out)[thread_index()] = 1;
+    launch_wait();
+}
+
+KERNEL(sees_early, struct task, THREADS, 1)
+{
+    global<float> out(a.out);
+    float value = 0;
+    if (a.mistake)
+        value = out[thread_index()];
+    launch_wait();
+    out[thread_index()] = value;
+}
+
+KERNEL(some_never_wait, struct task, THREADS, 1)
+{
+    if (!a.mistake || thread_index() < 32)
+        launch_wait();
+    if (thread_index() < 32)
+        global<float>(a.out)[thread_index()] = 1;
+}
+
+template <auto kernel>
+static void overlap_finds(const char *name, const char *word, struct runtime *runtime,
+                          struct task task)
+{
+    struct error error = {};
+    launch_named<kernel>(runtime, name, launch{1, 1, 1, THREADS, 0, true}, task);
+    enum status status = runtime_wait(runtime, &error);
+    if (!task.mistake && status != STATUS_OK)
+        fail_msg("%s without its mistake: %s", name, error.text);
+    if (task.mistake && (status == STATUS_OK || !strstr(error.text, word)))
+        fail_msg("%s: \"%s\" is not in: %s", name, word, error.text);
+}
+
+static void launches_that_overlap(void **)
+{
+    for (uint32_t mistake = 0; mistake < 2; mistake++)
+        for (uint32_t seed = 0; seed < SEEDS; seed++) {
+            struct runtime *runtimes[4];
+            struct task task = {NULL, NULL, mistake};
+            for (uint32_t i = 0; i < 4; i++)
+                runtimes[i] = runtime_make(seed);
+#define OVERLAP(i, kernel, word)                                                                   \
+    task.out = (float *)runtime_alloc(runtimes[i], 4096 * sizeof(float));                          \
+    overlap_finds<kernel>(#kernel, word, runtimes[i], task);
+            OVERLAP(0, writes_early, "writes memory before launch_wait")
+            OVERLAP(1, sees_early, "reads memory before launch_wait")
+            OVERLAP(2, some_never_wait, "ends without launch_wait")
+            enum { BLOCKS = 6 };
+            float *from = (float *)runtime_alloc(runtimes[3], 4096 * sizeof(float));
+            float *to = (float *)runtime_alloc(runtimes[3], 4096 * sizeof(float));
+            float got[BLOCKS * THREADS];
+            struct task fill = {from, NULL, 0}, read = {to, from, mistake};
+            for (uint32_t copied = 0; copied < 2; copied++) { /* after a copy nothing is in doubt */
+                launch_named<fills>(runtimes[3], "fills", launch{BLOCKS, 1, 1, THREADS, 0, true},
+                                    fill);
+                if (copied)
+                    runtime_move(runtimes[3], to, from, sizeof got);
+                launch_named<reads_early>(runtimes[3], "reads_early",
+                                          launch{BLOCKS, 1, 1, THREADS, 0, true}, read);
+                assert_int_equal(runtime_wait(runtimes[3], NULL), STATUS_OK);
+                runtime_download(runtimes[3], got, to, sizeof got);
+                uint32_t missed = 0;
+                for (float value : got)
+                    missed += value != 7;
+                assert_true(mistake && !copied ? missed >= 4 : missed == 0);
+            }
+            for (struct runtime *runtime : runtimes)
+                runtime_close(runtime);
+        }
+}
+
 static void mistakes_are_found(void **)
 {
 #define FINDS(kernel, word, blocks) finds<kernel>(#kernel, word, blocks)
@@ -414,6 +510,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mistakes_are_found),
+        cmocka_unit_test(launches_that_overlap),
         cmocka_unit_test(tensor_products),
         cmocka_unit_test(small_numbers),
     };
