@@ -379,6 +379,53 @@ static void linear_large(void **state)
     }
 }
 
+/* More rows than any kernel for few takes, and columns enough for all slices of a sum. */
+static void linear_many_rows(void **state)
+{
+    struct dice dice = {13};
+    struct linear_case c = {
+        .out_count = 37, .in_count = 1536, .n_rows = 150, .n_stack = 1, .n_parts = 1};
+    for (size_t t = 0; t < array_count(dtypes_all); t++) {
+        c.dtypes[0] = dtypes_all[t];
+        c.residual = c.bias = t % 2;
+        linear_check(state, &dice, &c);
+    }
+}
+
+/* Whichever kernel a number of rows leads to, a row's bits are the same. */
+static void linear_bits_by_row_count(void **state)
+{
+    enum { ROWS = 300, OUT = 37, IN = 1536 };
+    static const uint32_t counts[] = {1, 8, 32, 33, 128};
+    static float all[ROWS * OUT], some[ROWS * OUT];
+    struct dice dice = {14};
+    for (size_t t = 0; t < array_count(dtypes_all); t++) {
+        struct rig rig = rig_tested(state);
+        void *data = dice_weights(&dice, dtypes_all[t], OUT * IN, 1);
+        float *in = dice_floats(&dice, ROWS * IN, 1);
+        struct linear_args args = {.weight = rig_weight(&rig, dtypes_all[t], OUT, IN, data),
+                                   .n_rows = ROWS,
+                                   .in = rig_put(&rig, in, ROWS * IN * sizeof *in),
+                                   .out = rig_poison(&rig, sizeof all)};
+        rig.ops->linear(rig.device, &args);
+        rig_get(&rig, args.out, all, sizeof all);
+        for (size_t i = 0; i < array_count(counts); i++) {
+            args.n_rows = counts[i];
+            args.out = rig_poison(&rig, sizeof some);
+            rig.ops->linear(rig.device, &args);
+            rig_get(&rig, args.out, some, sizeof some);
+            for (uint32_t at = 0; at < counts[i] * OUT; at++)
+                if (memcmp(&some[at], &all[at], sizeof some[at]) != 0)
+                    fail_msg("%s: output %u of row %u is %.9g among %u rows, %.9g among %d",
+                             dtype_name(dtypes_all[t]), at % OUT, at / OUT, (double)some[at],
+                             counts[i], (double)all[at], ROWS);
+        }
+        rig_close(&rig);
+        free(data);
+        free(in);
+    }
+}
+
 /* A row with a NaN or an infinity has nothing finite in its outputs, with weights in blocks NaN,
  * and its neighbours do not notice. */
 static void linear_not_finite(void **state)
@@ -526,6 +573,8 @@ int main(void)
         {"linear: 1 to 40 rows", linear_all_row_counts},
         {"linear: types, parts, stacks", linear_types_parts_stacks},
         {"linear: large", linear_large},
+        {"linear: many rows", linear_many_rows},
+        {"linear: bits by the number of rows", linear_bits_by_row_count},
         {"linear: exact sources", linear_exact_sources},
         {"linear: rows of all sizes, and the largest products", linear_wild},
         {"linear: rows that are not finite", linear_not_finite},
