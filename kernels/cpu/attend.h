@@ -34,7 +34,7 @@
  *
  * Positions outside of a pair's range, and what lies behind the last feature, may be read and are
  * never used; ATTEND_SLACK_BYTES behind the pool must be there to be read. Block table entries
- * outside of first[0] .. last[n_pairs - 1] are not read, but for what ahead_last allows.
+ * outside of first[0] .. last[n_pairs - 1] are not read.
  */
 #pragma once
 
@@ -68,8 +68,10 @@ struct attend {
     size_t block_stride_bytes;  /* from a block to the next one of the pool */
     const uint32_t *blocks;     /* block table of the sequence, by position */
     uint32_t split;             /* positions split * ATTEND_SPLIT_TOKENS and on */
-    uint32_t ahead_last;        /* the next split is wanted after this one, up to this position; 0:
-                                   it is not */
+    /* What is wanted after this, of this layer and KV head: blocks ahead_first .. ahead_last of a
+     * block table, asked for meanwhile, as many as this has. NULL: nothing. */
+    const uint32_t *ahead_blocks;
+    uint32_t ahead_first, ahead_last;
     /* [n_pairs] positions in this split, both included, each at least one, ascending */
     uint32_t first[ATTEND_PAIRS_MAX], last[ATTEND_PAIRS_MAX];
     float *scores;     /* scratch: [ATTEND_PAIRS_MAX][ATTEND_SPLIT_TOKENS] */
@@ -125,6 +127,22 @@ static inline size_t attend_head_bytes(enum dtype dtype, uint32_t head_dim, uint
         return 2 * attend_key_scales(dtype, head_dim, block_tokens);
     return attend_value_scales(dtype, head_dim, block_tokens) +
            attend_scales_bytes(dtype, head_dim, block_tokens);
+}
+
+/* ---- blocks ---- */
+
+static inline const char *attend_block_at(const struct attend *a, uint32_t block)
+{
+    return a->kv + a->blocks[block] * a->block_stride_bytes;
+}
+
+/* What to ask for while `block` is read, or NULL. */
+static inline const char *attend_block_ahead(const struct attend *a, uint32_t block)
+{
+    uint32_t index = block - a->first[0] / a->block_tokens + a->ahead_first;
+    if (!a->ahead_blocks || index > a->ahead_last)
+        return NULL;
+    return a->kv + a->ahead_blocks[index] * a->block_stride_bytes;
 }
 
 void scalar_attend(struct attend *attend);

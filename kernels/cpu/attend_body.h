@@ -38,11 +38,6 @@ ATTEND_INLINE vec part_load(const char *words, const enum dtype dtype, const int
     return vec_byte((const uint32_t *)(const void *)words, part, flip);
 }
 
-static inline const char *block_at(const struct attend *a, uint32_t block)
-{
-    return a->kv + a->blocks[block] * a->block_stride_bytes;
-}
-
 /* Where V vectors of keys lie, from `position` on. */
 ATTEND_INLINE void keys_find(const struct attend *a, uint32_t position, const int V,
                              const char **ret_keys, uint32_t *ret_tokens)
@@ -54,7 +49,7 @@ ATTEND_INLINE void keys_find(const struct attend *a, uint32_t position, const in
         uint32_t at = position + (uint32_t)v * LANES; /* the ends are no one's: any block will do */
         uint32_t block = u32_min(u32_max(at / a->block_tokens, block_first), block_last);
         ret_tokens[v] = at % a->block_tokens;
-        ret_keys[v] = block_at(a, block) + (size_t)ret_tokens[v] * 4;
+        ret_keys[v] = attend_block_at(a, block) + (size_t)ret_tokens[v] * 4;
     }
 }
 
@@ -138,13 +133,6 @@ static void pair_softmax(struct attend *a, uint32_t pair)
     a->sum[pair] = vec_reduce_add(sums);
 }
 
-/* The same place in the next split, or NULL when nobody wants it. */
-static inline const char *block_ahead(const struct attend *a, uint32_t block)
-{
-    block += ATTEND_SPLIT_TOKENS / a->block_tokens;
-    return block <= a->ahead_last / a->block_tokens ? block_at(a, block) : NULL;
-}
-
 /* Adds the weighted values of a word's positions from .. to. */
 ATTEND_INLINE void values_word(const char *words, const uint16_t *scales, uint32_t block_tokens,
                                const float *weights, uint32_t from, uint32_t to, const int N,
@@ -187,8 +175,8 @@ SHAPE_BODY void values_chunk(const struct attend *a, uint32_t first, uint32_t la
     UNROLL for (int n = 0; n < N; n++) UNROLL for (int f = 0; f < F; f++) sums[n][f] =
         vec_load(out + (size_t)n * a->out_stride + (size_t)f * LANES);
     for (uint32_t t = first; t <= last;) {
-        const char *block = block_at(a, t / block_tokens);
-        const char *ahead = N <= 4 ? block_ahead(a, t / block_tokens) : NULL;
+        const char *block = attend_block_at(a, t / block_tokens);
+        const char *ahead = N <= 4 ? attend_block_ahead(a, t / block_tokens) : NULL;
         uint32_t end = u32_min(last, t / block_tokens * block_tokens + block_tokens - 1);
         while (t <= end) {
             uint32_t word = t % block_tokens / parts, from = t % parts;

@@ -21,9 +21,11 @@ SHAPE_BODY void scores_chunk(const struct attend *a, uint32_t position, uint32_t
                              const int V)
 {
     const bool ahead = N <= 4;
-    const char *keys[VECTORS_MAX];
+    const char *keys[VECTORS_MAX], *next[VECTORS_MAX];
     uint32_t tokens[VECTORS_MAX], words = a->head_dim / 2, stride = a->block_tokens * 4;
     const size_t values_at = attend_values(DTYPE_BF16, a->head_dim, a->block_tokens);
+    keys_find(a, position + (uint32_t)V * LANES, V, next, tokens);
+    UNROLL for (int v = 0; v < V; v++) next[v] += (size_t)tokens[v] * 4;
     keys_find(a, position, V, keys, tokens);
     UNROLL for (int v = 0; v < V; v++) keys[v] += (size_t)tokens[v] * 4;
     __m512 sums[ATTEND_PAIRS_MAX][VECTORS_MAX];
@@ -35,7 +37,11 @@ SHAPE_BODY void scores_chunk(const struct attend *a, uint32_t position, uint32_t
         __m512i key[VECTORS_MAX];
         UNROLL for (int v = 0; v < V; v++) key[v] = _mm512_loadu_si512(keys[v] + index);
         if (ahead)
-            UNROLL for (int v = 0; v < V; v++) ATTEND_AHEAD(keys[v] + values_at + index);
+            UNROLL for (int v = 0; v < V; v++)
+            {
+                ATTEND_AHEAD(keys[v] + values_at + index);
+                ATTEND_AHEAD(next[v] + index);
+            }
         UNROLL for (int n = 0; n < N; n++)
         {
             __m512i x = word_set(&q[n]);
@@ -96,9 +102,9 @@ SHAPE_BODY void values_chunk(const struct attend *a, uint32_t first, uint32_t la
         _mm512_loadu_ps(out + (size_t)n * a->out_stride + (size_t)f * LANES);
     for (uint32_t w = first; w <= last;) {
         uint32_t block = w / block_words, end = u32_min(last, (block + 1) * block_words - 1);
-        const char *ahead = N <= 4 ? block_ahead(a, block_first + block) : NULL;
+        const char *ahead = N <= 4 ? attend_block_ahead(a, block_first + block) : NULL;
         size_t index = w % block_words * stride;
-        const char *values = block_at(a, block_first + block) + values_at;
+        const char *values = attend_block_at(a, block_first + block) + values_at;
         for (; w <= end; w++, index += stride) {
             __m512i row[VECTORS_MAX];
             UNROLL for (int f = 0; f < F; f++)

@@ -13,9 +13,14 @@
  * the reading. */
 #define FETCH_ROWS_MAX 8
 #define FETCH_AHEAD_WORDS 2048
+/* With several tiles the first two ask for half of the next panel each, if the second cache has
+ * room for both panels. */
+#define FETCH_PANEL_BYTES_MAX (384u << 10)
+#define FETCH_TILES 2
 
 struct place {
-    uint32_t panel, row; /* the first of each */
+    uint32_t panel, row;   /* the first of each */
+    const uint32_t *fetch; /* a line of it is asked for with each pair; NULL: the panel itself is */
 };
 
 AVX512_INLINE __m512 dot_pairs(__m512 sum, __m512i weights, uint32_t values)
@@ -35,7 +40,9 @@ SHAPE_BODY void body(const struct product *p, struct place place, const uint32_t
         _mm512_setzero_ps();
     for (size_t i = 0; i < n_pairs; i++, words += PANEL_OUTPUTS, in += R) {
         __m512i weights[VECTORS_MAX];
-        if (R <= FETCH_ROWS_MAX)
+        if (R > 1 && place.fetch)
+            __builtin_prefetch(place.fetch + i * LANES, 0, 2);
+        else if (R <= FETCH_ROWS_MAX)
             UNROLL for (int v = 0; v < V; v++)
                 __builtin_prefetch(words + (size_t)(v / PANEL_VECTORS) * panel_words +
                                        (size_t)(v % PANEL_VECTORS) * LANES + FETCH_AHEAD_WORDS,
@@ -97,6 +104,16 @@ static const multiply bodies[TILE_ROWS_MAX + 1][WIDTH_LOG2_MAX + 1] = {
     [12] = {NULL, NULL, NULL, pairs_12x1},
 };
 
+/* What tile `tile` of several asks for while it meets a panel; NULL: nothing beyond the panel. */
+static const uint32_t *fetch_find(const struct product *p, uint32_t panel, uint32_t tile,
+                                  uint32_t end)
+{
+    const size_t words = pairs_count(p->in_count) * (size_t)PANEL_OUTPUTS;
+    if (tile >= FETCH_TILES || panel + 1 >= end || words * sizeof(uint32_t) > FETCH_PANEL_BYTES_MAX)
+        return NULL;
+    return (const uint32_t *)p->panels + (panel + 1) * words + tile * (words / FETCH_TILES);
+}
+
 /* Several panels at once are for what fits one tile: they are read side by side. */
 void avx512_bf16_product_pairs(const struct product *product, uint32_t first_panel,
                                uint32_t n_panels)
@@ -112,7 +129,8 @@ void avx512_bf16_product_pairs(const struct product *product, uint32_t first_pan
             while (end - panel < 1u << width_log2 || !bodies[n][WIDTH_LOG2_MAX - width_log2])
                 width_log2--;
             multiply run = bodies[n][WIDTH_LOG2_MAX - width_log2];
-            run(p, (struct place){.panel = panel, .row = first},
+            const uint32_t *fetch = n_tiles > 1 ? fetch_find(p, panel, tile, end) : NULL;
+            run(p, (struct place){.panel = panel, .row = first, .fetch = fetch},
                 p->pairs + (size_t)first * pairs_count(p->in_count));
         }
 }

@@ -57,18 +57,6 @@ static inline float pair_most(struct attend *a, uint32_t pair)
     return largest;
 }
 
-static inline const char *block_at(const struct attend *a, uint32_t block)
-{
-    return a->kv + a->blocks[block] * a->block_stride_bytes;
-}
-
-/* The same place in the next split, or NULL when nobody wants it. */
-static inline const char *block_ahead(const struct attend *a, uint32_t block)
-{
-    block += ATTEND_SPLIT_TOKENS / a->block_tokens;
-    return block <= a->ahead_last / a->block_tokens ? block_at(a, block) : NULL;
-}
-
 /* The blocks that V vectors of keys lie in, from `position` on, and their places in them. */
 AVX512_INLINE void keys_find(const struct attend *a, uint32_t position, const int V,
                              const char **ret_blocks, uint32_t *ret_tokens)
@@ -80,7 +68,7 @@ AVX512_INLINE void keys_find(const struct attend *a, uint32_t position, const in
         uint32_t at = position + (uint32_t)v * LANES; /* the ends are no one's: any block will do */
         uint32_t block = u32_min(u32_max(at / a->block_tokens, block_first), block_last);
         ret_tokens[v] = at % a->block_tokens;
-        ret_blocks[v] = block_at(a, block);
+        ret_blocks[v] = attend_block_at(a, block);
     }
 }
 

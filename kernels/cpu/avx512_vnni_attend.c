@@ -132,7 +132,7 @@ static float ratios_make(const struct attend *a, uint32_t pair, uint32_t group,
     __mmask16 bad = 0;
     for (size_t i = from / LANES * LANES; i < to; i += LANES) {
         uint32_t position = a->split * ATTEND_SPLIT_TOKENS + (uint32_t)i;
-        const char *block = block_at(a, position / a->block_tokens);
+        const char *block = attend_block_at(a, position / a->block_tokens);
         uint32_t token = position % a->block_tokens;
         __mmask16 mask = range_mask(i, from, to);
         __m512 scale =
@@ -193,9 +193,9 @@ SHAPE_BODY void values_chunk(const struct attend *a, uint32_t first, uint32_t la
         low[n][f] = _mm512_setzero_si512();
     for (uint32_t w = first; w <= last;) {
         uint32_t block = w / block_words, end = u32_min(last, (block + 1) * block_words - 1);
-        const char *ahead = N <= 4 ? block_ahead(a, block_first + block) : NULL;
+        const char *ahead = N <= 4 ? attend_block_ahead(a, block_first + block) : NULL;
         size_t index = w % block_words * stride;
-        const char *values = block_at(a, block_first + block) + values_at;
+        const char *values = attend_block_at(a, block_first + block) + values_at;
         if (ahead)
             ATTEND_AHEAD(scales_find(a, ahead, scales_at, group, 0));
         for (; w <= end; w++, index += stride) {

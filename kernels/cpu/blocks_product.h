@@ -36,7 +36,7 @@
 #define LINE_BYTES 64
 #define FETCH_AHEAD_BYTES 4096
 /* With more tiles a panel's time is long, and the next one comes soon enough. */
-#define FETCH_TILES_MAX 5
+#define FETCH_TILES_MAX 12 /* 72 rows */
 
 /* Some rows of one tile, and where they meet a panel. */
 struct blocks_place {

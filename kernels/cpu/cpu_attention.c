@@ -4,10 +4,11 @@
 
 /*
  * Rows are cut into tiles (attend.h) and neighbouring tiles of a sequence into bundles. An item is
- * one KV head of a bundle: it walks the splits of the positions, each for all of its tiles while
- * the keys and values are in the cache, and folds what comes out. When there are few items, as in
- * decode, each split is an item of its own, and the folding follows; the fold is the same function
- * in the same order, so that a row's bits do not depend on which way was taken.
+ * one KV head of a bundle, or of several when they are single rows: it walks the splits of the
+ * positions, each for all of its tiles while the keys and values are in the cache, and folds what
+ * comes out; meanwhile it asks for what it reads next. When there are few items, as in decode of
+ * few sequences, each split is an item of its own, and the folding follows; the fold is the same
+ * function in the same order, so that a row's bits do not depend on which way was taken.
  */
 
 #define BUNDLE_TILES_MAX 8
@@ -29,6 +30,7 @@ struct attention_run {
     const struct tile *tiles; /* [n_tiles] */
     const struct bundle *bundles;
     uint32_t n_tiles, n_bundles;
+    uint32_t n_lots;                /* of bundles of a KV head: an item takes one */
     uint32_t first_split, n_splits; /* that somebody attends to some of */
     uint32_t group;                 /* query heads of one KV head */
     size_t state_floats;
@@ -261,9 +263,6 @@ static bool tile_split(const struct attention_run *run, const struct tile *tile,
     attend->blocks = cpu_kv_blocks(kv, args->host_slots[tile->row], attend->first[0],
                                    attend->last[attend->n_pairs - 1]);
     attend->split = split;
-    attend->ahead_last = run->partials ? 0
-                                       : u32_min(args->host_positions[tile->row + tile->n_rows - 1],
-                                                 (split + 2) * ATTEND_SPLIT_TOKENS - 1);
     attend->scores = room->scores;
     attend->out_stride = out_stride(args->head_dim);
     attend->out = room->out;
@@ -336,14 +335,34 @@ static uint32_t tile_split_last(const struct attention_args *args, const struct 
 
 /* ---- items ---- */
 
-/* Items of one KV head lie together: its keys are in the cache. */
-static void bundle_item(void *context, uint32_t thread, uint32_t item)
+/* What follows on a split of a tile: its next one, or the first one of `next`, if there is one. */
+static void ahead_set(const struct attention_run *run, const struct tile *tile, uint32_t split,
+                      const struct tile *next, struct attend *attend)
 {
-    const struct attention_run *run = context;
     const struct attention_args *args = run->args;
-    const struct bundle *bundle = &run->bundles[item % run->n_bundles];
+    const struct kv *kv = args->kv;
+    uint32_t first = (split + 1) * ATTEND_SPLIT_TOKENS;
+    attend->ahead_blocks = NULL;
+    if (split == tile_split_last(args, tile)) {
+        if (!next)
+            return;
+        tile = next;
+        first = row_first(args, tile->row);
+    }
+    uint32_t last =
+        u32_min(args->host_positions[tile->row + tile->n_rows - 1],
+                first / ATTEND_SPLIT_TOKENS * ATTEND_SPLIT_TOKENS + ATTEND_SPLIT_TOKENS - 1);
+    attend->ahead_blocks = cpu_kv_blocks(kv, args->host_slots[tile->row], first, last);
+    attend->ahead_first = first / kv->shape.block_tokens;
+    attend->ahead_last = last / kv->shape.block_tokens;
+}
+
+static void bundle_attend(const struct attention_run *run, uint32_t thread, uint32_t kv_head,
+                          const struct bundle *bundle, const struct tile *next)
+{
+    const struct attention_args *args = run->args;
     const struct tile *tiles = &run->tiles[bundle->first_tile];
-    uint32_t kv_head = item / run->n_bundles, n = args->head_dim;
+    uint32_t n = args->head_dim;
     struct room room = room_of(run->device->threads[thread].data, n);
     size_t q_words = query_words(n);
     size_t tile_floats = ATTEND_PAIRS_MAX * run->state_floats;
@@ -354,6 +373,7 @@ static void bundle_item(void *context, uint32_t thread, uint32_t item)
         for (uint32_t t = 0; t < bundle->n_tiles; t++) {
             struct attend attend;
             uint32_t pair = 0;
+            ahead_set(run, &tiles[t], split, t + 1 == bundle->n_tiles ? next : NULL, &attend);
             if (!tile_split(run, &tiles[t], kv_head, split, &room, room.q + t * q_words, &attend,
                             &pair))
                 continue;
@@ -364,6 +384,18 @@ static void bundle_item(void *context, uint32_t thread, uint32_t item)
         }
     for (uint32_t t = 0; t < bundle->n_tiles; t++)
         tile_finish(run, &tiles[t], kv_head, room.states + t * tile_floats);
+}
+
+/* Some bundles of one KV head; those of a head lie together: its keys are in the cache. */
+static void bundles_item(void *context, uint32_t thread, uint32_t item)
+{
+    const struct attention_run *run = context;
+    uint32_t kv_head = item / run->n_lots, lot = item % run->n_lots;
+    uint32_t at = (uint32_t)((uint64_t)run->n_bundles * lot / run->n_lots);
+    uint32_t end = (uint32_t)((uint64_t)run->n_bundles * (lot + 1) / run->n_lots);
+    for (; at < end; at++)
+        bundle_attend(run, thread, kv_head, &run->bundles[at],
+                      at + 1 < end ? &run->tiles[run->bundles[at + 1].first_tile] : NULL);
 }
 
 /* States of all pairs of a tile for one split: pairs that attend to none of it are not written. */
@@ -382,7 +414,7 @@ static void split_item(void *context, uint32_t thread, uint32_t item)
     uint32_t kv_head = index / run->n_tiles, tile = index % run->n_tiles, pair = 0;
     struct room room = room_of(run->device->threads[thread].data, run->args->head_dim);
     float *partial = partial_of(run, tile, kv_head, split);
-    struct attend attend;
+    struct attend attend = {.ahead_blocks = NULL};
     if (!split_ranges(run->args, &run->tiles[tile], split, &attend, &pair))
         return;
     tile_turn_queries(run, &run->tiles[tile], kv_head, room.q);
@@ -455,6 +487,16 @@ static bool run_plan(struct attention_run *run, uint32_t *ret_last)
     return true;
 }
 
+/* Long bundles are items by themselves; of single rows an item takes some, one after the other, so
+ * that it knows what to ask for meanwhile. */
+static uint32_t lots_count(const struct attention_run *run)
+{
+    if (run->n_bundles < run->args->n_rows)
+        return run->n_bundles;
+    uint32_t threads = pool_threads_count(run->device->pool);
+    return u32_min(run->n_bundles, div_up_u32(8 * threads, run->args->n_kv_heads));
+}
+
 void cpu_attention(struct device *device, const struct attention_args *args)
 {
     CHECK(args->n_kv_heads > 0 && args->n_heads % args->n_kv_heads == 0);
@@ -474,11 +516,12 @@ void cpu_attention(struct device *device, const struct attention_args *args)
         pool_run(device->pool, fold_item, &run, n_items);
         return;
     }
-    n_items = run.n_bundles * args->n_kv_heads;
+    run.n_lots = lots_count(&run);
+    n_items = run.n_lots * args->n_kv_heads;
     /* A few short rows are done before a thread is awake. */
     if ((size_t)args->n_rows * (last + 1) * args->n_heads * args->head_dim < 8192)
         for (uint32_t i = 0; i < n_items; i++)
-            bundle_item(&run, 0, i);
+            bundles_item(&run, 0, i);
     else
-        pool_run(device->pool, bundle_item, &run, n_items);
+        pool_run(device->pool, bundles_item, &run, n_items);
 }

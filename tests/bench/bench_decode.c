@@ -2,10 +2,11 @@
  * A whole model: a prompt of 512 tokens, and decoding of 1, 4, 16 and 32 sequences at once, in
  * tokens a second, beside the roof that the probes of the same run give.
  *
- * usage: bench_decode [-k TYPE] [-r ROUNDS] [-p prompt|batch] MODEL [threads [NAME]]
+ * usage: bench_decode [-k TYPE] [-r ROUNDS] [-p prompt|batch] [-b N] MODEL [threads [NAME]]
  *     -k f32|bf16...   the type of K and V (f32)
  *     -r ROUNDS        of probes and steps (5)
  *     -p               only the prompt, or only the batches
+ *     -b N             of the batches only that of N sequences
  *
  * The roof of a step is the longer of two times: its weights read once at the rate of a plain
  * streaming read, and its multiply-adds at the rate of the widest instructions for the type that
@@ -23,7 +24,7 @@
 #include "model/model.h"
 #include "tests/bench/probe.h"
 
-#define ROUNDS_MAX 32
+#define ROUNDS_MAX 30
 #define ROUND_STEPS 16
 #define SEQUENCES_MAX 32
 #define CONTEXT_TOKENS 640 /* or the model's, if that is less */
@@ -38,6 +39,7 @@ struct run {
     struct step_result *result;
     uint64_t number;
     uint32_t threads_count, rounds, prompt_tokens;
+    bool alike; /* all sequences have the same tokens */
     uint32_t positions[SEQUENCES_MAX], blocks_used[SEQUENCES_MAX];
 };
 
@@ -64,7 +66,8 @@ static double step_s(struct run *run)
     return (double)(now_ns(run) - start_ns) / (double)NS_PER_S;
 }
 
-static void row_add(struct run *run, uint32_t slot, uint32_t n_tokens, uint32_t source)
+/* The next `n_tokens` of the slot's history. */
+static void row_add(struct run *run, uint32_t slot, uint32_t n_tokens)
 {
     struct step *step = run->step;
     uint32_t end = run->positions[slot] + n_tokens;
@@ -72,7 +75,7 @@ static void row_add(struct run *run, uint32_t slot, uint32_t n_tokens, uint32_t 
     step_rows(step)[step->n_rows++] = (struct step_row){.slot = slot,
                                                         .first_position = run->positions[slot],
                                                         .n_tokens = n_tokens,
-                                                        .source = source,
+                                                        .source = STEP_HISTORY,
                                                         .flags = STEP_ROW_SAMPLES,
                                                         .n_blocks = wanted - run->blocks_used[slot],
                                                         .mask_slot = STEP_MASK_NONE};
@@ -82,16 +85,26 @@ static void row_add(struct run *run, uint32_t slot, uint32_t n_tokens, uint32_t 
     run->positions[slot] = end;
 }
 
-/* Opens a slot with a prompt, runs it, and gives the seconds. */
-static double prompt_s(struct run *run, uint32_t slot, uint32_t n_tokens)
+/* A token at random, the same in each run. */
+static uint32_t token_at(const struct run *run, uint32_t slot, uint32_t position)
+{
+    uint64_t x = ((uint64_t)(run->alike ? 0 : slot) << 32 | position) + 1;
+    x *= 0x9e3779b97f4a7c15u;
+    x ^= x >> 32;
+    x *= 0xd6e8feb86659fd93u;
+    return (uint32_t)((x >> 32) % model_info(run->model)->arch.vocab);
+}
+
+/* Opens a slot whose history has `n_history` tokens, runs the first `n_tokens`; the seconds. */
+static double prompt_s(struct run *run, uint32_t slot, uint32_t n_tokens, uint32_t n_history)
 {
     begin(run);
-    step_opens(run->step)[0] = (struct step_open){.slot = slot, .n_tokens = n_tokens};
+    step_opens(run->step)[0] = (struct step_open){.slot = slot, .n_tokens = n_history};
     run->step->n_opens = 1;
-    for (uint32_t i = 0; i < n_tokens; i++)
-        step_tokens(run->step)[run->step->n_tokens++] = 5 + (i * 7919 + slot) % 200;
+    for (uint32_t i = 0; i < n_history; i++)
+        step_tokens(run->step)[run->step->n_tokens++] = token_at(run, slot, i);
     run->positions[slot] = run->blocks_used[slot] = 0;
-    row_add(run, slot, n_tokens, STEP_HISTORY);
+    row_add(run, slot, n_tokens);
     return step_s(run);
 }
 
@@ -110,7 +123,7 @@ static double decode_s(struct run *run, uint32_t n)
     for (uint32_t i = 0; i < ROUND_STEPS; i++) {
         begin(run);
         for (uint32_t slot = 0; slot < n; slot++)
-            row_add(run, slot, 1, STEP_LAST_SAMPLED);
+            row_add(run, slot, 1);
         seconds += step_s(run);
     }
     return seconds / ROUND_STEPS;
@@ -138,7 +151,7 @@ static double read_bytes(const struct run *run, uint32_t n_tokens)
         return bytes;
     double expert = 3.0 * a->hidden * a->intermediate / dtype_block_count(plan->weights_dtype) *
                     dtype_block_bytes(plan->weights_dtype);
-    double missed = pow(1 - (double)a->top_k / a->n_experts, n_tokens);
+    double missed = pow(1 - (double)a->top_k / a->n_experts, run->alike ? 1 : n_tokens);
     return bytes + a->n_layers * expert * (a->n_experts * (1 - missed) - a->top_k);
 }
 
@@ -176,7 +189,7 @@ static void report(const struct run *run, const char *name, const char *what, do
         printf("\n");
     }
     double rate = median(rates, run->rounds), share = median(shares, run->rounds);
-    printf("  %-10s %8.1f tokens/s  %5.1f %% of the roof\n", what, rate, share);
+    printf("  %-14s %8.1f tokens/s  %5.1f %% of the roof\n", what, rate, share);
     if (name)
         printf("measure %s_%s_of_roof %.1f %%\n", name, what, share);
     fflush(stdout);
@@ -185,29 +198,31 @@ static void report(const struct run *run, const char *name, const char *what, do
 static void prompts_bench(struct run *run, const char *name)
 {
     double rates[ROUNDS_MAX], roofs[ROUNDS_MAX];
-    prompt_s(run, 0, run->prompt_tokens); /* warm */
+    prompt_s(run, 0, run->prompt_tokens, run->prompt_tokens); /* warm */
     for (uint32_t i = 0; i < run->rounds; i++) {
         slots_close(run, 1);
         roofs[i] = run->prompt_tokens / roof_s(run, run->prompt_tokens, 1);
-        rates[i] = run->prompt_tokens / prompt_s(run, 0, run->prompt_tokens);
+        rates[i] = run->prompt_tokens / prompt_s(run, 0, run->prompt_tokens, run->prompt_tokens);
     }
     slots_close(run, 1);
     report(run, name, "prompt_512", rates, roofs);
 }
 
-static void batch_bench(struct run *run, const char *name, uint32_t n)
+static void batch_bench(struct run *run, const char *name, uint32_t n, bool alike)
 {
+    uint32_t n_history = START_TOKENS + (run->rounds + 1) * ROUND_STEPS;
     double rates[ROUNDS_MAX], roofs[ROUNDS_MAX];
     char what[32];
+    run->alike = alike;
     for (uint32_t slot = 0; slot < n; slot++)
-        prompt_s(run, slot, START_TOKENS);
+        prompt_s(run, slot, START_TOKENS, n_history);
     decode_s(run, n); /* warm */
     for (uint32_t i = 0; i < run->rounds; i++) {
         roofs[i] = n / roof_s(run, n, n);
         rates[i] = n / decode_s(run, n);
     }
     slots_close(run, n);
-    snprintf(what, sizeof what, "batch_%u", n);
+    snprintf(what, sizeof what, "batch_%u%s", n, alike ? "_alike" : "");
     report(run, name, what, rates, roofs);
     if (n > 1)
         return;
@@ -215,6 +230,19 @@ static void batch_bench(struct run *run, const char *name, uint32_t n)
     double probe = probe_read_gb_per_s(run->threads_count);
     printf("             %8.1f GB/s of weights, %.1f %% of the probe's %.1f\n", rate,
            100 * rate / probe, probe);
+}
+
+/* All of them, or only that of `only` sequences; a mixture in both ways. */
+static void batches_bench(struct run *run, const char *name, uint32_t only)
+{
+    static const uint32_t batches[] = {1, 4, 16, 32};
+    for (size_t i = 0; i < array_count(batches); i++) {
+        if (only && only != batches[i])
+            continue;
+        batch_bench(run, name, batches[i], false);
+        if (model_info(run->model)->arch.n_experts > 0 && batches[i] > 1)
+            batch_bench(run, name, batches[i], true);
+    }
 }
 
 /* Memory of our own that is resident: weights, and what was touched of the rest. */
@@ -242,17 +270,19 @@ static enum dtype dtype_named(const char *name)
 
 int main(int argc, char **argv)
 {
-    static const uint32_t batches[] = {1, 4, 16, 32};
     struct error error;
     struct run run = {.rounds = 5};
     enum dtype kv_dtype = DTYPE_F32;
     const char *part = "";
+    uint32_t batch = 0;
     int option;
-    while ((option = getopt(argc, argv, "k:r:p:")) != -1) {
+    while ((option = getopt(argc, argv, "k:r:p:b:")) != -1) {
         if (option == 'k')
             kv_dtype = dtype_named(optarg);
         else if (option == 'r')
             run.rounds = u32_min((uint32_t)atoi(optarg), ROUNDS_MAX);
+        else if (option == 'b')
+            batch = (uint32_t)atoi(optarg);
         else
             part = optarg;
     }
@@ -260,7 +290,7 @@ int main(int argc, char **argv)
     argv += optind - 1;
     if (argc < 1 || argc > 3 || run.rounds == 0 || kv_dtype == DTYPE_COUNT) {
         fprintf(stderr, "usage: bench_decode [-k TYPE] [-r ROUNDS] [-p prompt|batch] "
-                        "MODEL [threads [NAME]]\n");
+                        "[-b N] MODEL [threads [NAME]]\n");
         return 64;
     }
     run.threads_count = argc > 1 ? (uint32_t)atoi(argv[2]) : 2;
@@ -299,8 +329,8 @@ int main(int argc, char **argv)
            resident_mb(), (double)model_decode_bytes(run.model) / 1e6);
     if (strcmp(part, "batch") != 0)
         prompts_bench(&run, name);
-    for (size_t i = 0; i < array_count(batches) && strcmp(part, "prompt") != 0; i++)
-        batch_bench(&run, name, batches[i]);
+    if (strcmp(part, "prompt") != 0)
+        batches_bench(&run, name, batch);
     model_close(run.model);
     free(run.step);
     free(run.result);

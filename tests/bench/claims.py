@@ -12,8 +12,8 @@ A claim has one of two forms.
     < PEER:RATIO...
         the same of a cell where less is better (an error)
 
-Only columns that the run measured count: a peer that is not there is left out of its claim, and a
-claim of which no peer was measured was not run.
+Only columns that the run measured count. A claim that lacks one of its peers can be short, or held
+by the roof; else it was not run, whatever the other peers say.
 """
 import operator
 import re
@@ -102,7 +102,8 @@ def judge_cell(claim: str, cell: Cell) -> tuple:
     missing = [n for n in ratios if n != "best" and n not in cell.values]
     if missing:
         words += "; not measured: " + " ".join(missing)
-    return ("held" if held else "short",
+    verdict = "short" if not held else "not run" if missing and bound != "the roof" else "held"
+    return (verdict,
             f"{ours:.4g} {cell.unit}, required {limit:.4g} by {bound} ({words})")
 
 

@@ -10,6 +10,7 @@ sys.dont_write_bytecode = True
 
 import claims  # noqa: E402
 import engines  # noqa: E402
+import models  # noqa: E402
 import sides  # noqa: E402
 
 CLAIM = "x llama:2 ik:1.25 roof:90"
@@ -48,10 +49,12 @@ class Cells(unittest.TestCase):
             self.assertEqual(claims.judge_cell("x best:1.5", cell(ours=119, **values))[0], "short")
             self.assertEqual(claims.judge_cell("x best:1.5", cell(ours=120, **values))[0], "held")
 
-    def test_a_peer_that_is_not_there_does_not_count(self):
+    def test_without_one_of_its_peers_only_the_roof_can_hold_a_claim(self):
         verdict, words = claims.judge_cell(CLAIM, cell(ours=90, ik=70, roof=1000))
-        self.assertEqual(verdict, "held")
+        self.assertEqual(verdict, "not run")
         self.assertIn("not measured: llama", words)
+        self.assertEqual(claims.judge_cell(CLAIM, cell(ours=80, ik=70, roof=1000))[0], "short")
+        self.assertEqual(claims.judge_cell(CLAIM, cell(ours=90, ik=85, roof=100))[0], "held")
         self.assertEqual(claims.judge_cell(CLAIM, cell(ours=90, roof=1000))[0], "not run")
         self.assertEqual(claims.judge_cell(CLAIM, cell(llama=1, roof=1000))[0], "not run")
 
@@ -113,6 +116,8 @@ class Table(unittest.TestCase):
         for name in engines.FULL:
             made.add(("prefill", f"{name}_prompt_512"))
             made |= {("decode", f"{name}_batch_{n}") for n in engines.BATCHES}
+            made |= {("decode", f"{name}_batch_{n}_alike") for n in engines.BATCHES[1:]
+                     if models.is_mixture(name)}
         claimed = {row[:2] for row in self.rows if ":" in row[2]}
         self.assertEqual(claimed - made, set())
 
@@ -134,6 +139,7 @@ class Parsers(unittest.TestCase):
                 "|  64 |  16 |  4 |  128 |  0.5 |  128.0 |  1.0 |  64.00 |  1.5 |  85.3 |\n"
                 "|  64 |  16 |  4 |  128 |  0.5 |  128.0 |  2.0 |  32.00 |  2.5 |  51.2 |\n")
         self.assertEqual(engines.batch_samples(text), {"batch_4": [64.0, 32.0]})
+        self.assertEqual(engines.batch_samples(text, "_alike"), {"batch_4_alike": [64.0, 32.0]})
 
     def test_prompt_json(self):
         self.assertEqual(engines.prompt_samples('[{"samples_ts": [1.5, 2]}]\nsystem: [x]'),

@@ -6,6 +6,10 @@ change of the machine's mood shows on both sides of a peer; probes run inside of
 of its rounds. All samples of a cell make one median. Keys and values have 16 bits on both sides. A
 call that does not end in time is killed, and what it had printed counts.
 
+What a mixture does depends on its tokens. One peer's program gives each sequence random tokens, the
+other one gives all of them the same, so that a step of it needs no more experts than one sequence:
+ours is measured in both ways, and each peer stands beside the one that is its own.
+
 On a busy machine spinning barriers collapse and figures of two threads say nothing. With --own-time
 (and one thread, whose own time bench_decode measures) a peer's figures are divided by the part of
 the wall's time that its process had the core.
@@ -70,8 +74,9 @@ def prompt_samples(output: str) -> dict:
     return {"prompt_512": rates} if rates else {}
 
 
-def batch_samples(output: str) -> dict:
-    """{batch_N: [tokens/s]} of a table whose columns are PP TG B N_KV T_PP S_PP T_TG S_TG T S."""
+def batch_samples(output: str, ending: str = "") -> dict:
+    """{batch_N: [tokens/s]} of a table whose columns are PP TG B N_KV T_PP S_PP T_TG S_TG T S; the
+    ending is of more sequences than one."""
     found: dict = {}
     for line in output.splitlines():
         words = [word.strip() for word in line.strip().strip("|").split("|")]
@@ -80,7 +85,8 @@ def batch_samples(output: str) -> dict:
         except ValueError:
             continue
         if len(numbers) == 10:
-            found.setdefault(f"batch_{int(numbers[2])}", []).append(numbers[7])
+            name = f"batch_{int(numbers[2])}" + (ending if numbers[2] > 1 else "")
+            found.setdefault(name, []).append(numbers[7])
     return found
 
 
@@ -93,6 +99,7 @@ class Peer:
         usage = called_quietly([self.bench, "--help"])
         # The one that lays weights out anew only when told to, and has fused mixtures.
         self.repacks = "run-time-repack" in usage
+        self.is_alike = self.repacks  # the same one; its sequences all have the same tokens
 
     def missing(self) -> str:
         return next((p for p in (self.bench, self.batched) if not os.access(p, os.X_OK)), "")
@@ -146,7 +153,7 @@ class Measured:
                 words.append(f"ours / best peer {middle['ours'] / max(peers):.2f}")
             if "ours" in middle:
                 words.append(f"{100 * middle['ours'] / middle['roof']:.0f} % of the roof")
-            print(f"  {name:7} {what:10} " + "   ".join(words), flush=True)
+            print(f"  {name:7} {what:14} " + "   ".join(words), flush=True)
             print(f"cell {name}_{what} tokens/s " +
                   " ".join(f"{column}={value:.6g}" for column, value in middle.items()), flush=True)
 
@@ -173,7 +180,9 @@ def model_measure(name: str, path: str, program: str, peers: dict, options) -> N
         if "prompt" in wanted:
             peer_once(column, peer.prompt(path, options.threads, repeats), prompt_samples)
         if "batch" in wanted:
-            peer_once(column, peer.batch(path, options.threads, repeats), batch_samples)
+            ending = "_alike" if peer.is_alike and models.is_mixture(name) else ""
+            peer_once(column, peer.batch(path, options.threads, repeats),
+                      lambda output, ending=ending: batch_samples(output, ending))
         ours_once()
     measured.report(name)
 

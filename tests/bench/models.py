@@ -61,6 +61,12 @@ def split(name: str) -> tuple:
     return shape, kind
 
 
+def is_mixture(name: str) -> bool:
+    """Whether its feed-forward blocks are experts; of a name that is not here they are not."""
+    shape = SHAPES.get(name.partition("-")[0])
+    return bool(shape and shape.experts)
+
+
 def path_of(folder: Path, name: str, seed: int = 1) -> Path:
     return Path(folder) / f"{name}-seed{seed}-v{VERSION}.gguf"
 
