@@ -62,7 +62,12 @@ enum status worker_boot_configure(const char *file, const char *name,
                                            .threads_count = model->threads_count,
                                            .cache_dir = config->cache_dir};
     if (!*socket) {
-        snprintf(path, sizeof path, "%s/worker-%s.sock", config->runtime_dir, model->name);
+        int n = snprintf(path, sizeof path, "%s/worker-%s.sock", config->runtime_dir, model->name);
+        if (n < 0 || (size_t)n >= sizeof path)
+            return error_set(error, STATUS_INVALID,
+                             "%s: runtime_dir and the name of model %s make a path of %d bytes, "
+                             "at most %zu",
+                             config->file, model->name, n, sizeof path - 1);
         *socket = path;
     }
     return STATUS_OK;

@@ -51,14 +51,13 @@ LEAF void tile_rows_copy(const struct product_task &a, uint32_t k, shared<char> 
         copy_async16(stage + (tile_shape<dtype>::rows_at + tile_row_piece<dtype>(row, piece) * 16),
                      from, there);
     }
-    if (!chunk_shape<dtype>::blocks)
-        return;
-    for (uint32_t row = thread_index(); row < TILE_ROWS; row += TILE_THREADS) {
-        uint32_t id = ids[row];
-        bool there = id != NO_ROW;
-        copy_async16(stage + (tile_shape<dtype>::heads_at + row * 16),
-                     a.rows.heads + ((size_t)(there ? id : 0) * a.n_chunks + k) * 2, there);
-    }
+    if constexpr (chunk_shape<dtype>::blocks)
+        for (uint32_t row = thread_index(); row < TILE_ROWS; row += TILE_THREADS) {
+            uint32_t id = ids[row];
+            bool there = id != NO_ROW;
+            copy_async16(stage + (tile_shape<dtype>::heads_at + row * 16),
+                         a.rows.heads + ((size_t)(there ? id : 0) * a.n_chunks + k) * 2, there);
+        }
 }
 
 /* Tile of rows j: rows [8 j, 8 j + 8). */
