@@ -188,7 +188,7 @@ const struct option_row config_model_rows[] = {
     {"quantize", OPTION_CHOICE, AT(quantise), .fallback = "none", .choices = quantise_kinds,
      .text =
          "What the matrices of layers and experts become while the model loads, where its files "
-         "have them in f32, f16 or bf16: q8 (8 bits and a scale for 32 weights, as Q8_0 of "
+         "have them in f32, f16, bf16 or fp8: q8 (8 bits and a scale for 32 weights, as Q8_0 of "
          "GGUF), q4 (4 bits, as Q4_0) or none. Embedding, router and norms stay as they are."},
     {"quantize_head", OPTION_BOOL, AT(quantise_head), .fallback = "false",
      .text = "With quantize: the output head too, and with it the embedding where both are one."},

@@ -9,6 +9,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "weights are read as they lie in files");
 
 #define Q_BLOCK 32
+#define F8_BLOCK 128
 
 static const struct dtype_row {
     const char *name;
@@ -20,6 +21,7 @@ static const struct dtype_row {
     [DTYPE_Q8_0] = {"Q8_0", Q_BLOCK, 2 + Q_BLOCK},
     [DTYPE_Q4_0] = {"Q4_0", Q_BLOCK, 2 + Q_BLOCK / 2},
     [DTYPE_Q4_1] = {"Q4_1", Q_BLOCK, 4 + Q_BLOCK / 2},
+    [DTYPE_F8_E4M3] = {"F8_E4M3", F8_BLOCK, 4 + F8_BLOCK},
 };
 
 /* NULL: no type. */
@@ -84,6 +86,19 @@ static float f16_widen(uint16_t half)
     return sign ? -magnitude : magnitude;
 }
 
+/* The fields moved to their places make an f32 2^-120 times as large, subnormal or not; without a
+ * branch, so that loops become vectors. */
+static inline float e4m3_widen(uint8_t byte)
+{
+    float small = float_of_bits((uint32_t)(byte & 0x80u) << 24 | (uint32_t)(byte & 0x7fu) << 20);
+    return (byte & 0x7f) == 0x7f ? NAN : small * 0x1p120f;
+}
+
+float dtype_of_e4m3(uint8_t byte)
+{
+    return e4m3_widen(byte);
+}
+
 static void q8_0_widen(const uint8_t *block, float *values)
 {
     float scale = f16_widen(half_load(block));
@@ -110,6 +125,14 @@ static void q4_1_widen(const uint8_t *block, float *values)
         values[i] = scale * (float)(block[4 + i] & 15) + minimum;
         values[i + Q_BLOCK / 2] = scale * (float)(block[4 + i] >> 4) + minimum;
     }
+}
+
+static void f8_widen(const uint8_t *block, float *values)
+{
+    float scale;
+    memcpy(&scale, block, sizeof scale);
+    for (uint32_t i = 0; i < F8_BLOCK; i++)
+        values[i] = scale * e4m3_widen(block[sizeof scale + i]);
 }
 
 void dtype_widen(enum dtype dtype, const void *source, size_t count, float *ret_values)
@@ -140,6 +163,9 @@ void dtype_widen(enum dtype dtype, const void *source, size_t count, float *ret_
             break;
         case DTYPE_KV_E4M3:
             ret_values[i] = dtype_of_e4m3(*bytes);
+            break;
+        case DTYPE_F8_E4M3:
+            f8_widen(bytes, ret_values + i);
             break;
         case DTYPE_F32:
         case DTYPE_COUNT:
@@ -180,11 +206,31 @@ static size_t words_find(const uint8_t *bytes, size_t count, size_t step, uint32
     return count;
 }
 
+/* A scale that is not finite counts for its first value. */
+static size_t f8_find_not_finite(const uint8_t *bytes, size_t count)
+{
+    for (size_t i = 0; i < count; i += F8_BLOCK, bytes += 4 + F8_BLOCK) {
+        float scale;
+        memcpy(&scale, bytes, sizeof scale);
+        if (!isfinite(scale))
+            return i;
+        bool found = false;
+        for (uint32_t j = 0; j < F8_BLOCK; j++)
+            found |= (bytes[4 + j] & 0x7f) == 0x7f;
+        for (uint32_t j = 0; found && j < F8_BLOCK; j++)
+            if ((bytes[4 + j] & 0x7f) == 0x7f)
+                return i + j;
+    }
+    return count;
+}
+
 size_t dtype_find_not_finite(enum dtype dtype, const void *source, size_t count)
 {
     const uint8_t *bytes = source;
     size_t step = dtype_block_bytes(dtype), n_blocks = count / dtype_block_count(dtype);
     CHECK(count % dtype_block_count(dtype) == 0);
+    if (dtype == DTYPE_F8_E4M3)
+        return f8_find_not_finite(bytes, count);
     uint32_t exponent = dtype == DTYPE_F32 ? 0x7f800000 : dtype == DTYPE_BF16 ? 0x7f80 : 0x7c00;
     size_t found = words_find(bytes, n_blocks, step, exponent);
     if (dtype == DTYPE_Q4_1) /* the minimum follows the scale */
@@ -201,16 +247,24 @@ uint16_t dtype_bf16(float value)
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
-float dtype_of_e4m3(uint8_t byte)
+uint16_t dtype_f16(float value)
 {
-    uint32_t sign = (uint32_t)(byte & 0x80u) << 24, exponent = byte >> 3 & 15, fraction = byte & 7u;
-    if ((byte & 0x7f) == 0x7f)
-        return float_of_bits(sign | 0x7fc00000u);
-    if (exponent != 0)
-        return float_of_bits(sign | (exponent + 120) << 23 | fraction << 20);
-    /* Zero or subnormal, as in f16_widen. */
-    float magnitude = (float)fraction * 0x1p-9f;
-    return sign ? -magnitude : magnitude;
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)
+        return (uint16_t)(sign | 0x7e00);
+    if (magnitude >= 0x477ff000u) /* 65520 and more */
+        return (uint16_t)(sign | 0x7c00);
+    if (magnitude < 0x38800000u) { /* below 2^-14: the sum's last bit is worth 2^-24 */
+        float sum = fabsf(value) + 0.5f, half = 0.5f;
+        uint32_t sum_bits, half_bits;
+        memcpy(&sum_bits, &sum, sizeof sum_bits);
+        memcpy(&half_bits, &half, sizeof half_bits);
+        return (uint16_t)(sign | (sum_bits - half_bits));
+    }
+    magnitude += 0xfffu + (magnitude >> 13 & 1);
+    return (uint16_t)(sign | (magnitude - 0x38000000u) >> 13);
 }
 
 uint8_t dtype_e4m3(float value)

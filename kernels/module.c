@@ -11,6 +11,9 @@ static const char *const names[] = {"cuda", "cuda-host"};
 
 static const struct ops *loaded[array_count(names)];
 
+/* The CPU's, but that GPUs widen nothing. */
+static struct ops planned;
+
 static enum status symbols_take(void *handle, const char *path, const struct ops **ret_ops,
                                 struct error *error)
 {
@@ -50,10 +53,16 @@ static enum status module_load(const char *name, const struct ops **ret_ops, str
 const struct ops *module_plan_ops(const char *name)
 {
     const struct ops *ops = ops_find(name);
-    bool known = ops || strcmp(name, "auto") == 0;
-    for (size_t i = 0; i < array_count(names); i++)
-        known = known || strcmp(names[i], name) == 0;
-    return ops ? ops : known ? &ops_cpu : NULL;
+    if (ops)
+        return ops;
+    for (size_t i = 0; i < array_count(names); i++) {
+        if (strcmp(names[i], name) != 0)
+            continue;
+        planned = ops_cpu;
+        planned.widens = 0;
+        return &planned;
+    }
+    return strcmp(name, "auto") == 0 ? &ops_cpu : NULL;
 }
 
 enum status module_ops(const char *name, const struct ops **ret_ops, struct error *error)

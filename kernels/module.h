@@ -15,8 +15,9 @@ struct module_stamp {
     size_t ops_bytes; /* sizeof(struct ops) */
 };
 
-/* The table to plan sizes with, where the module is not loaded: a built-in backend's own, or the
- * CPU's for "auto" and for modules, whose KV blocks have the same size. NULL: no such name. */
+/* The table to plan sizes with, where the module is not loaded: a built-in backend's own, the CPU's
+ * for "auto", and for modules, whose KV blocks have the same size, the CPU's with nothing widened.
+ * One thread. NULL: no such name. */
 const struct ops *module_plan_ops(const char *name);
 
 /* The backend of that name: a built-in one, or "cuda" or "cuda-host" from its module. INVALID: no

@@ -30,28 +30,34 @@ enum dtype {
     DTYPE_F32 = 0,
     DTYPE_F16,
     DTYPE_BF16,
-    DTYPE_Q8_0, /* 32 values: f16 scale, 32 int8                       (GGUF) */
-    DTYPE_Q4_0, /* 32 values: f16 scale, 16 bytes of nibbles, minus 8  (GGUF) */
-    DTYPE_Q4_1, /* 32 values: f16 scale, f16 minimum, 16 bytes         (GGUF) */
+    DTYPE_Q8_0,    /* 32 values: f16 scale, 32 int8                       (GGUF) */
+    DTYPE_Q4_0,    /* 32 values: f16 scale, 16 bytes of nibbles, minus 8  (GGUF) */
+    DTYPE_Q4_1,    /* 32 values: f16 scale, f16 minimum, 16 bytes         (GGUF) */
+    DTYPE_F8_E4M3, /* 128 values: f32 scale, 128 bytes of e4m3 (dtype_e4m3): scale * e4m3 each;
+                      |scale| <= F8_SCALE_MAX */
     DTYPE_COUNT,
     DTYPE_KV_E4M3 = 32, /* a byte of e4m3 (dtype_e4m3), without a scale; of K and V alone */
 };
 
 const char *dtype_name(enum dtype dtype);
-/* Values in one block (1 or 32) and its bytes. */
+#define F8_SCALE_MAX 0x1p64f
+
+/* Values in one block (1, 32 or 128) and its bytes. */
 uint32_t dtype_block_count(enum dtype dtype);
 uint32_t dtype_block_bytes(enum dtype dtype);
-/* Rows of weights in blocks with a scale: what rows they meet are quantised for (see weight_part).
- */
+/* Weights in blocks of whole numbers (the Q types): rows that they meet are quantised (see
+ * weight_part). */
 bool dtype_has_blocks(enum dtype dtype);
 /* Index of the first value that is not finite, or whose block's scale or minimum is not; `count`
  * when all are. */
 size_t dtype_find_not_finite(enum dtype dtype, const void *source, size_t count);
 /* Widens `count` values (a multiple of the block) at `source`, any alignment, to f32. Exact for
- * F32, F16, BF16; for Q types it is the value that the format defines, rounded once to f32. */
+ * F32, F16, BF16; for the others it is the value that the format defines, rounded once to f32. */
 void dtype_widen(enum dtype dtype, const void *source, size_t count, float *ret_values);
 /* The nearest bf16, ties to even; NaN stays one. */
 uint16_t dtype_bf16(float value);
+/* The nearest f16, ties to even; what is too large is infinite, NaN stays one. */
+uint16_t dtype_f16(float value);
 /* FP8 E4M3 as in the OCP's specification: sign, 4 bits of exponent (bias 7), 3 of fraction; no
  * infinity, and 0x7f and 0xff are NaN. The nearest, ties to even; 448 is the largest, which larger
  * values and infinity become too. */
@@ -74,14 +80,18 @@ struct device_options {
  * y = W x. A matrix may be put together from parts one under the other (q, k, v; gate, up), each
  * where its file has it, of its own type and any alignment. Each part keeps its type, in the
  * backend's own order, and is never widened in memory. Only a part that has not the same type in
- * all matrices of a stack is kept as F32, and a Q part of a source that says `exact`.
+ * all matrices of a stack is kept as F32, and a part in blocks of a source that says `exact`; and
+ * the CPU backend keeps F8_E4M3 as BF16: each value rounded to f32, then to bf16, off by at most
+ * (2^-8 + 2^-23) |w| (`struct ops` says so in `widens`).
  *
  * Products with F32 take the input row as it is, on CPUs those with F16 as well. Products with BF16
  * may take it rounded to BF16 (the nearest, ties to even; below 2^-126 in size to zero), with sums
  * still in f32; of the CPU's tiers avx512-bf16 does, for every number of rows, and no other; GPUs
  * do. `ref` does not round: it is off from it by at most 2^-8 sum_i |w_i x_i|, and the rounding of
  * the f32 sums. GPUs round rows for F16 to F16, after a power of two has brought the row's largest
- * value into [2^14, 2^15): 2^-11 sum_i |w_i x_i|, and 2^-39 of that value times sum_i |w_i|.
+ * value into [2^14, 2^15): 2^-11 sum_i |w_i x_i|, and 2^-39 of that value times sum_i |w_i|. They
+ * do the same for F8_E4M3, whose values f16 holds exactly: the bound is the same. The sum over 64
+ * columns is multiplied by their scale in f32.
  *
  * Products with the Q types may take it quantised, 32 values at a time, as the widespread engines
  * do; the CPU backend always does, in every tier and for every number of rows: most = max |x_i|;
@@ -424,6 +434,7 @@ struct device_facts {
 struct ops {
     const char *name;    /* "ref", "cpu" */
     const char *summary; /* one line for --version */
+    uint32_t widens;     /* 1 << enum dtype, or'ed: what is kept as BF16 (see weight_part) */
 
     enum status (*device_open)(const struct device_options *options, struct device **ret_device,
                                struct error *error);

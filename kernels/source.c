@@ -24,7 +24,7 @@ static enum dtype part_kept_as(const struct weight_source *source, uint32_t part
     for (uint32_t matrix = 1; matrix < source->stack_count; matrix++)
         if (source->parts[(size_t)matrix * source->n_parts + part].dtype != dtype)
             return DTYPE_F32;
-    return source->exact && dtype_has_blocks(dtype) ? DTYPE_F32 : dtype;
+    return source->exact && dtype_block_count(dtype) > 1 ? DTYPE_F32 : dtype;
 }
 
 uint32_t source_segments(const struct weight_source *source,
@@ -42,15 +42,16 @@ uint32_t source_segments(const struct weight_source *source,
     return n;
 }
 
-size_t source_bytes(const struct weight_source *source)
+size_t source_bytes(const struct weight_source *source, uint32_t widens)
 {
     struct segment segments[WEIGHT_PARTS_MAX];
     size_t bytes = 0;
     uint32_t n = source_segments(source, segments);
-    for (uint32_t i = 0; i < n; i++)
-        bytes += (size_t)segments[i].out_count *
-                 (source->in_count / dtype_block_count(segments[i].dtype)) *
-                 dtype_block_bytes(segments[i].dtype);
+    for (uint32_t i = 0; i < n; i++) {
+        enum dtype dtype = widens >> segments[i].dtype & 1 ? DTYPE_BF16 : segments[i].dtype;
+        bytes += (size_t)segments[i].out_count * (source->in_count / dtype_block_count(dtype)) *
+                 dtype_block_bytes(dtype);
+    }
     return bytes * source->stack_count;
 }
 

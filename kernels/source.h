@@ -19,8 +19,8 @@ struct segment {
 uint32_t source_segments(const struct weight_source *source,
                          struct segment ret_segments[WEIGHT_PARTS_MAX]);
 
-/* Bytes of all matrices as they are kept, row by row. */
-size_t source_bytes(const struct weight_source *source);
+/* Bytes of all matrices as they are kept, row by row, by a backend whose ops say `widens`. */
+size_t source_bytes(const struct weight_source *source, uint32_t widens);
 
 /* The bytes of row `row` of matrix `matrix`, any alignment; its type goes to *ret_dtype. */
 const void *source_row(const struct weight_source *source, uint32_t matrix, uint32_t row,

@@ -305,7 +305,6 @@ static enum status json_biases(const struct json_at *at, size_t k, struct arch *
 /* Settings that would change the arithmetic to something that we do not compute. */
 static enum status json_refusals(const struct json_at *at, struct error *error)
 {
-    static const char *const absent[] = {"quantization_config"};
     const char *activation = "silu";
     enum status status = STATUS_OK;
     if (json_has(at, "hidden_act"))
@@ -314,11 +313,6 @@ static enum status json_refusals(const struct json_at *at, struct error *error)
         return error_set(error, STATUS_UNSUPPORTED,
                          "%s: hidden_act: \"%.64s\" is not supported, expected \"silu\"", at->file,
                          activation);
-    for (size_t i = 0; i < array_count(absent) && !status; i++)
-        if (json_has(at, absent[i]))
-            return error_set(error, STATUS_UNSUPPORTED,
-                             "%s: %s: %s is not supported, expected null", at->file, absent[i],
-                             json_kind_text(json_object_get(at->object, absent[i])));
     return status;
 }
 
@@ -348,6 +342,8 @@ enum status arch_from_json(const json_t *root, const char *file, struct arch *re
         status = head_dim_derive(&arch, &words, error);
     if (!status)
         status = json_refusals(&at, error);
+    if (!status)
+        status = packing_from_json(&at, &arch.packing, error);
     if (!status)
         status = json_rope(&at, known[k].rope_theta, &arch, error);
     if (!status)

@@ -3,10 +3,10 @@
  *
  * Two sources: config.json as Hugging Face transformers writes it (5 with `rope_parameters`, and
  * 4's flat `rope_theta` and `rope_scaling`), and the metadata of a GGUF file. Llama, Mistral and
- * Mixtral are read. A setting that changes the arithmetic and that we do not compute (another rope
- * scaling than linear and llama3, another activation, quantised safetensors) is UNSUPPORTED, by
- * name and value; a dimension that is zero, negative, huge or does not fit the others is INVALID.
- * Pure; any thread.
+ * Mixtral are read; what is packed in 8 or 4 bits says model/packing.h. A setting that changes the
+ * arithmetic and that we do not compute (another rope scaling than linear and llama3, another
+ * activation) is UNSUPPORTED, by name and value; a dimension that is zero, negative, huge or does
+ * not fit the others is INVALID. Pure; any thread.
  */
 #pragma once
 

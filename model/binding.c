@@ -120,7 +120,10 @@ static bool parts_new(struct binder *b, struct matrix_binding *matrix, uint32_t 
         size_t count = (size_t)stack_count * n_parts;
         matrix->parts = arena_alloc(&b->binding->arena, count * sizeof *matrix->parts);
         matrix->tensors = arena_alloc(&b->binding->arena, count * sizeof *matrix->tensors);
-        if (!matrix->parts || !matrix->tensors)
+        bool packed = b->arch->packing.kind != PACKING_NONE;
+        if (packed)
+            matrix->packed = arena_alloc(&b->binding->arena, count * sizeof *matrix->packed);
+        if (!matrix->parts || !matrix->tensors || (packed && !matrix->packed))
             b->status = error_set(b->error, STATUS_EXHAUSTED, "%s: out of memory", b->file->path);
     }
     matrix->source = (struct weight_source){
@@ -128,11 +131,28 @@ static bool parts_new(struct binder *b, struct matrix_binding *matrix, uint32_t 
     return !b->status;
 }
 
+/* True when the part is held in several tensors, and bound to them. */
+static bool part_take_packed(struct binder *b, const char *name, uint32_t out_count,
+                             struct matrix_binding *matrix, uint32_t at)
+{
+    if (b->status || !matrix->packed)
+        return false;
+    struct packed_part *packed = &matrix->packed[at];
+    b->status = packed_find(b->file, name, out_count, matrix->source.in_count, packed, b->error);
+    if (b->status || packed->kind == PACKING_NONE)
+        return false;
+    matrix->tensors[at] = packed->values;
+    matrix->parts[at] = (struct weight_part){.dtype = packed->dtype, .out_count = out_count};
+    return true;
+}
+
 /* Part `at` of a matrix, whose in_count is known. */
 static void part_take(struct binder *b, const char *name, uint32_t out_count,
                       struct matrix_binding *matrix, uint32_t at)
 {
     uint32_t in_count = matrix->source.in_count;
+    if (part_take_packed(b, name, out_count, matrix, at))
+        return;
     const struct tensor *tensor =
         take(b, name,
              (struct tensor_want){
@@ -392,6 +412,10 @@ static void parts_mark(void *context, const struct binding *binding, struct matr
                                    .out_count = part->out_count,
                                    .in_count = matrix->source.in_count};
         binding->quantised_from[at] = (struct quantised_part){.tensor = tensor, .wide = *part};
+        if (matrix->packed) {
+            binding->quantised_from[at].packed = matrix->packed[i];
+            matrix->packed[i].kind = PACKING_NONE;
+        }
         *part = (struct weight_part){.dtype = kind, .out_count = part->out_count};
         matrix->n_quantised++;
     }
@@ -435,14 +459,20 @@ static void values_add(void *context, const struct binding *binding, struct matr
             (uint64_t)matrix->parts[i].out_count * matrix->source.in_count;
 }
 
+void binding_values(const struct binding *binding, uint64_t *ret_values)
+{
+    struct matrix_binding embed = binding->embed, head = binding->head;
+    memset(ret_values, 0, DTYPE_COUNT * sizeof *ret_values);
+    values_add(ret_values, binding, &embed);
+    values_add(ret_values, binding, &head);
+    layers_visit(binding, values_add, ret_values);
+}
+
 enum dtype binding_dtype(const struct binding *binding)
 {
-    uint64_t values[DTYPE_COUNT] = {0};
-    struct matrix_binding embed = binding->embed, head = binding->head;
+    uint64_t values[DTYPE_COUNT];
     enum dtype most = DTYPE_F32;
-    values_add(values, binding, &embed);
-    values_add(values, binding, &head);
-    layers_visit(binding, values_add, values);
+    binding_values(binding, values);
     for (uint32_t t = 0; t < DTYPE_COUNT; t++)
         if (values[t] > values[most])
             most = (enum dtype)t;

@@ -9,6 +9,8 @@
  *
  * GGUF stores the rows of q and k interleaved for its own rotation (pairs side by side), we rotate
  * halves: `interleaved_heads` says which parts have to be put back in order before they are packed.
+ * A part that its file holds in 8 or 4 bits by several tensors (model/packed.h) has no data: it is
+ * made when it is wanted.
  *
  * binding_quantise says which parts are to be packed as blocks of 8 or 4 bits instead of as they
  * are. By class:
@@ -20,16 +22,18 @@
  */
 #pragma once
 
+#include "model/packed.h"
 #include "model/quantise_file.h"
-#include "model/weights_file.h"
 
 #define BINDING_PARTS_MAX 3
 
 struct matrix_binding {
     struct weight_source source;
     struct weight_part *parts;     /* [stack_count][n_parts]: what source.parts points to; where one
-                                      is to be quantised: its type then, and no data */
+                                      is to be quantised, or made: its type then, and no data */
     const struct tensor **tensors; /* the same: where each is from */
+    struct packed_part *packed; /* the same: how each is made, of kind PACKING_NONE where it is not,
+                                   or is quantised; NULL: none is */
     uint32_t interleaved_heads[BINDING_PARTS_MAX]; /* [n_parts] heads of a part; 0: in order */
     uint32_t first_quantised,
         n_quantised; /* of binding.quantised: its own, in the order of parts */
@@ -38,7 +42,8 @@ struct matrix_binding {
 /* A part that is to be quantised, as the file has it. */
 struct quantised_part {
     const struct tensor *tensor;
-    struct weight_part wide;
+    struct weight_part wide;   /* without data where it has to be made .. */
+    struct packed_part packed; /* .. from this */
 };
 
 /* What is added to a matrix's rows: one tensor for each part of it. */
@@ -92,3 +97,6 @@ void binding_close(struct binding *binding);
 
 /* The type that most values of all matrices are kept in. */
 enum dtype binding_dtype(const struct binding *binding);
+
+/* How many values of all matrices are of each type: [DTYPE_COUNT]. */
+void binding_values(const struct binding *binding, uint64_t *ret_values);

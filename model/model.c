@@ -74,7 +74,7 @@ static enum status plan_make(const struct weights_file *file, const struct bindi
     struct model_plan plan = {
         .arch = file->arch,
         .weights_dtype = binding_dtype(binding),
-        .weights_bytes = weights_plan_bytes(&file->arch, binding),
+        .weights_bytes = weights_plan_bytes(&file->arch, binding, options->ops->widens),
         .kv_block_bytes = options->ops->kv_block_bytes(&shape),
         .kv_dtype = shape.dtype,
     };
@@ -188,6 +188,25 @@ static void nothing_note(const struct load *load)
                              "that are not a multiple of 32 long");
 }
 
+/* What a backend that has no arithmetic for a type, or a row of an odd length, makes of 8 bits. */
+static void widened_note(const struct load *load)
+{
+    const struct packing *packing = &load->file->arch.packing;
+    uint64_t values[DTYPE_COUNT];
+    bool heard = load->progress && load->progress->note;
+    binding_values(load->binding, values);
+    if (!heard || packing->kind != PACKING_F8)
+        return;
+    if (values[DTYPE_F8_E4M3] && load->options->ops->widens >> DTYPE_F8_E4M3 & 1)
+        load->progress->note(load->progress->context, false,
+                             "weights in F8_E4M3 are kept as BF16 by this backend: each is rounded "
+                             "to 8 bits of precision and takes 2 bytes; quantize: q8 takes half");
+    else if (!values[DTYPE_F8_E4M3] && values[DTYPE_BF16])
+        load->progress->note(load->progress->context, false,
+                             "weights in F8_E4M3 whose rows are not a multiple of 128 long are "
+                             "kept as BF16");
+}
+
 static enum status load_weights(struct model *m, const struct load *load, struct error *error)
 {
     struct quantiser quantiser = {0};
@@ -197,6 +216,7 @@ static enum status load_weights(struct model *m, const struct load *load, struct
         return status;
     if (!quantises)
         nothing_note(load);
+    widened_note(load);
     if (quantiser.file.bytes)
         map_file_read_ahead(&quantiser.file.map);
     else
@@ -204,7 +224,8 @@ static enum status load_weights(struct model *m, const struct load *load, struct
     const struct weights_options options = {.ops = m->ops,
                                             .device = m->device,
                                             .progress = load->progress,
-                                            .quantiser = quantises ? &quantiser : NULL};
+                                            .quantiser = quantises ? &quantiser : NULL,
+                                            .threads_count = load->options->device.threads_count};
     status = weights_open(&options, load->binding, &m->weights, error);
     if (!status && quantises)
         quantiser_finish(&quantiser);

@@ -21,6 +21,7 @@
 #pragma once
 
 #include "kernels/ops.h"
+#include "model/packing.h"
 #include "model/step.h"
 
 enum model_arch { MODEL_LLAMA = 0, MODEL_MIXTRAL }; /* Mistral is a Llama, with a window or none */
@@ -52,6 +53,7 @@ struct arch {
                                             all; 0: all of them */
     bool qkv_bias, output_bias, mlp_bias;
     bool tied_embeddings; /* the head is the embedding matrix */
+    struct packing packing;
 };
 
 struct model_plan {

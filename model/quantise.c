@@ -12,28 +12,6 @@ bool quantise_knows(enum dtype kind)
     return kind == DTYPE_Q8_0 || kind == DTYPE_Q4_0;
 }
 
-static uint32_t bits_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-/* To the nearest f16, ties to even; too large is infinite. Finite input. */
-static uint16_t f16_of(float value)
-{
-    uint32_t bits = bits_of(value), magnitude = bits & 0x7fffffffu;
-    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
-    if (magnitude >= 0x477ff000u) /* 65520 and more */
-        return sign | 0x7c00u;
-    if (magnitude < 0x38800000u) { /* below 2^-14: the sum's last bit is worth 2^-24 */
-        float sum = fabsf(value) + 0.5f;
-        return (uint16_t)(sign | (bits_of(sum) - bits_of(0.5f)));
-    }
-    magnitude += 0xfffu + (magnitude >> 13 & 1);
-    return (uint16_t)(sign | (magnitude - 0x38000000u) >> 13);
-}
-
 /* Magnitudes are in the order of their bits, and a maximum of whole numbers becomes vectors. */
 static float largest(const float *x)
 {
@@ -58,7 +36,7 @@ static float inverse(float d)
 static void q8_0_block(const float *x, uint8_t *block)
 {
     float d = largest(x) / 127.0f, inverted = inverse(d);
-    uint16_t scale = f16_of(d);
+    uint16_t scale = dtype_f16(d);
     memcpy(block, &scale, sizeof scale);
     int8_t q[BLOCK];
     for (uint32_t i = 0; i < BLOCK; i++) {
@@ -76,7 +54,7 @@ static void q4_0_block(const float *x, uint8_t *block)
     for (uint32_t i = BLOCK; i-- > 0;)
         signed_most = fabsf(x[i]) == most ? x[i] : signed_most;
     float d = signed_most / -8.0f, inverted = inverse(d);
-    uint16_t scale = f16_of(d);
+    uint16_t scale = dtype_f16(d);
     memcpy(block, &scale, sizeof scale);
     int32_t q[BLOCK];
     for (uint32_t i = 0; i < BLOCK; i++) {
@@ -147,7 +125,8 @@ static void piece_quantise(void *context, uint32_t thread, uint32_t item)
         item -= job_pieces(&run->jobs[j++]);
     const struct quantise_job *job = &run->jobs[j];
     size_t first = (size_t)item * PIECE_VALUES, n = size_min(PIECE_VALUES, job->count - first);
-    const uint8_t *from = (const uint8_t *)job->data + first * dtype_block_bytes(job->from);
+    uint32_t block = dtype_block_count(job->from), block_bytes = dtype_block_bytes(job->from);
+    const uint8_t *from = (const uint8_t *)job->data + first / block * block_bytes;
     uint8_t *to = (uint8_t *)job->blocks + first / BLOCK * dtype_block_bytes(run->kind);
     size_t bad = dtype_find_not_finite(job->from, from, n);
     if (bad < n) {
@@ -157,7 +136,7 @@ static void piece_quantise(void *context, uint32_t thread, uint32_t item)
     float tile[TILE_VALUES];
     for (size_t at = 0; at < n; at += TILE_VALUES) {
         size_t count = size_min(TILE_VALUES, n - at);
-        tile_widen(job->from, from + at * dtype_block_bytes(job->from), count, tile);
+        tile_widen(job->from, from + at / block * block_bytes, count, tile);
         quantise_blocks(run->kind, tile, count, to + at / BLOCK * dtype_block_bytes(run->kind));
     }
     bad = dtype_find_not_finite(run->kind, to, n);

@@ -1,5 +1,5 @@
 /*
- * quantise: wide weights (F32, F16, BF16) become blocks of 8 or 4 bits with a scale each.
+ * quantise: wide weights (F32, F16, BF16, F8_E4M3) become blocks of 8 or 4 bits with a scale each.
  *
  * The rules are those of the reference routines of ggml (quantize_row_q8_0_ref and
  * quantize_row_q4_0_ref in ggml-quants.c), which `gguf.quants.quantize` of the Python package gguf
@@ -27,7 +27,7 @@ void quantise_blocks(enum dtype kind, const float *values, size_t count, void *r
 
 /* A part of a matrix. */
 struct quantise_job {
-    enum dtype from; /* F32, F16 or BF16 */
+    enum dtype from; /* F32, F16, BF16 or F8_E4M3 */
     const void *data;
     size_t count; /* values, a multiple of 32 */
     void *blocks; /* what becomes of them */

@@ -38,27 +38,25 @@ static char *path_make(const struct quantiser_options *options, const struct bin
 
 static void most_of(uint32_t *most, const struct matrix_binding *matrix)
 {
-    most[0] = u32_max(most[0], matrix->source.stack_count * matrix->source.n_parts);
-    most[1] = u32_max(most[1], matrix->n_quantised);
+    *most = u32_max(*most, matrix->n_quantised);
 }
 
 static bool memory_open(struct quantiser *q)
 {
     const struct binding *b = q->binding;
-    uint32_t most[2] = {0, 0};
-    most_of(most, &b->embed);
-    most_of(most, &b->head);
+    uint32_t most = 0;
+    most_of(&most, &b->embed);
+    most_of(&most, &b->head);
     for (uint32_t i = 0; i < b->n_layers; i++) {
-        most_of(most, &b->layers[i].qkv);
-        most_of(most, &b->layers[i].output);
-        most_of(most, &b->layers[i].gate_up);
-        most_of(most, &b->layers[i].down);
+        most_of(&most, &b->layers[i].qkv);
+        most_of(&most, &b->layers[i].output);
+        most_of(&most, &b->layers[i].gate_up);
+        most_of(&most, &b->layers[i].down);
     }
-    q->parts = calloc(most[0], sizeof *q->parts);
-    q->jobs = calloc(most[1], sizeof *q->jobs);
-    q->pieces = calloc(most[1], sizeof *q->pieces);
+    q->jobs = calloc(most, sizeof *q->jobs);
+    q->pieces = calloc(most, sizeof *q->pieces);
     q->used = calloc(b->n_quantised, sizeof *q->used);
-    return q->parts && q->jobs && q->pieces && q->used;
+    return q->jobs && q->pieces && q->used;
 }
 
 static void file_open(struct quantiser *q)
@@ -165,7 +163,7 @@ void quantiser_close(struct quantiser *q)
     free(q->path);
     free(q->used);
     free(q->blocks);
-    free(q->parts);
+    free(q->wide);
     free(q->jobs);
     free(q->pieces);
     *q = (struct quantiser){0};
@@ -204,16 +202,42 @@ static bool parts_find(struct quantiser *q, const struct matrix_binding *matrix)
     return true;
 }
 
-static enum status blocks_need(struct quantiser *q, size_t bytes, struct error *error)
+static enum status memory_need(uint8_t **memory, size_t *memory_bytes, size_t bytes,
+                               struct error *error)
 {
-    if (bytes <= q->blocks_bytes)
+    if (bytes <= *memory_bytes)
         return STATUS_OK;
-    free(q->blocks);
-    q->blocks = malloc(bytes);
-    q->blocks_bytes = q->blocks ? bytes : 0;
-    return q->blocks ? STATUS_OK
-                     : error_set(error, STATUS_EXHAUSTED,
-                                 "weights: no memory for %zu bytes of quantised blocks", bytes);
+    free(*memory);
+    *memory = malloc(bytes);
+    *memory_bytes = *memory ? bytes : 0;
+    return *memory ? STATUS_OK
+                   : error_set(error, STATUS_EXHAUSTED,
+                               "weights: no memory for %zu bytes of quantised blocks", bytes);
+}
+
+/* Where the values of each job are: in the model's file, or made here of what it holds. */
+static enum status wide_make(struct quantiser *q, const struct matrix_binding *matrix,
+                             struct error *error)
+{
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < matrix->n_quantised; i++) {
+        const struct quantised_part *from =
+            &q->binding->quantised_from[matrix->first_quantised + i];
+        q->jobs[i].data = from->wide.data;
+        bytes += from->wide.data ? 0 : packed_bytes(&from->packed);
+    }
+    enum status status = memory_need(&q->wide, &q->wide_bytes, bytes, error);
+    uint8_t *at = q->wide;
+    for (uint32_t i = 0; i < matrix->n_quantised && !status; i++) {
+        const struct quantised_part *from =
+            &q->binding->quantised_from[matrix->first_quantised + i];
+        if (from->wide.data)
+            continue;
+        status = packed_make(q->pool, &from->packed, q->binding->path, at, error);
+        q->jobs[i].data = at;
+        at += packed_bytes(&from->packed);
+    }
+    return status;
 }
 
 static enum status jobs_check(const struct quantiser *q, const struct matrix_binding *matrix,
@@ -243,7 +267,9 @@ static enum status parts_make(struct quantiser *q, const struct matrix_binding *
     size_t bytes = 0;
     for (uint32_t i = 0; i < n; i++)
         bytes += quantise_part_bytes(&q->table, first + i);
-    enum status status = blocks_need(q, bytes, error);
+    enum status status = memory_need(&q->blocks, &q->blocks_bytes, bytes, error);
+    if (!status)
+        status = wide_make(q, matrix, error);
     if (status)
         return status;
     uint8_t *blocks = q->blocks;
@@ -252,7 +278,7 @@ static enum status parts_make(struct quantiser *q, const struct matrix_binding *
         size_t size = quantise_part_bytes(&q->table, first + i);
         q->jobs[i] =
             (struct quantise_job){.from = wide->dtype,
-                                  .data = wide->data,
+                                  .data = q->jobs[i].data,
                                   .count = (size_t)wide->out_count * matrix->source.in_count,
                                   .blocks = blocks};
         q->pieces[i] = (struct quantise_piece){.bytes = blocks, .size_bytes = size};
@@ -272,17 +298,15 @@ static enum status parts_make(struct quantiser *q, const struct matrix_binding *
 }
 
 enum status quantiser_parts(struct quantiser *q, const struct matrix_binding *matrix,
-                            const struct weight_part **ret_parts, struct error *error)
+                            struct weight_part *ret_parts, struct error *error)
 {
     uint32_t n_parts = matrix->source.stack_count * matrix->source.n_parts, at = 0;
     enum status status = parts_find(q, matrix) ? STATUS_OK : parts_make(q, matrix, error);
     if (status)
         return status;
-    memcpy(q->parts, matrix->parts, n_parts * sizeof *q->parts);
     for (uint32_t i = 0; i < n_parts; i++)
-        if (!q->parts[i].data)
-            q->parts[i].data = q->pieces[at++].bytes;
+        if (!ret_parts[i].data)
+            ret_parts[i].data = q->pieces[at++].bytes;
     CHECK(at == matrix->n_quantised);
-    *ret_parts = q->parts;
     return STATUS_OK;
 }

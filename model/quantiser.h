@@ -11,7 +11,8 @@
  * kept in memory. `model_progress.note` hears of each such thing once.
  *
  * Beside the packed weights it holds the quantised blocks of one matrix (of a mixture: of all
- * experts of a layer). One thread; it starts threads of its own and ends them.
+ * experts of a layer), and where the model's file has it in 8 bits (model/packed.h), those. One
+ * thread; it starts threads of its own and ends them.
  */
 #pragma once
 
@@ -38,9 +39,8 @@ struct quantiser {
     bool makes;                    /* some part was not there */
     bool gave_up_writing;
     uint64_t opened_ns;
-    uint8_t *blocks; /* of one matrix, made now */
-    size_t blocks_bytes;
-    struct weight_part *parts;     /* [most parts of a matrix] */
+    uint8_t *blocks, *wide; /* of one matrix, made now; what is wide of it and is no file's */
+    size_t blocks_bytes, wide_bytes;
     struct quantise_job *jobs;     /* [most quantised parts of a matrix] */
     struct quantise_piece *pieces; /* the same */
 };
@@ -50,10 +50,10 @@ struct quantiser {
 enum status quantiser_open(const struct quantiser_options *options, const struct binding *binding,
                            struct quantiser *ret_quantiser, struct error *error);
 
-/* The parts of a matrix with all data in place, good until the next call. INVALID names a tensor
- * with a value that is not finite or too large. */
+/* Puts the data of those parts of a matrix in place that have none: [stack_count][n_parts], good
+ * until the next call. INVALID names a tensor with a value that is not finite or too large. */
 enum status quantiser_parts(struct quantiser *quantiser, const struct matrix_binding *matrix,
-                            const struct weight_part **ret_parts, struct error *error);
+                            struct weight_part *ret_parts, struct error *error);
 
 /* Every matrix was asked for: a new file gets its name. */
 void quantiser_finish(struct quantiser *quantiser);

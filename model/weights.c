@@ -10,15 +10,18 @@ struct packer {
     const struct binding *binding;
     const struct model_progress *progress;
     struct quantiser *quantiser;
+    uint32_t threads_count;
+    struct pool *pool; /* opened for the first packed part */
     uint64_t done_bytes, all_bytes;
     uint32_t percent; /* last one told */
     struct error *error;
     enum status status;
 };
 
-static uint64_t matrix_bytes(const struct matrix_binding *matrix)
+static uint64_t matrix_bytes(const struct matrix_binding *matrix, uint32_t widens)
 {
-    return matrix->source.stack_count ? round_up(source_bytes(&matrix->source), PAGE_BYTES) : 0;
+    return matrix->source.stack_count ? round_up(source_bytes(&matrix->source, widens), PAGE_BYTES)
+                                      : 0;
 }
 
 static uint32_t bias_count(const struct bias_binding *bias)
@@ -34,14 +37,18 @@ static uint64_t bias_bytes(const struct bias_binding *bias)
     return round_up(bias_count(bias) * sizeof(float), PAGE_BYTES);
 }
 
-uint64_t weights_plan_bytes(const struct arch *arch, const struct binding *binding)
+uint64_t weights_plan_bytes(const struct arch *arch, const struct binding *binding, uint32_t widens)
 {
     uint64_t norm_bytes = round_up((size_t)arch->hidden * sizeof(float), PAGE_BYTES);
-    uint64_t bytes = matrix_bytes(&binding->embed) + matrix_bytes(&binding->head) + norm_bytes;
+    uint64_t bytes =
+        matrix_bytes(&binding->embed, widens) + matrix_bytes(&binding->head, widens) + norm_bytes;
     for (uint32_t i = 0; i < binding->n_layers; i++) {
         const struct layer_binding *l = &binding->layers[i];
-        bytes += 2 * norm_bytes + matrix_bytes(&l->qkv) + matrix_bytes(&l->output) +
-                 matrix_bytes(&l->router) + matrix_bytes(&l->gate_up) + matrix_bytes(&l->down);
+        const struct matrix_binding *const matrices[] = {&l->qkv, &l->output, &l->router,
+                                                         &l->gate_up, &l->down};
+        bytes += 2 * norm_bytes;
+        for (size_t m = 0; m < array_count(matrices); m++)
+            bytes += matrix_bytes(matrices[m], widens);
         bytes += bias_bytes(&l->qkv_bias) + bias_bytes(&l->output_bias) +
                  bias_bytes(&l->gate_up_bias) + bias_bytes(&l->down_bias);
     }
@@ -103,36 +110,90 @@ static void matrix_check(struct packer *p, const struct matrix_binding *matrix)
     }
 }
 
-static void pack(struct packer *p, const struct matrix_binding *matrix, struct weight **ret_weight)
+/* What a matrix is packed from, where that is not its file. */
+struct made {
+    struct weight_part *parts; /* all of the matrix: [stack_count][n_parts] */
+    uint8_t *rows;             /* of those that their file holds in 8 or 4 bits */
+    void *ordered[BINDING_PARTS_MAX];
+};
+
+static void made_free(struct made *made)
 {
-    struct weight_source source = matrix->source;
-    struct weight_part parts[BINDING_PARTS_MAX];
-    void *ordered[BINDING_PARTS_MAX] = {0};
-    matrix_check(p, matrix);
-    if (p->status || source.stack_count == 0)
+    for (uint32_t i = 0; i < BINDING_PARTS_MAX; i++)
+        free(made->ordered[i]);
+    free(made->parts);
+    free(made->rows);
+}
+
+static bool is_packed(const struct matrix_binding *matrix, uint32_t part)
+{
+    return matrix->packed && matrix->packed[part].kind != PACKING_NONE;
+}
+
+static void packed_parts_make(struct packer *p, const struct matrix_binding *matrix,
+                              struct made *made)
+{
+    uint32_t n = matrix->source.stack_count * matrix->source.n_parts;
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < n; i++)
+        bytes += is_packed(matrix, i) ? packed_bytes(&matrix->packed[i]) : 0;
+    if (p->status || bytes == 0)
         return;
-    if (matrix->n_quantised)
-        p->status = quantiser_parts(p->quantiser, matrix, &source.parts, p->error);
-    if (p->status)
+    made->rows = malloc(bytes);
+    if (!made->rows) {
+        p->status = error_set(p->error, STATUS_EXHAUSTED,
+                              "weights: no memory for %zu bytes made of packed tensors", bytes);
         return;
-    if (matrix->interleaved_heads[0]) {
-        CHECK(source.stack_count == 1 && source.n_parts <= BINDING_PARTS_MAX);
-        memcpy(parts, source.parts, source.n_parts * sizeof *parts);
-        source.parts = parts;
     }
+    if (!p->pool)
+        p->status = pool_open(p->threads_count ? p->threads_count : pool_threads_default(),
+                              &p->pool, p->error);
+    uint8_t *at = made->rows;
+    for (uint32_t i = 0; i < n && !p->status; i++) {
+        if (!is_packed(matrix, i))
+            continue;
+        p->status = packed_make(p->pool, &matrix->packed[i], p->binding->path, at, p->error);
+        made->parts[i].data = at;
+        at += packed_bytes(&matrix->packed[i]);
+    }
+}
+
+static void heads_order(struct packer *p, const struct matrix_binding *matrix, struct made *made)
+{
     for (uint32_t i = 0; i < BINDING_PARTS_MAX && !p->status; i++) {
         if (!matrix->interleaved_heads[i])
             continue;
-        ordered[i] = rows_ordered(&parts[i], source.in_count, matrix->interleaved_heads[i]);
-        parts[i].data = ordered[i];
-        if (!ordered[i])
+        CHECK(matrix->source.stack_count == 1 && i < matrix->source.n_parts);
+        made->ordered[i] =
+            rows_ordered(&made->parts[i], matrix->source.in_count, matrix->interleaved_heads[i]);
+        made->parts[i].data = made->ordered[i];
+        if (!made->ordered[i])
             p->status = error_set(p->error, STATUS_EXHAUSTED, "weights: out of memory");
     }
+}
+
+static void pack(struct packer *p, const struct matrix_binding *matrix, struct weight **ret_weight)
+{
+    struct weight_source source = matrix->source;
+    size_t n = (size_t)source.stack_count * source.n_parts;
+    struct made made = {0};
+    matrix_check(p, matrix);
+    if (p->status || n == 0)
+        return;
+    made.parts = malloc(n * sizeof *made.parts);
+    if (made.parts)
+        memcpy(made.parts, matrix->parts, n * sizeof *made.parts);
+    else
+        p->status = error_set(p->error, STATUS_EXHAUSTED, "weights: out of memory");
+    packed_parts_make(p, matrix, &made);
+    if (!p->status && matrix->n_quantised)
+        p->status = quantiser_parts(p->quantiser, matrix, made.parts, p->error);
+    heads_order(p, matrix, &made);
+    source.parts = made.parts;
     if (!p->status)
         p->status = p->weights->ops->weight_pack(p->weights->device, &source, ret_weight, p->error);
-    for (uint32_t i = 0; i < BINDING_PARTS_MAX; i++)
-        free(ordered[i]);
-    advance(p, matrix_bytes(matrix));
+    made_free(&made);
+    advance(p, matrix_bytes(matrix, p->weights->ops->widens));
 }
 
 /* Host values to a buffer of the device. */
@@ -229,7 +290,8 @@ enum status weights_open(const struct weights_options *options, const struct bin
                        .binding = binding,
                        .progress = options->progress,
                        .quantiser = options->quantiser,
-                       .all_bytes = weights_plan_bytes(&shape, binding),
+                       .threads_count = options->threads_count,
+                       .all_bytes = weights_plan_bytes(&shape, binding, options->ops->widens),
                        .error = error};
     weights.layers = calloc(weights.n_layers, sizeof *weights.layers);
     if (!weights.layers)
@@ -243,6 +305,7 @@ enum status weights_open(const struct weights_options *options, const struct bin
     load_rope_divisors(&p, binding->rope_divisors);
     for (uint32_t i = 0; i < weights.n_layers && !p.status; i++)
         pack_layer(&p, &binding->layers[i], &weights.layers[i]);
+    pool_close(p.pool);
     if (p.status)
         weights_close(&weights);
     else

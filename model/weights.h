@@ -35,6 +35,7 @@ struct weights_options {
     struct device *device;
     const struct model_progress *progress; /* or NULL */
     struct quantiser *quantiser; /* where the binding has parts to be quantised; else NULL */
+    uint32_t threads_count;      /* that make packed parts; 0: all that the process may use */
 };
 
 /* Packs everything. INVALID names a tensor with a value that is not finite; EXHAUSTED when memory
@@ -45,8 +46,10 @@ enum status weights_open(const struct weights_options *options, const struct bin
 /* A closed object (zeroed) may be closed again. */
 void weights_close(struct weights *weights);
 
-/* What packing will take, by the rule of ops.h (parts keep their types), page-rounded. */
-uint64_t weights_plan_bytes(const struct arch *arch, const struct binding *binding);
+/* What packing will take, by the rule of ops.h (parts keep their types, or what the backend widens
+ * is BF16), page-rounded. */
+uint64_t weights_plan_bytes(const struct arch *arch, const struct binding *binding,
+                            uint32_t widens);
 
 /* Bytes that one decode step of one row reads. */
 uint64_t weights_decode_bytes(const struct weights *weights, const struct arch *arch);

@@ -182,7 +182,9 @@ static void buffer_add_shape(struct text_buffer *b, uint32_t n_dims, const uint6
 static struct text_buffer want_text(const struct tensor_want *want)
 {
     struct text_buffer b = {.length = 0};
-    uint32_t left = want->dtypes;
+    uint32_t left = want->stored ? 0 : want->dtypes;
+    if (want->stored)
+        buffer_add(&b, want->stored);
     for (uint32_t t = 0; t < DTYPE_COUNT; t++) {
         if (!(left & (1u << t)))
             continue;
@@ -203,7 +205,9 @@ enum status weights_file_take(struct weights_file *file, const char *name,
     if (!tensor)
         return error_set(error, STATUS_INVALID, "%s: tensor %s is missing, expected %s", file->path,
                          name, want_text(want).text);
-    bool type_fits = tensor->dtype != DTYPE_COUNT && (want->dtypes & (1u << tensor->dtype));
+    bool type_fits = want->stored
+                         ? strcmp(tensor->type_name, want->stored) == 0
+                         : tensor->dtype != DTYPE_COUNT && (want->dtypes & (1u << tensor->dtype));
     bool shape_fits = tensor->n_dims == want->n_dims;
     for (uint32_t d = 0; shape_fits && d < want->n_dims; d++)
         shape_fits = tensor->dims[d] == want->dims[d];
@@ -237,6 +241,27 @@ static bool name_ends(struct span name, const char *end)
            memcmp(name.data + name.size_bytes - length, end, length) == 0;
 }
 
+static bool all_zero(const struct tensor *tensor)
+{
+    size_t i = 0;
+    while (i < tensor->size_bytes && tensor->data[i] == 0)
+        i++;
+    return i == tensor->size_bytes;
+}
+
+/* Tensors that are no part of what we compute: see the header. */
+static bool is_unused(const struct weights_file *file, const struct tensor *tensor)
+{
+    static const char *const scales[] = {".input_scale", ".activation_scale", ".k_scale",
+                                         ".v_scale"};
+    enum packing_kind kind = file->arch.packing.kind;
+    for (size_t i = 0; i < array_count(scales); i++)
+        if (kind == PACKING_F8 && name_ends(tensor->name, scales[i]))
+            return true;
+    return name_ends(tensor->name, "rotary_emb.inv_freq") ||
+           (kind > PACKING_F8 && name_ends(tensor->name, ".bias") && all_zero(tensor));
+}
+
 enum status weights_file_all_taken(const struct weights_file *file, struct error *error)
 {
     struct text_buffer names = {.length = 0};
@@ -244,7 +269,7 @@ enum status weights_file_all_taken(const struct weights_file *file, struct error
     for (uint32_t i = 0; i < file->list.count; i++) {
         const struct tensor *tensor = &file->list.tensors[i];
         char name[64];
-        if (tensor->taken || name_ends(tensor->name, "rotary_emb.inv_freq"))
+        if (tensor->taken || is_unused(file, tensor))
             continue;
         snprintf(name, sizeof name, "%s%.*s", count ? ", " : "",
                  (int)size_min(tensor->name.size_bytes, sizeof name - 3), tensor->name.data);

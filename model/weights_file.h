@@ -36,11 +36,12 @@ enum status weights_file_open(const char *path, struct weights_file *ret_file, s
 /* A closed file (zeroed) may be closed again. */
 void weights_file_close(struct weights_file *file);
 
-/* Every type that the product computes with, as a set for `struct tensor_want`. */
-#define DTYPES_ALL ((1u << DTYPE_COUNT) - 1)
+/* Every type that a tensor of a file can have by itself, as a set for `struct tensor_want`. */
+#define DTYPES_ALL ((1u << DTYPE_F8_E4M3) - 1)
 
 struct tensor_want {
-    uint32_t dtypes; /* 1 << enum dtype, or'ed */
+    uint32_t dtypes;    /* 1 << enum dtype, or'ed */
+    const char *stored; /* or: as the file says, "I32"; NULL: one of dtypes */
     uint32_t n_dims;
     uint64_t dims[TENSOR_DIMS_MAX]; /* [n_dims] row-major */
 };
@@ -57,7 +58,8 @@ enum status weights_file_take_optional(struct weights_file *file, const char *na
                                        const struct tensor **ret_tensor, struct error *error);
 
 /* INVALID with the names of the tensors that nobody took. Buffers that old files hold and that are
- * computed anyway (rotary_emb.inv_freq) do not count. */
+ * computed anyway (rotary_emb.inv_freq) do not count, nor, of packed checkpoints, what is not used:
+ * scales of activations and of a KV cache in 8 bits, and biases of zeros beside 4 bits. */
 enum status weights_file_all_taken(const struct weights_file *file, struct error *error);
 
 /* SHA-256 over the configuration, every tensor's name, type, shape and place, and the first bytes

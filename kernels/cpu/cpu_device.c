@@ -160,6 +160,7 @@ static enum status cpu_sync(struct device *device, struct error *error)
 
 const struct ops ops_cpu = {
     .name = "cpu",
+    .widens = 1u << DTYPE_F8_E4M3,
     .summary =
         "threads and vector instructions of this CPU (tiers scalar, avx2, avx2-vnni, avx512, "
         "avx512-vnni, avx512-bf16)",

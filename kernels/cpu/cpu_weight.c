@@ -36,13 +36,29 @@ static size_t half_place(enum dtype dtype, size_t k, uint32_t c)
     return k * PANEL_OUTPUTS + c;
 }
 
+/* What is kept as BF16 and is something else. */
+static void row_narrow(enum dtype dtype, const char *row, uint32_t in_count, uint16_t *ret_halves)
+{
+    float values[128];
+    uint32_t block = dtype_block_count(dtype), block_bytes = dtype_block_bytes(dtype);
+    CHECK(block <= array_count(values));
+    for (uint32_t k = 0; k < in_count; k += block, row += block_bytes) {
+        dtype_widen(dtype, row, block, values);
+        for (uint32_t i = 0; i < block; i++)
+            ret_halves[k + i] = dtype_bf16(values[i]);
+    }
+}
+
 static void panel_pack_halves(const struct pack *pack, const struct panel *panel, uint16_t *rows)
 {
     uint32_t in_count = pack->weight->in_count;
     for (uint32_t c = 0; c < panel->n; c++) {
         enum dtype dtype;
         const void *row = source_row(pack->source, panel->matrix, panel->first_out + c, &dtype);
-        memcpy(rows + (size_t)c * in_count, row, in_count * sizeof *rows);
+        if (dtype == panel->dtype)
+            memcpy(rows + (size_t)c * in_count, row, in_count * sizeof *rows);
+        else
+            row_narrow(dtype, row, in_count, rows + (size_t)c * in_count);
     }
     uint16_t *to = (uint16_t *)panel->to;
     for (uint32_t k = 0; k < in_count; k++)
@@ -185,7 +201,8 @@ static struct weight weight_shape(const struct weight_source *source)
     struct segment segments[WEIGHT_PARTS_MAX];
     weight.n_segments = source_segments(source, segments);
     for (uint32_t i = 0; i < weight.n_segments; i++) {
-        enum dtype dtype = segments[i].dtype;
+        bool widens = ops_cpu.widens >> segments[i].dtype & 1;
+        enum dtype dtype = widens ? DTYPE_BF16 : segments[i].dtype;
         struct weight_segment *to = &weight.segments[i];
         *to = (struct weight_segment){
             .dtype = dtype,

@@ -35,11 +35,12 @@ void tile_run(struct device *device, int dtype, uint32_t n_tiles, const struct p
 template <int dtype> struct chunk_shape {
     static constexpr bool blocks =
         dtype == DTYPE_Q8_0 || dtype == DTYPE_Q4_0 || dtype == DTYPE_Q4_1;
-    static constexpr uint32_t pieces = !blocks ? 4 : dtype == DTYPE_Q8_0 ? 2 : 1;
-    static constexpr uint32_t head_words = !blocks ? 0 : dtype == DTYPE_Q4_1 ? 4 : 2;
-    static constexpr uint32_t bytes = pieces * 512 + head_words * 32;
-    static constexpr uint32_t row_bytes = blocks ? 64 : 128; /* of a row ready for it */
-    static constexpr uint32_t row_pieces = blocks ? 1 : 2;   /* of a lane */
+    static constexpr bool f8 = dtype == DTYPE_F8_E4M3;
+    static constexpr uint32_t pieces = f8 || dtype == DTYPE_Q8_0 ? 2 : blocks ? 1 : 4;
+    static constexpr uint32_t head_words = dtype == DTYPE_Q4_1 ? 4 : blocks || f8 ? 2 : 0;
+    static constexpr uint32_t bytes = pieces * 512 + head_words * 32; /* with its scales */
+    static constexpr uint32_t row_bytes = blocks ? 64 : 128;          /* of a row ready for it */
+    static constexpr uint32_t row_pieces = blocks ? 1 : 2;            /* of a lane */
 };
 
 struct alignas(8) bytes8 {
@@ -49,20 +50,32 @@ struct alignas(8) bytes8 {
 /* What a lane has of a chunk of a panel. */
 template <int dtype> struct chunk_part {
     bytes16 piece[chunk_shape<dtype>::pieces];
-    uint32_t head[4]; /* halves of outputs g, g + 8: scales of both blocks, then minima */
+    uint32_t head[4]; /* halves of outputs g, g + 8: scales of both blocks, then minima; of
+                         F8_E4M3 a scale of each in f32 */
 };
 
-template <int dtype> LEAF void chunk_read(chunk_part<dtype> &part, const char *chunk)
+/* Where 16 bytes of chunk k of a panel are; its scales come last. */
+template <int dtype> LEAF const char *chunk_piece_at(const char *panel, uint32_t k, uint32_t piece)
+{
+    if constexpr (chunk_shape<dtype>::f8)
+        if (piece >= 64)
+            return panel + f8_scales_offset(k) + (piece - 64) * 16;
+    return panel + chunk_offset_of(dtype, k) + piece * 16;
+}
+
+template <int dtype> LEAF void chunk_read(chunk_part<dtype> &part, const char *panel, uint32_t k)
 {
     constexpr uint32_t n = chunk_shape<dtype>::pieces;
     uint32_t lane = lane_index();
+    const char *chunk = panel + chunk_offset_of(dtype, k);
     for (uint32_t i = 0; i < n; i++)
         part.piece[i] = load_stream(chunk + i * 512 + lane * 16);
+    const char *heads = chunk_piece_at<dtype>(panel, k, n * 32);
     if constexpr (chunk_shape<dtype>::head_words == 4) {
-        bytes16 head = *(const bytes16 *)(const void *)(chunk + n * 512 + lane / 4 * 16);
+        bytes16 head = *(const bytes16 *)(const void *)(heads + lane / 4 * 16);
         memcpy(part.head, &head, 16);
     } else if constexpr (chunk_shape<dtype>::head_words == 2) {
-        bytes8 head = *(const bytes8 *)(const void *)(chunk + n * 512 + lane / 4 * 8);
+        bytes8 head = *(const bytes8 *)(const void *)(heads + lane / 4 * 8);
         memcpy(part.head, &head, 8);
     }
 }
@@ -132,25 +145,57 @@ LEAF void block_multiply(float (&sum)[4], const chunk_part<dtype> &w, const row_
     }
 }
 
+/* Bytes become halves of the same value; their sum is scaled once. */
+LEAF void f8_multiply(float (&sum)[4], const chunk_part<DTYPE_F8_E4M3> &w,
+                      const row_part<DTYPE_F8_E4M3> &x)
+{
+    float d[4] = {};
+#pragma unroll
+    for (uint32_t c = 0; c < 2; c++) {
+#pragma unroll
+        for (uint32_t m = 0; m < 4; m += 2) {
+            uint32_t g = w.piece[c].word[m / 2], h = w.piece[c].word[2 + m / 2];
+            uint32_t a[4] = {f16x2_of_e4m3x2<true>((uint16_t)g), f16x2_of_e4m3x2<true>((uint16_t)h),
+                             f16x2_of_e4m3x2<true>((uint16_t)(g >> 16)),
+                             f16x2_of_e4m3x2<true>((uint16_t)(h >> 16))};
+            uint32_t b[2] = {x.piece[c].word[m], x.piece[c].word[m + 1]};
+            mma_f16(d, a, b);
+        }
+    }
+    for (uint32_t i = 0; i < 4; i++)
+        sum[i] = fma32(float_of_bits(w.head[i / 2]), d[i], sum[i]);
+}
+
+/* Half c of a chunk of halves. */
+template <int dtype>
+LEAF void halves_multiply(float (&sum)[4], const chunk_part<dtype> &w, const row_part<dtype> &x,
+                          uint32_t c)
+{
+#pragma unroll
+    for (uint32_t m = 0; m < 4; m += 2) {
+        const bytes16 &g = w.piece[2 * c], &h = w.piece[2 * c + 1];
+        uint32_t a[4] = {g.word[m], h.word[m], g.word[m + 1], h.word[m + 1]};
+        uint32_t b[2] = {x.piece[c].word[m], x.piece[c].word[m + 1]};
+        if constexpr (dtype == DTYPE_BF16)
+            mma_bf16(sum, a, b);
+        else
+            mma_f16(sum, a, b);
+    }
+}
+
 /* sum: outputs g of rows 2 t, 2 t + 1, then outputs g + 8 of them. */
 template <int dtype>
 LEAF void chunk_multiply(float (&sum)[4], const chunk_part<dtype> &w, const row_part<dtype> &x)
 {
+    if constexpr (chunk_shape<dtype>::f8) {
+        f8_multiply(sum, w, x);
+    } else {
 #pragma unroll
-    for (uint32_t c = 0; c < 2; c++) {
-        if constexpr (chunk_shape<dtype>::blocks) {
-            block_multiply<dtype>(sum, w, x, c);
-        } else {
-#pragma unroll
-            for (uint32_t m = 0; m < 4; m += 2) {
-                const bytes16 &g = w.piece[2 * c], &h = w.piece[2 * c + 1];
-                uint32_t a[4] = {g.word[m], h.word[m], g.word[m + 1], h.word[m + 1]};
-                uint32_t b[2] = {x.piece[c].word[m], x.piece[c].word[m + 1]};
-                if constexpr (dtype == DTYPE_BF16)
-                    mma_bf16(sum, a, b);
-                else
-                    mma_f16(sum, a, b);
-            }
+        for (uint32_t c = 0; c < 2; c++) {
+            if constexpr (chunk_shape<dtype>::blocks)
+                block_multiply<dtype>(sum, w, x, c);
+            else
+                halves_multiply<dtype>(sum, w, x, c);
         }
     }
 }

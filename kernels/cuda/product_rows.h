@@ -1,10 +1,11 @@
 /*
  * product_rows: rows as tensor instructions want them, made of f32 rows and their norm.
  *
- * Weights in BF16 meet rows rounded to bf16, weights in F16 rows rounded to f16 after they were
- * scaled by a power of two, and weights in blocks rows that were quantised 32 values at a time by
- * the rule of ops.h, the CPU's: whole-number products then, which no order of instructions changes.
- * A row depends on its values alone. Rows end at a multiple of 64 values, filled up with zeros.
+ * Weights in BF16 meet rows rounded to bf16, weights in F16 and F8_E4M3 rows rounded to f16 after
+ * they were scaled by a power of two, and weights in blocks rows that were quantised 32 values at a
+ * time by the rule of ops.h, the CPU's: whole-number products then, which no order of instructions
+ * changes. A row depends on its values alone. Rows end at a multiple of 64 values, filled up with
+ * zeros.
  *
  *     ROWS_BF16, ROWS_F16   [n_rows][row_values] halves, in order; f16: scales [n_rows], by which
  *                           what comes out is multiplied
@@ -25,7 +26,9 @@ enum rows_kind { ROWS_PLAIN, ROWS_BF16, ROWS_F16, ROWS_BYTES };
 
 LEAF_BOTH enum rows_kind rows_kind_of(int dtype)
 {
-    return dtype == DTYPE_BF16 ? ROWS_BF16 : dtype == DTYPE_F16 ? ROWS_F16 : ROWS_BYTES;
+    return dtype == DTYPE_BF16                            ? ROWS_BF16
+           : dtype == DTYPE_F16 || dtype == DTYPE_F8_E4M3 ? ROWS_F16
+                                                          : ROWS_BYTES;
 }
 
 /* Of a block of 32 values. */

@@ -8,9 +8,9 @@
 
 /* Chunks on their way to a warp. */
 template <int dtype> struct stream_shape {
-    static constexpr uint32_t depth = dtype == DTYPE_Q8_0                          ? 3
-                                      : dtype == DTYPE_Q4_0 || dtype == DTYPE_Q4_1 ? 4
-                                                                                   : 2;
+    static constexpr uint32_t depth = dtype == DTYPE_Q8_0 || dtype == DTYPE_F8_E4M3 ? 3
+                                      : dtype == DTYPE_Q4_0 || dtype == DTYPE_Q4_1  ? 4
+                                                                                    : 2;
 };
 
 /* Where a lane finds its part of 8 rows. */
@@ -97,7 +97,7 @@ LEAF void stream_finish(const struct product_task &a, const struct product_tile 
 template <int dtype, uint32_t n, uint32_t blocks>
 KERNEL(stream_kernel, struct product_task, STREAM_THREADS, blocks)
 {
-    constexpr uint32_t depth = stream_shape<dtype>::depth, bytes = chunk_shape<dtype>::bytes;
+    constexpr uint32_t depth = stream_shape<dtype>::depth;
     launch_next();
     if (a.tiles)
         launch_wait(); /* who wrote them may still run; otherwise weights come first */
@@ -112,7 +112,7 @@ KERNEL(stream_kernel, struct product_task, STREAM_THREADS, blocks)
 #pragma unroll
     for (uint32_t d = 0; d < depth; d++)
         for (uint32_t p = 0; p < 2 && first + d < end; p++)
-            chunk_read<dtype>(ring[d][p], panels[p] + (size_t)(first + d) * bytes);
+            chunk_read<dtype>(ring[d][p], panels[p], first + d);
     if (!a.tiles)
         launch_wait();
     stream_row<dtype> at[n];
@@ -134,7 +134,7 @@ KERNEL(stream_kernel, struct product_task, STREAM_THREADS, blocks)
                     chunk_multiply<dtype>(sums[p][j], ring[d][p], x);
             }
             for (uint32_t p = 0; p < 2 && k + d + depth < end; p++)
-                chunk_read<dtype>(ring[d][p], panels[p] + (size_t)(k + d + depth) * bytes);
+                chunk_read<dtype>(ring[d][p], panels[p], k + d + depth);
         }
     }
     if (first < end)

@@ -27,7 +27,7 @@ LEAF void tile_panels_copy(const struct product_task &a, uint32_t matrix, uint32
     for (uint32_t i = thread_index(); i < TILE_PANELS * pieces; i += TILE_THREADS) {
         uint32_t slot = i / pieces, piece = i % pieces;
         const char *panel = panel_of(a, matrix, block_y() * 4 + slot / 2, slot % 2);
-        copy_async16(to + i * 16, panel + (size_t)k * chunk_shape<dtype>::bytes + piece * 16, true);
+        copy_async16(to + i * 16, chunk_piece_at<dtype>(panel, k, piece), true);
     }
 }
 

@@ -8,7 +8,8 @@
  *
  *     columns are cut into at most 8 slices of whole chunks, by their number alone; a slice is
  *     summed in f32 by the instructions, from its first column on, 16 at a time (blocks: 32 at a
- *     time in whole numbers, each block scaled and added in f32); slices are added in their order
+ *     time in whole numbers, each block scaled and added in f32; F8_E4M3: 64 at a time from 0 on,
+ *     scaled and added in f32); slices are added in their order
  *
  * What lies plainly is multiplied by a plain kernel: a warp for each output and row, f32. It reads
  * panels as well: with tier "plain" it is the twin that the others are compared with.

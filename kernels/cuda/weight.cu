@@ -12,10 +12,9 @@ static void segments_lay(const struct weight_source *source, struct weight *weig
         enum dtype dtype = segments[i].dtype;
         uint32_t n = segments[i].out_count;
         bool panels = chunk_bytes_of(dtype) > 0 && !source->exact;
-        size_t row =
-            panels ? size_product(div_up(source->in_count, CHUNK_VALUES), chunk_bytes_of(dtype))
-                   : round_up(size_product(source->in_count, dtype_block_bytes(dtype)),
-                              ROW_ALIGN_BYTES);
+        size_t row = panels ? chunk_offset_of(dtype, div_up(source->in_count, CHUNK_VALUES))
+                            : round_up(size_product(source->in_count, dtype_block_bytes(dtype)),
+                                       ROW_ALIGN_BYTES);
         weight->segments[i] = {dtype, panels, segments[i].first_out, n, row, offset};
         size_t rows = panels ? div_up(n, PANEL_OUTPUTS) : n;
         offset += round_up(size_product(row, rows), MATRIX_ALIGN_BYTES);
@@ -60,10 +59,27 @@ static void fours_lay(enum dtype dtype, const char *block, uint32_t c, uint32_t 
     }
 }
 
+/* A block of F8_E4M3: chunks 2 b and 2 b + 1. */
+static void f8_lay(const char *block, uint32_t b, uint32_t o, char *panel)
+{
+    uint32_t g = o % 8, h = o / 8;
+    memcpy(panel + f8_scales_offset(2 * b) + (2 * g + h) * sizeof(float), block, sizeof(float));
+    for (uint32_t i = 0; i < 2 * CHUNK_VALUES; i += 8) {
+        char *chunk = panel + chunk_offset_of(DTYPE_F8_E4M3, 2 * b + i / CHUNK_VALUES);
+        uint32_t c = i / 32 % 2, lane = 4 * g + i / 8 % 4;
+        memcpy(chunk + (c * 32 + lane) * 16 + h * 8, block + sizeof(float) + i, 8);
+    }
+}
+
 /* Into zeroed memory. */
 static void panel_row_lay(enum dtype dtype, const void *row, uint32_t in_count, uint32_t o,
                           char *panel)
 {
+    if (dtype == DTYPE_F8_E4M3) {
+        for (uint32_t b = 0; b < in_count / dtype_block_count(dtype); b++)
+            f8_lay((const char *)row + (size_t)b * dtype_block_bytes(dtype), b, o, panel);
+        return;
+    }
     if (!dtype_has_blocks(dtype)) {
         halves_lay((const char *)row, in_count, o, panel);
         return;

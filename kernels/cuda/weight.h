@@ -17,6 +17,8 @@
  *     Q4_0        576 bytes: [lane] 16 bytes: [c][output g, g + 8] a word: its byte j has value j
  *                in the lower nibble and value j + 4 in the upper; then scales as above
  *     Q4_1        640 bytes: the same; then [g] {scales [c][output], minima [c][output]} f16
+ *     F8_E4M3    1024 bytes: [c][lane] 16 bytes: 8 of g, 8 of g + 8, in order. After every second
+ *                chunk the scales of both, which they share: [g][output g, g + 8] f32
  *
  * The columns that an instruction calls 2 t, 2 t + 1, ... are thus others than it thinks: rows are
  * laid out to agree (product_rows.h).
@@ -36,7 +38,24 @@ LEAF_BOTH uint32_t chunk_bytes_of(int dtype)
            : dtype == DTYPE_Q8_0                     ? 1088
            : dtype == DTYPE_Q4_0                     ? 576
            : dtype == DTYPE_Q4_1                     ? 640
+           : dtype == DTYPE_F8_E4M3                  ? 1024
                                                      : 0;
+}
+
+/* Scales of two chunks of F8_E4M3. */
+#define F8_SCALES_BYTES 64
+
+/* Where chunk k of a panel begins; that of the number of chunks is the panel's bytes. */
+LEAF_BOTH size_t chunk_offset_of(int dtype, uint32_t k)
+{
+    size_t scales = dtype == DTYPE_F8_E4M3 ? k / 2 * F8_SCALES_BYTES : 0;
+    return (size_t)k * chunk_bytes_of(dtype) + scales;
+}
+
+/* Where the scales of chunk k of F8_E4M3 are. */
+LEAF_BOTH size_t f8_scales_offset(uint32_t k)
+{
+    return chunk_offset_of(DTYPE_F8_E4M3, k | 1) + 1024;
 }
 
 /* One segment of one matrix, for a kernel. */
@@ -83,14 +102,14 @@ template <int dtype> LEAF float weight_plain_value(const char *row, uint32_t i)
 /* Value `i` of output `o` of a panel. */
 template <int dtype> LEAF float weight_panel_value(const char *panel, uint32_t o, uint32_t i)
 {
-    constexpr uint32_t bytes = dtype == DTYPE_F32    ? 1
-                               : dtype == DTYPE_Q8_0 ? 1088
-                               : dtype == DTYPE_Q4_0 ? 576
-                               : dtype == DTYPE_Q4_1 ? 640
-                                                     : 2048;
-    const char *chunk = panel + (size_t)(i / CHUNK_VALUES) * bytes;
+    const char *chunk = panel + chunk_offset_of(dtype, i / CHUNK_VALUES);
     uint32_t g = o % 8, h = o / 8, c = i / 32 % 2, lane = 4 * g + i / 8 % 4, j = i % 8;
-    if constexpr (bytes == 2048)
+    if constexpr (dtype == DTYPE_F8_E4M3) {
+        const char *scales = panel + f8_scales_offset(i / CHUNK_VALUES);
+        return ((const float *)(const void *)scales)[2 * g + h] *
+               float_of_e4m3((uint8_t)chunk[(c * 32 + lane) * 16 + h * 8 + j]);
+    }
+    if constexpr (dtype == DTYPE_BF16 || dtype == DTYPE_F16)
         return weight_half(dtype, chunk + ((2 * c + h) * 32 + lane) * 16 + 2 * j);
     if constexpr (dtype == DTYPE_Q8_0) {
         int8_t q = (int8_t)chunk[(c * 32 + lane) * 16 + j / 4 * 8 + h * 4 + j % 4];
@@ -134,6 +153,8 @@ template <typename F> static inline void dtype_switch(enum dtype dtype, F use)
         return use(dtype_constant<DTYPE_Q4_0>());
     case DTYPE_Q4_1:
         return use(dtype_constant<DTYPE_Q4_1>());
+    case DTYPE_F8_E4M3:
+        return use(dtype_constant<DTYPE_F8_E4M3>());
     case DTYPE_KV_E4M3:
     case DTYPE_COUNT:
         break;

@@ -5,6 +5,17 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes);
 
+static void packing_check(const struct packing *p)
+{
+    CHECK(p->kind <= PACKING_AWQ && p->zero_offset <= 1);
+    CHECK((p->block_rows == 0) == (p->block_columns == 0) && p->block_columns % 128 == 0);
+    CHECK(p->group_columns % 32 == 0);
+    if (p->kind != PACKING_F8)
+        CHECK(p->block_rows == 0);
+    if (p->kind != PACKING_GPTQ)
+        CHECK(!p->symmetric && p->zero_offset == 0);
+}
+
 static void arch_check(const struct arch *a)
 {
     static float inv_freq[ARCH_HEAD_DIM_MAX / 2];
@@ -23,6 +34,7 @@ static void arch_check(const struct arch *a)
               a->top_k <= a->n_experts && a->top_k <= MOE_TOP_K_MAX);
     else
         CHECK(a->n_experts == 0 && a->top_k == 0);
+    packing_check(&a->packing);
     arch_inv_freq(a, inv_freq);
     for (uint32_t i = 0; i < a->head_dim / 2; i++)
         CHECK(isfinite(inv_freq[i]) && inv_freq[i] >= 0 && inv_freq[i] <= 1);

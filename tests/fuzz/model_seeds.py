@@ -1,4 +1,5 @@
-"""Seeds for the fuzz targets that read model files and steps: corpus/{gguf,safetensors,arch,step}.
+"""Seeds for the fuzz targets that read model files and steps:
+corpus/{gguf,safetensors,packed,arch,step}.
 
     model_seeds.py
 
@@ -168,12 +169,75 @@ def configs() -> dict[str, dict]:
         "model_type": "mistral",
         "sliding_window": 64,
     }
-    return {
+    group = {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}
+    packings = {
+        "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        "rows8": {
+            "quant_method": "compressed-tensors",
+            "format": "float-quantized",
+            "config_groups": {"group_0": group},
+        },
+        "gptq": {
+            "quant_method": "gptq",
+            "bits": 4,
+            "group_size": 128,
+            "sym": True,
+            "checkpoint_format": "gptq_v2",
+        },
+        "awq": {
+            "quant_method": "awq",
+            "bits": 4,
+            "group_size": -1,
+            "zero_point": True,
+            "version": "gemm",
+        },
+    }
+    packed = {name: llama | {"quantization_config": each} for name, each in packings.items()}
+    return packed | {
         "llama": llama,
         "mixtral": mixtral,
         "scaled": scaled,
         "linear": linear,
         "mistral": mistral,
+    }
+
+
+def packed() -> dict[str, bytes]:
+    """A matrix in each layout of packed_fuzz.c, after the byte that picks it."""
+    eight = {
+        "a.weight": tensor("F8_E4M3", [4, 128], 8, 520),
+        "a.weight_scale_inv": tensor("F32", [2, 1], 0, 8),
+    }
+    row = {
+        "a.weight": tensor("F8_E4M3", [2, 40], 0, 80),
+        "a.weight_scale": tensor("BF16", [2, 1], 80, 84),
+    }
+    gptq = {
+        "a.qweight": tensor("I32", [8, 8], 0, 256),
+        "a.qzeros": tensor("I32", [2, 1], 256, 264),
+        "a.g_idx": tensor("I32", [64], 264, 520),
+        "a.scales": tensor("F16", [2, 8], 520, 552),
+    }
+    symmetric = {
+        "a.qweight": tensor("I32", [4, 8], 0, 128),
+        "a.qzeros": tensor("I32", [1, 1], 128, 132),
+        "a.scales": tensor("F32", [1, 8], 132, 164),
+    }
+    awq = {
+        "a.qweight": tensor("I32", [64, 1], 0, 256),
+        "a.qzeros": tensor("I32", [1, 1], 256, 260),
+        "a.scales": tensor("F16", [1, 8], 260, 276),
+    }
+    in_order = b"".join(struct.pack("<i", i // 32) for i in range(64))
+    plain = safetensors(gptq, 552)
+    ordered = plain[:-288] + in_order + plain[-32:]
+    return {
+        "blocks": b"\1" + safetensors(eight, 520),
+        "rows": b"\0" + safetensors(row, 84),
+        "gptq": b"\2" + ordered,
+        "symmetric": b"\3" + safetensors(symmetric, 128)
+        + struct.pack("<I8f", 0x88888888, *[0.5] * 8),
+        "awq": b"\4" + safetensors(awq, 276),
     }
 
 
@@ -331,6 +395,8 @@ def main() -> None:
         ),
     )
     write("safetensors", "empty", safetensors({}, 0))
+    for name, data in packed().items():
+        write("packed", name, data)
     for name, config in configs().items():
         write("arch", name + ".json", json.dumps(config, indent=1).encode())
     for name, data in steps().items():

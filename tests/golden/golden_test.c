@@ -11,7 +11,8 @@
  * two best are closer than 1.5. BF16 weights in the tier avx512-bf16, which rounds activations to 8
  * bits of precision: the same with 0.75 and 0.05 (seen: 0.27 and 0.035); a mixture, whose rows may
  * choose another expert where two are all but equal: 4 and 0.25 (seen: 2.9 and 0.18, past the end
- * of an answer). `ref` stays with 1e-3, and so does that tier with `exact`.
+ * of an answer). F8_E4M3, which the CPU backend keeps as BF16: the same. `ref` stays with 1e-3, and
+ * so does that tier with `exact`.
  *
  * GALERNE_ORACLE_BACKEND=cuda or cuda-host puts that backend in the place of all these, in the tier
  * that GALERNE_ORACLE_TIER names or its best. Its tensor instructions take rows in 16 bits, so it
@@ -120,7 +121,8 @@ static struct bounds bounds_of(const struct under_test *t)
         return bounds_plain;
     if (t->backend.ops != &ops_cpu && !dtype_has_blocks(dtype) && dtype != DTYPE_F32)
         return model_info(t->drive.model)->arch.n_experts ? bounds_bf16_mixture : bounds_bf16;
-    if (dtype == DTYPE_BF16 && t->backend.tier && strcmp(t->backend.tier, "avx512-bf16") == 0)
+    if (dtype == DTYPE_F8_E4M3 ||
+        (dtype == DTYPE_BF16 && t->backend.tier && strcmp(t->backend.tier, "avx512-bf16") == 0))
         return model_info(t->drive.model)->arch.n_experts ? bounds_bf16_mixture : bounds_bf16;
     return dtype_has_blocks(dtype) ? bounds_quantised : bounds_plain;
 }

@@ -19,14 +19,19 @@ static void names_and_blocks(void **state)
         enum dtype dtype;
         const char *name;
         uint32_t count, bytes;
-    } rows[] = {{DTYPE_F32, "F32", 1, 4},     {DTYPE_F16, "F16", 1, 2},
-                {DTYPE_BF16, "BF16", 1, 2},   {DTYPE_Q8_0, "Q8_0", 32, 34},
-                {DTYPE_Q4_0, "Q4_0", 32, 18}, {DTYPE_Q4_1, "Q4_1", 32, 20}};
+    } rows[] = {{DTYPE_F32, "F32", 1, 4},
+                {DTYPE_F16, "F16", 1, 2},
+                {DTYPE_BF16, "BF16", 1, 2},
+                {DTYPE_Q8_0, "Q8_0", 32, 34},
+                {DTYPE_Q4_0, "Q4_0", 32, 18},
+                {DTYPE_Q4_1, "Q4_1", 32, 20},
+                {DTYPE_F8_E4M3, "F8_E4M3", 128, 132}};
     assert_int_equal(array_count(rows), DTYPE_COUNT);
     for (size_t i = 0; i < array_count(rows); i++) {
         assert_string_equal(dtype_name(rows[i].dtype), rows[i].name);
         assert_int_equal(dtype_block_count(rows[i].dtype), rows[i].count);
         assert_int_equal(dtype_block_bytes(rows[i].dtype), rows[i].bytes);
+        assert_int_equal(dtype_has_blocks(rows[i].dtype), rows[i].count == 32);
     }
     assert_string_equal(dtype_name(DTYPE_COUNT), "?");
 }
@@ -156,6 +161,33 @@ static void e4m3(void **state)
     assert_int_equal(dtype_e4m3(NAN) & 0x7f, 0x7f);
 }
 
+/* Each byte once, at an odd address; the product is rounded once. */
+static void widen_f8(void **state)
+{
+    uint8_t odd[1 + 2 * 132];
+    float values[256];
+    const float scales[2] = {0x1.234568p-7f, -3};
+    for (int b = 0; b < 2; b++) {
+        memcpy(odd + 1 + b * 132, &scales[b], sizeof scales[b]);
+        for (int i = 0; i < 128; i++)
+            odd[1 + b * 132 + 4 + i] = (uint8_t)(i + 128 * b);
+    }
+    dtype_widen(DTYPE_F8_E4M3, odd + 1, 256, values);
+    for (int i = 0; i < 256; i++)
+        if (i % 128 == 127)
+            assert_true(isnan(values[i]));
+        else
+            assert_true(values[i] ==
+                        (float)((double)scales[i / 128] * (double)dtype_of_e4m3((uint8_t)i)));
+    assert_int_equal(dtype_find_not_finite(DTYPE_F8_E4M3, odd + 1, 256), 127);
+    odd[1 + 4 + 127] = 0x7e;
+    assert_int_equal(dtype_find_not_finite(DTYPE_F8_E4M3, odd + 1, 256), 255);
+    odd[1 + 132 + 4 + 127] = 0;
+    assert_int_equal(dtype_find_not_finite(DTYPE_F8_E4M3, odd + 1, 256), 256);
+    odd[1 + 132 + 3] = 0x7f, odd[1 + 132 + 2] = 0x80; /* infinity, or NaN */
+    assert_int_equal(dtype_find_not_finite(DTYPE_F8_E4M3, odd + 1, 256), 128);
+}
+
 static void widen_f32(void **state)
 {
     const float source[3] = {1.5f, -0.0f, 0x1p-149f};
@@ -194,7 +226,7 @@ static void finds_what_is_not_finite(void **state)
 {
     enum { BLOCKS = 2500 };
     static uint8_t bytes[BLOCKS * 36];
-    for (int type = 0; type < DTYPE_COUNT; type++) {
+    for (int type = 0; type < DTYPE_F8_E4M3; type++) { /* whose quants count: widen_f8 */
         enum dtype dtype = (enum dtype)type;
         size_t block_bytes = dtype_block_bytes(dtype), count = BLOCKS * dtype_block_count(dtype);
         /* Below what is not finite by one bit of the exponent; the quants are anything. */
@@ -253,6 +285,7 @@ int main(void)
         cmocka_unit_test(finds_what_is_not_finite),
         cmocka_unit_test(widen_q4_1),
         cmocka_unit_test(widen_f32),
+        cmocka_unit_test(widen_f8),
         cmocka_unit_test(e4m3),
         cmocka_unit_test(philox_known_answers),
         cmocka_unit_test(uniform_is_uniform),

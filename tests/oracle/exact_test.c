@@ -126,6 +126,7 @@ static void linear_exact(void **state)
     linear_check(state, DTYPE_Q8_0, 200, 96);
     linear_check(state, DTYPE_Q4_0, 31, 320);
     linear_check(state, DTYPE_Q4_1, 420, 64);
+    linear_check(state, DTYPE_F8_E4M3, 100, 384);
 }
 
 /* ---- mlp ---- */
@@ -209,6 +210,7 @@ static void mlp_exact(void **state)
     mlp_check(state, 576, 96, DTYPE_Q8_0, DTYPE_Q4_0);
     mlp_check(state, 64, 77, DTYPE_Q4_0, DTYPE_BF16);
     mlp_check(state, 65, 96, DTYPE_BF16, DTYPE_Q8_0);
+    mlp_check(state, 128, 256, DTYPE_F8_E4M3, DTYPE_F8_E4M3);
 }
 
 /* ---- moe ---- */
@@ -306,6 +308,7 @@ static void moe_exact(void **state)
     moe_check(state, 64, 40, DTYPE_Q4_1, DTYPE_F16);
     moe_check(state, 64, 96, DTYPE_Q4_1, DTYPE_Q4_1);
     moe_check(state, 48, 64, DTYPE_F32, DTYPE_BF16);
+    moe_check(state, 128, 128, DTYPE_F8_E4M3, DTYPE_F8_E4M3);
 }
 
 /* ---- rope_kv and attention ---- */

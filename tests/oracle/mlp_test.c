@@ -22,6 +22,13 @@ struct mlp_data {
     float *in, *norm, *gate_up_bias, *down_bias;
 };
 
+/* At least n columns, of whole blocks. */
+static uint32_t columns(enum dtype dtype, uint32_t n)
+{
+    uint32_t block = dtype_block_count(dtype);
+    return (n + block - 1) / block * block;
+}
+
 static struct mlp_data data_make(struct dice *dice, const struct mlp_case *c)
 {
     size_t n = (size_t)c->hidden * c->intermediate;
@@ -109,15 +116,16 @@ static void mlp_types(void **state)
         for (int down = 0; down < DTYPE_COUNT; down++) {
             if (rig_is_slow(state) && (gate_up + down) % 2)
                 continue;
-            struct mlp_case c = {.n_rows = dice_between(&dice, 1, 14),
-                                 .hidden = 32 * dice_between(&dice, 1, 4),
-                                 .intermediate = 32 * dice_between(&dice, 1, 5),
-                                 .gate_up = (enum dtype)gate_up,
-                                 .down = (enum dtype)down,
-                                 .plain = dice_below(&dice, 2),
-                                 .two = dice_below(&dice, 2),
-                                 .paired = dice_below(&dice, 2),
-                                 .scale = 1};
+            struct mlp_case c = {
+                .n_rows = dice_between(&dice, 1, 14),
+                .hidden = columns((enum dtype)gate_up, 32 * dice_between(&dice, 1, 4)),
+                .intermediate = columns((enum dtype)down, 32 * dice_between(&dice, 1, 5)),
+                .gate_up = (enum dtype)gate_up,
+                .down = (enum dtype)down,
+                .plain = dice_below(&dice, 2),
+                .two = dice_below(&dice, 2),
+                .paired = dice_below(&dice, 2),
+                .scale = 1};
             mlp_check(state, &dice, &c);
         }
 }
@@ -132,7 +140,7 @@ static void mlp_odd_shapes(void **state)
             if (rig_is_slow(state) && (i + (size_t)type) % 3)
                 continue;
             struct mlp_case c = {.n_rows = dice_between(&dice, 1, 30),
-                                 .hidden = 64,
+                                 .hidden = columns((enum dtype)type, 64),
                                  .intermediate = sizes[i],
                                  .gate_up = (enum dtype)type,
                                  .down = DTYPE_BF16,
@@ -141,7 +149,7 @@ static void mlp_odd_shapes(void **state)
                                  .scale = 1};
             mlp_check(state, &dice, &c);
             c.hidden = sizes[i];
-            c.intermediate = 96;
+            c.intermediate = columns((enum dtype)type, 96);
             c.gate_up = DTYPE_F32;
             c.down = (enum dtype)type;
             mlp_check(state, &dice, &c);
@@ -153,15 +161,16 @@ static void mlp_row_counts(void **state)
     static const enum dtype types[][2] = {{DTYPE_Q4_1, DTYPE_Q4_1},
                                           {DTYPE_BF16, DTYPE_F16},
                                           {DTYPE_Q8_0, DTYPE_F32},
-                                          {DTYPE_F32, DTYPE_Q4_0}};
+                                          {DTYPE_F32, DTYPE_Q4_0},
+                                          {DTYPE_F8_E4M3, DTYPE_F8_E4M3}};
     struct dice dice = {22};
     for (uint32_t n_rows = 1; n_rows <= 40; n_rows++) {
-        if (rig_is_slow(state) && n_rows % 5 && n_rows != 1)
+        if (rig_is_slow(state) && n_rows % 6 > 1)
             continue;
         const enum dtype *pair = types[n_rows % array_count(types)];
         struct mlp_case c = {.n_rows = n_rows,
-                             .hidden = 64,
-                             .intermediate = 160,
+                             .hidden = columns(pair[0], 64),
+                             .intermediate = columns(pair[1], 160),
                              .gate_up = pair[0],
                              .down = pair[1],
                              .scale = 1};
@@ -221,7 +230,7 @@ static void gate_at_all_sizes(void **state)
 /* A row with a NaN has NaN in all its outputs, and its neighbours do not notice. */
 static void mlp_not_finite(void **state)
 {
-    enum { ROWS = 8, HIDDEN = 64, WIDE = 96 };
+    enum { ROWS = 8, HIDDEN = 128, WIDE = 128 };
     struct dice dice = {25};
     for (int type = 0; type < DTYPE_COUNT; type++) {
         struct mlp_case c = {.n_rows = ROWS,
@@ -236,7 +245,7 @@ static void mlp_not_finite(void **state)
             struct rig rig = rig_tested(state);
             if (bad) {
                 data.in[2 * HIDDEN + 40] = NAN;
-                data.in[5 * HIDDEN + 63] = NAN;
+                data.in[5 * HIDDEN + 127] = NAN;
             }
             mlp_run(&rig, &c, &data, outs[bad]);
             rig_close(&rig);

@@ -1,7 +1,8 @@
 /*
  * The mixture op on the CPU backend against `ref`: |difference| <= 1e-5 (1 + |out|) for values of
  * order 1. A wrong expert or a wrong share is off by far more. Experts in blocks, whose rows are
- * quantised twice, and in BF16 in the tier that rounds rows for them: what rig_bound says.
+ * quantised twice, in BF16 in the tier that rounds rows for them, and in F8_E4M3: what rig_bound
+ * says.
  */
 #include "tests/oracle/rig.h"
 
@@ -137,7 +138,10 @@ static void moe_shapes(void **state)
         {1, 64, 96, 8, 2, true, DTYPE_Q8_0, false, false, false},
         {23, 96, 64, 8, 2, true, DTYPE_Q8_0, false, false, false},
         {40, 64, 32, 8, 3, true, DTYPE_Q4_0, false, false, false},
-        {300, 64, 32, 5, 2, false, DTYPE_Q4_1, false, false, false}};
+        {300, 64, 32, 5, 2, false, DTYPE_Q4_1, false, false, false},
+        {1, 128, 128, 4, 2, true, DTYPE_F8_E4M3, false, false, false},
+        {21, 256, 128, 4, 2, true, DTYPE_F8_E4M3, false, false, false},
+        {130, 128, 128, 2, 1, false, DTYPE_F8_E4M3, false, false, false}};
     struct dice dice = {30};
     for (size_t i = 0; i < array_count(cases); i++)
         for (int plain = 0; plain < 2; plain++) {

@@ -178,8 +178,14 @@ bool rig_rounds(void **state, enum dtype dtype)
     const struct config *config = *state;
     if (strncmp(config->backend, "cuda", 4) == 0)
         return dtype != DTYPE_F32 && strcmp(config->tier, "plain") != 0;
-    return dtype_has_blocks(dtype) ||
-           (dtype == DTYPE_BF16 && strcmp(config->tier, "avx512-bf16") == 0);
+    bool pairs = dtype == DTYPE_BF16 || ops_cpu.widens >> dtype & 1;
+    return dtype_has_blocks(dtype) || (pairs && strcmp(config->tier, "avx512-bf16") == 0);
+}
+
+bool rig_widens(void **state, enum dtype dtype)
+{
+    const struct config *config = *state;
+    return strcmp(config->backend, "cpu") == 0 && ops_cpu.widens >> dtype & 1;
 }
 
 /* Other numbers in every test where GALERNE_ORACLE_SEED is not 0. */
@@ -197,7 +203,7 @@ static uint64_t dice_seed(void)
 double rig_bound(void **state, enum dtype dtype)
 {
     if (!rig_rounds(state, dtype))
-        return 1e-5;
+        return rig_widens(state, dtype) ? 1e-2 : 1e-5;
     if (!dtype_has_blocks(dtype))
         return 1e-2;
     return dice_seed() ? 6e-2 : 3e-2;
@@ -345,6 +351,15 @@ void *dice_weights(struct dice *dice, enum dtype dtype, size_t count, float scal
         }
         return data;
     }
+    for (size_t at = 0; dtype == DTYPE_F8_E4M3 && at < bytes; at += dtype_block_bytes(dtype)) {
+        float block_scale = dice_float(dice) * scale / 448;
+        memcpy(data + at, &block_scale, sizeof block_scale);
+        for (uint32_t i = 0; i < 128; i++)
+            if ((data[at + 4 + i] & 0x7f) == 0x7f) /* not a number */
+                data[at + 4 + i] ^= 1;
+    }
+    if (dtype == DTYPE_F8_E4M3)
+        return data;
     /* F16, and scales and minima of blocks: an exponent, whatever fraction and sign. */
     int most = dtype == DTYPE_Q8_0 ? 128 : dtype == DTYPE_F16 ? 1 : 16;
     uint8_t exponent = (uint8_t)((14 + ilogbf(scale / (float)most)) << 2);

@@ -62,6 +62,8 @@ bool rig_emulated(void **state);
 void rig_large(void **state);
 /* Whether its tier rounds or quantises the rows that weights of a type are multiplied with. */
 bool rig_rounds(void **state, enum dtype dtype);
+/* Whether it keeps weights of a type as BF16. */
+bool rig_widens(void **state, enum dtype dtype);
 /* How far two products, one after the other, with values of order 1 may be off: with quantised rows
  * 3e-2, with rounded ones 1e-2 (seen: 1.1e-2 and 2.5e-3), with rows as they are 1e-5; with
  * quantised rows and GALERNE_ORACLE_SEED 6e-2 (seen in 16 seeds: 4.4e-2). linear_test has the bound
