@@ -1,6 +1,6 @@
-"""Checkpoints packed in 8 or 4 bits through the daemon: the tokens that `transformers` chose with the
-weights that they stand for, on the plain reference; the same choices on the CPU and on the emulated
-GPU; and what an operator sees of a bad one."""
+"""Checkpoints packed in 8 or 4 bits through the daemon: the tokens that `transformers` chose with
+the weights that they stand for, on the plain reference; the same choices on the CPU and on the
+emulated GPU; and what an operator sees of a bad one."""
 import json
 import shutil
 import struct

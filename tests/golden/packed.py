@@ -4,9 +4,9 @@
     packed.py search [NAME]   tries seeds and prints the clearest ones
 
 FP8 with a scale for each block (as DeepSeek's and Qwen3's), FP8 with a scale for each row
-(compressed-tensors), GPTQ and AWQ, each written from its description. The reference is `transformers`
-in float32 on the weights that the files stand for: scale * e4m3, and scale * q + f16(-scale * zero),
-which is what model/packed.h says that we make of 4 bits.
+(compressed-tensors), GPTQ and AWQ, each written from its description. The reference is
+`transformers` in float32 on the weights that the files stand for: scale * e4m3, and
+scale * q + f16(-scale * zero), which is what model/packed.h says that we make of 4 bits.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def words(nibbles: torch.Tensor, order: list[int]) -> torch.Tensor:
 
 
 def bits_pack(name: str, weight: torch.Tensor, config: dict) -> tuple[dict, torch.Tensor]:
-    """Groups from their smallest to their largest value; zeros 1..15, which GPTQ stores less one."""
+    """Groups from their smallest to their largest value; zeros 1..15, GPTQ stores them less one."""
     gptq = config["quant_method"] == "gptq"
     groups = weight.reshape(weight.shape[0], -1, config["group_size"])
     low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
