@@ -17,6 +17,8 @@ static void embed_and_gathers(void **state)
     }
     for (int type = 0; type < DTYPE_COUNT; type++) {
         enum dtype dtype = (enum dtype)type;
+        if (HIDDEN % dtype_block_count(dtype)) /* E4M3 of a checkpoint is of matrices alone */
+            continue;
         void *data = dice_weights(&dice, dtype, VOCAB * HIDDEN, 1);
         float table[VOCAB * HIDDEN];
         dtype_widen(dtype, data, VOCAB * HIDDEN, table);
