@@ -56,9 +56,9 @@ def test_backends_give_what_the_reference_gives(fresh, monkeypatch, backend):
     assert widened == (2 if backend == "cpu" else 0)
 
 
-def test_fp8_is_quantised_while_it_loads(fresh):
+def test_fp8_is_quantised_while_it_loads(fresh, tmp_path):
     daemon = fresh(models={"tiny-llama-fp8": MODELS["tiny-llama-fp8"]},
-                   model_settings={"quantize": "q8"})
+                   model_settings={"quantize": "q8"}, cache_dir=tmp_path / "cache")
     reference = fresh(models={"tiny-llama-fp8": MODELS["tiny-llama-fp8"]},
                       model_settings={"backend": "ref"})
     close(daemon, "tiny-llama-fp8", greedy(reference, "tiny-llama-fp8", N), 0.5)
