@@ -260,6 +260,8 @@ enum status card_time(struct card *card, card_work work, void *context, uint32_t
         if (round > 0) /* the first is to warm up */
             rounds[round - 1] = seconds_since(start_ns) / calls;
     }
+    if (graph)
+        ops->graph_free(card->device, graph);
     if (status != STATUS_OK)
         return status;
     qsort(rounds, n_rounds, sizeof *rounds, by_value);

@@ -59,7 +59,7 @@ def steps() -> list:
 
 
 def mixtures() -> list:
-    cells, tiny = [], dict(hidden=64, ffn=64, experts=4)
+    cells, tiny = [], dict(hidden=128, ffn=128, experts=4)
     block = dict(hidden=4096, ffn=14336, experts=8, top_k=2)
     for weights in ("bf16", "fp8", "q4", "q8"):
         for rows in (1, 2, 4, 8, 16, 32, 64):
