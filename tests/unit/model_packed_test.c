@@ -3,6 +3,7 @@
  * a checkpoint in F32 of the values that it stands for; quantised while loading, in several files,
  * on the CPU backend.
  */
+#include "tests/unit/logits_rig.h"
 #include "tests/unit/packed_build.h"
 
 static char noted[512];
@@ -22,28 +23,9 @@ static float *logits_of(const struct model_options *how)
     noted[0] = 0;
     if (model_open(directory, how, &progress, &model, &error))
         fail_msg("%s", error.text);
-    struct step *step = calloc(1, step_bytes_max(model_limits(model)));
-    struct step_result *result = calloc(1, step_result_bytes_max(model_limits(model)));
-    step_begin(step, model_limits(model), 3, 1);
-    step->n_opens = step->n_blocks = 1;
-    step->n_tokens = step->n_rows = ROWS;
-    step_opens(step)[0] = (struct step_open){.n_tokens = ROWS, .n_blocks = 1};
-    step_blocks(step)[0] = 5;
-    for (uint32_t i = 0; i < ROWS; i++) {
-        step_tokens(step)[i] = i * 7 % VOCAB;
-        step_rows(step)[i] = (struct step_row){.first_position = i,
-                                               .n_tokens = 1,
-                                               .flags = STEP_ROW_SAMPLES,
-                                               .mask_slot = STEP_MASK_NONE};
-    }
-    assert_int_equal(model_step(model, step, step->size_bytes, result), STATUS_OK);
-    uint32_t n_rows = 0;
-    const float *logits = model_last_logits(model, &n_rows);
-    assert_int_equal(n_rows, ROWS);
     float *copy = malloc(ROWS * VOCAB * sizeof *copy);
-    memcpy(copy, logits, ROWS * VOCAB * sizeof *copy);
-    free(step);
-    free(result);
+    assert_non_null(copy);
+    logits_of_model(model, ROWS, VOCAB, copy);
     model_close(model);
     return copy;
 }

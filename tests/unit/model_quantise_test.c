@@ -131,7 +131,7 @@ static void head_and_nothing(void **state)
         struct model *model = NULL;
         memset(&said, 0, sizeof said);
         assert_int_equal(model_open(directory, &options, &progress, &model, NULL), STATUS_OK);
-        logits_of_model(model, with);
+        logits_of_model(model, ROWS, CP_VOCAB, with);
         model_close(model);
         assert_true(said.warnings == 0 && said.quantised == (again == 0));
         said_has("-q8-head.galerne");

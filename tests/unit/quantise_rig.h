@@ -17,6 +17,7 @@
 #include "model/model.h"
 #define CHECKPOINT_SCALE 4
 #include "tests/unit/checkpoint.h"
+#include "tests/unit/logits_rig.h"
 
 #define ROWS 8
 #define LOGITS_BYTES (ROWS * CP_VOCAB * sizeof(float))
@@ -100,32 +101,6 @@ static inline struct model_options options_of(enum dtype kind, const char *cache
                                   .cache_dir = cache_dir};
 }
 
-static inline void logits_of_model(struct model *model, float *ret_logits)
-{
-    struct step *step = calloc(1, step_bytes_max(model_limits(model)));
-    struct step_result *result = calloc(1, step_result_bytes_max(model_limits(model)));
-    assert_true(step && result);
-    step_begin(step, model_limits(model), 3, 1);
-    step->n_opens = step->n_blocks = 1;
-    step->n_tokens = step->n_rows = ROWS;
-    step_opens(step)[0] = (struct step_open){.n_tokens = ROWS, .n_blocks = 1};
-    step_blocks(step)[0] = 5;
-    for (uint32_t i = 0; i < ROWS; i++) {
-        step_tokens(step)[i] = i * 7 % CP_VOCAB;
-        step_rows(step)[i] = (struct step_row){.first_position = i,
-                                               .n_tokens = 1,
-                                               .flags = STEP_ROW_SAMPLES,
-                                               .mask_slot = STEP_MASK_NONE};
-    }
-    assert_int_equal(model_step(model, step, step->size_bytes, result), STATUS_OK);
-    uint32_t n_rows = 0;
-    const float *logits = model_last_logits(model, &n_rows);
-    assert_int_equal(n_rows, ROWS);
-    memcpy(ret_logits, logits, LOGITS_BYTES);
-    free(step);
-    free(result);
-}
-
 static inline void load(const char *path, enum dtype kind, const char *cache_dir, float *ret_logits)
 {
     struct model_options options = options_of(kind, cache_dir);
@@ -135,7 +110,7 @@ static inline void load(const char *path, enum dtype kind, const char *cache_dir
     memset(&said, 0, sizeof said);
     if (model_open(path, &options, &progress, &model, &error))
         fail_msg("%s", error.text);
-    logits_of_model(model, ret_logits);
+    logits_of_model(model, ROWS, CP_VOCAB, ret_logits);
     model_close(model);
 }
 
