@@ -52,16 +52,14 @@ def run_program(command: list, environment: dict, clock: Clock) -> dict:
     if limit <= 1:
         return not_run("no time left")
     try:
-        done = subprocess.run([str(word) for word in command], env=environment, text=True,
-                              errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              timeout=limit)
+        code, output = places.output_of(command, limit, environment)
     except subprocess.TimeoutExpired:
         if limit < CHECK_SECONDS:
             return not_run("no time left")
         return {"status": "failed", "words": f"did not end within {CHECK_SECONDS} s"}
     except OSError as error:
         return not_run(str(error))
-    return verdict(done.returncode, done.stdout)
+    return verdict(code, output)
 
 
 def oracle_names() -> list:
@@ -80,13 +78,17 @@ def oracle_run(place, name: str, asked, clock: Clock) -> dict:
 
 
 def golden_names(place) -> list:
-    return [name for name, _ in place.golden()]
+    return [name for name, _ in place.golden() + place.graphs()]
 
 
 def golden_run(place, name: str, asked, clock: Clock) -> dict:
-    arguments = dict(place.golden())[name]
-    return run_program([place.program("golden", "golden_test"), *arguments],
-                       place.environment(GALERNE_ORACLE_BACKEND=asked.backend), clock)
+    graphs = dict(place.graphs())
+    if name in graphs:
+        folder, tier, steps = graphs[name]
+        command = [place.program("golden", "graphs_test"), folder, asked.backend, tier, steps]
+    else:
+        command = [place.program("golden", "golden_test"), *dict(place.golden())[name]]
+    return run_program(command, place.environment(GALERNE_ORACLE_BACKEND=asked.backend), clock)
 
 
 def sanitize_names() -> list:

@@ -9,6 +9,7 @@ import re
 import selectors
 import subprocess
 import sys
+import tempfile
 
 import place as places
 from checks import Clock, not_run
@@ -25,26 +26,31 @@ class Asked:
 
     def __init__(self, command: list, environment: dict):
         self.command, self.environment, self.process = command, environment, None
+        self.told = tempfile.TemporaryFile()  # its warnings, of which there may be many
         self.words = ""  # of its first line
 
     def start(self, limit: float) -> None:
+        self.told.seek(0)
+        self.told.truncate()
         self.process = subprocess.Popen([str(word) for word in self.command],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, env=self.environment)
+                                        stderr=self.told, env=self.environment,
+                                        start_new_session=True)
         self.words = self.line(limit)
 
     def line(self, limit: float) -> str:
         """Its next line. Raises TimeoutError, or EOFError with its last words."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            if not selector.select(limit):
+            if not selector.select(max(limit, 0)):
                 self.stop()
                 raise TimeoutError(f"no answer within {limit:.0f} s")
         line = self.process.stdout.readline().decode(errors="replace")
         if line:
             return line.rstrip("\n")
-        words = self.process.stderr.read().decode(errors="replace").strip().splitlines()
         self.stop()
+        self.told.seek(0)
+        words = self.told.read().decode(errors="replace").strip().splitlines()
         raise EOFError(words[-1] if words else "the program ended without a word")
 
     def answer(self, line: str, limit: float) -> str:
@@ -56,8 +62,7 @@ class Asked:
 
     def stop(self) -> None:
         if self.process:
-            self.process.kill()
-            self.process.communicate()
+            places.end(self.process)
             self.process = None
 
 

@@ -8,32 +8,77 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import results
 
 HERE = Path(__file__).resolve().parent
-ORACLES = ["linear", "mlp", "moe", "rows", "attend", "attention", "head", "sample", "exact"]
+ORACLES = ["linear", "mlp", "moe", "rows", "kv", "attend", "attention", "head", "sample", "exact"]
+# Models whose decode steps are replayed, with the tier of the kernels.
+GRAPHS = [("tiny-llama", "sm90"), ("tiny-llama", "sm80"), ("tiny-mixtral", "sm80")]
 SCRIPTS = ["run", "place.py", "checks.py", "measure.py", "cells.py", "results.py", "peers.py",
            "claims.tsv"]
 # What the target has by itself: its C library is as old as its loader.
 SYSTEM = re.compile(r"^(ld-linux.*|libc|libm|libpthread|libdl|librt)\.so")
 BUNDLE_BYTES_MAX = 64 << 20
 NVCC = ["nvcc", "/usr/local/cuda/bin/nvcc"]
+OPEN_SECONDS = 60
+KILL_SECONDS = 5
 
 
 def find_program(*names: str) -> str:
     return next((found for found in map(shutil.which, names) if found), "")
 
 
+def end(process: subprocess.Popen) -> None:
+    """Ends a program that leads a session, and its children. One that a driver holds may outlive
+    it: it is left after a while, since the call has to end in time."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    try:
+        process.wait(KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    for stream in filter(None, (process.stdin, process.stdout)):
+        try:
+            stream.close()
+        except BrokenPipeError:
+            pass
+
+
+def output_of(command: list, seconds: float, environment: dict = None) -> tuple:
+    """(exit code, what it printed); raises TimeoutExpired after `seconds`, without the program."""
+    process = subprocess.Popen([str(word) for word in command], env=environment, text=True,
+                               errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    finally:
+        end(process)
+    return process.returncode, output
+
+
 def words_of(command: list) -> str:
     """What a program printed; empty when it is not there or failed."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        code, output = output_of(command, OPEN_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return output if code == 0 else ""
+
+
+def driver() -> str:
+    """The driver's version, by its tool or by the kernel, which needs no tool."""
+    lines = words_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]).split()
+    try:
+        told = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        told = ""
+    return (lines or re.findall(r"^NVRM.*?  (\d+\.[\d.]+) ", told, re.M) or ["unknown"])[0]
 
 
 def toolkit() -> str:
@@ -76,18 +121,23 @@ class Place:
         program = self.program("gpu", "bench_card")
         if not program.exists():
             return "", f"{program} is not built"
-        done = subprocess.run([program, "-b", backend], env=self.environment(), text=True,
-                              stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
-        found = re.match(r"card (.*)", done.stdout)
-        if done.returncode == 0 and found:
+        try:
+            code, output = output_of([program, "-b", backend], OPEN_SECONDS, self.environment())
+        except subprocess.TimeoutExpired:
+            return "", f"not open after {OPEN_SECONDS} s: the driver hangs, or is slow"
+        found = re.match(r"card (.*)", output)
+        if code == 0 and found:
             return found.group(1), ""
-        words = done.stderr.strip().splitlines() or [f"bench_card ended with {done.returncode}"]
+        words = output.strip().splitlines() or [f"bench_card ended with {code}"]
         return "", words[-1].removeprefix("bench_card: ")
 
     def facts(self, card: str) -> dict:
-        driver = words_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
-        return {"card": card, "driver": (driver.strip().splitlines() or ["unknown"])[0],
-                "toolkit": self.toolkit}
+        return {"card": card, "driver": driver(), "toolkit": self.toolkit}
+
+    def graphs(self) -> list:
+        """(name, arguments of graphs_test but for the backend)"""
+        return [(f"graphs-{model}-{tier}", [self.golden_data / model, tier, "60"])
+                for model, tier in GRAPHS]
 
     def golden(self) -> list:
         """(name, arguments of golden_test) of every golden model that fits a bundle."""
@@ -114,16 +164,28 @@ def libraries(programs: list) -> set:
     return found
 
 
+def built_check(place: Place, files: list) -> None:
+    """Raises when `files` are not of the sources as they are, whose digest a result would carry."""
+    if place.is_bundle:
+        return
+    targets = [os.path.relpath(path, place.base) for path in files if path.exists()]
+    told = words_of(["ninja", "-C", place.base, "-n", *targets])
+    if told and "no work to do" not in told:
+        raise ValueError(f"{place.base}: built of other sources than these: ninja -C {place.base}")
+
+
 def bundle(place: Place, target: Path) -> int:
     """Makes `target` anew; its size. Raises with what is missing, or what is too large."""
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{target}: not empty")
     programs = [place.program("oracle", f"oracle_{name}") for name in ORACLES]
-    programs += [place.program("golden", "golden_test"), place.program("gpu", "bench_card")]
+    programs += [place.program("golden", "golden_test"), place.program("golden", "graphs_test"),
+                 place.program("gpu", "bench_card")]
     modules = [place.modules / "galerne-cuda.so", place.modules / "galerne-cuda-host.so"]
     missing = [str(path) for path in programs + modules if not path.exists()]
     if missing:
         raise ValueError("not built: " + ", ".join(missing))
+    built_check(place, programs + modules)
     for name in ("bin", "modules", "lib"):
         (target / name).mkdir(parents=True)
     for files, folder in ((programs, "bin"), (modules, "modules"),

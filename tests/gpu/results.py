@@ -43,8 +43,12 @@ def file_name(facts: dict) -> str:
 
 def read(path: Path) -> dict:
     with open(path) as file:
-        found = json.load(file)
-    if not isinstance(found.get("digest"), str) or not isinstance(found.get("checks"), dict):
+        try:
+            found = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path}: no JSON ({error}): move it away") from None
+    if not (isinstance(found, dict) and isinstance(found.get("digest"), str)
+            and isinstance(found.get("checks"), dict)):
         raise ValueError(f"{path}: no results of tests/gpu/run: it lacks digest or checks")
     return found
 
@@ -121,7 +125,7 @@ def page(root: Path, folder: Path) -> str:
     now, lines = digest(root), []
     for path in sorted(Path(folder).glob("*.json")):
         found = read(path)
-        if found["digest"] == now:
+        if found["digest"] == now and "emulated" not in found["card"]:
             lines += table(found) + [""]
     return "\n".join([BEGIN, ""] + (lines or [NONE, ""]) + [END])
 

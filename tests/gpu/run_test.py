@@ -7,9 +7,12 @@ import contextlib
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import types
 import unittest
 from pathlib import Path
@@ -23,6 +26,7 @@ import cells  # noqa: E402
 import checks  # noqa: E402
 import measure  # noqa: E402
 import peers  # noqa: E402
+import place  # noqa: E402
 import results  # noqa: E402
 
 BUILD = sys.argv.pop(1) if len(sys.argv) > 1 else str(ROOT / "build/release")
@@ -65,6 +69,20 @@ class Results(unittest.TestCase):
             self.assertNotIn("93.0 %", results.page(ROOT, folder))
             self.assertIn(results.NONE, results.page(ROOT, folder))
 
+    def test_the_page_shows_no_emulated_card(self):
+        with tempfile.TemporaryDirectory() as folder:
+            emulated = {**found(results.digest(ROOT), one=HELD), "card": "cuda-host, emulated"}
+            Path(folder, "x.json").write_text(json.dumps(emulated))
+            self.assertIn(results.NONE, results.page(ROOT, folder))
+
+    def test_a_file_that_holds_no_results_is_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "x.json")
+            for text in ("{", "[]", "{}"):
+                path.write_text(text)
+                with self.assertRaisesRegex(ValueError, re.escape(str(path))):
+                    results.read(path)
+
     def test_the_digest_is_of_what_the_kernels_are(self):
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "kernels/cuda").mkdir(parents=True)
@@ -97,6 +115,20 @@ class Checks(unittest.TestCase):
     def test_a_program_that_the_clock_ends_was_not_run(self):
         clock = checks.Clock(0.03)
         self.assertEqual(checks.run_program(["sleep", "60"], {}, clock)["words"], "no time left")
+
+    def test_a_program_that_hangs_takes_its_children_along(self):
+        began = time.monotonic()
+        with self.assertRaises(subprocess.TimeoutExpired):
+            place.output_of(["sh", "-c", "sleep 60 & echo $!; wait"], 0.5)
+        self.assertLess(time.monotonic() - began, 10)
+
+    def test_a_program_that_the_driver_holds_is_left(self):
+        class Held:
+            pid, stdin, stdout = 2**22 + 1, None, None  # no process has such a number
+
+            def wait(self, seconds):
+                raise subprocess.TimeoutExpired("held", seconds)
+        place.end(Held())
 
     def test_without_a_card_nothing_passes(self):
         for section in results.SECTIONS:
@@ -161,8 +193,79 @@ class Dry(unittest.TestCase):
             absent = f"not run: {name}: this build has no type called"
             self.assertTrue(f"measured: {name}:" in done.stdout or absent in done.stdout, name)
 
+    def test_misuse_is_no_result(self):
+        for words in (["nothing"], ["bench", "--minutes", "x"], ["bundle"]):
+            self.assertEqual(run(*words).returncode, 64, words)
+
     def test_a_name_that_is_none_is_refused(self):
         self.assertEqual(run("bench", "--dry", "--only", "nothing").returncode, 64)
+
+
+@unittest.skipUnless(Path(BUILD, "kernels/cuda/galerne-cuda.so").exists(), "built without nvcc")
+@unittest.skipUnless(Path(BUILD, "kernels/cuda/galerne-cuda-host.so").exists(), "no emulated card")
+class Bundle(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.here = Path(cls.folder.name, "bundle")
+        done = run("bundle", str(cls.here))
+        if done.returncode:
+            raise AssertionError(done.stdout + done.stderr)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def there(self, *words: str, **more: str) -> subprocess.CompletedProcess:
+        """As on the other machine: no folder and no variable of this one's is named."""
+        return subprocess.run([self.here / "run", *words], cwd="/", text=True, capture_output=True,
+                              env={"PATH": "/usr/bin:/bin", **more}, timeout=100)
+
+    def test_it_is_below_64_mib_and_holds_its_libraries(self):
+        files = [path for path in self.here.rglob("*") if path.is_file()]
+        self.assertLess(sum(path.stat().st_size for path in files), 64 << 20)
+        programs = list((self.here / "bin").iterdir()) + list((self.here / "modules").iterdir())
+        self.assertGreaterEqual(len(programs), len(place.ORACLES) + 4)
+        for program in programs:
+            told = subprocess.run(["ldd", program], text=True, stdout=subprocess.PIPE,
+                                  env={"PATH": "/usr/bin:/bin",
+                                       "LD_LIBRARY_PATH": str(self.here / "lib")}).stdout
+            for name, path in re.findall(r"^\s*(\S+) => (.*?)(?: \(.*)?$", told, re.M):
+                self.assertTrue(place.SYSTEM.match(name) or path.startswith(str(self.here)),
+                                f"{program.name}: {name} => {path}")
+
+    def test_it_goes_from_anywhere(self):
+        done = self.there("oracle", "--dry", "--only", "rows-sm80")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("passed: rows-sm80", done.stdout)
+        done = self.there("all", CUDA_VISIBLE_DEVICES="")
+        self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+        *lines, total = done.stdout.splitlines()
+        self.assertEqual(total, f"{len(lines)} not run")
+        self.assertFalse((self.here / "results").exists())
+
+    def test_calls_merge_and_a_card_that_hangs_is_left(self):
+        """The emulated card in the place of the real one's module."""
+        module = self.here / "modules/galerne-cuda.so"
+        kept = module.read_bytes()
+        shutil.copy(self.here / "modules/galerne-cuda-host.so", module)
+        try:
+            for name in ("rows-sm80", "rows-sm90"):
+                done = self.there("oracle", "--only", name)
+                self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            done = self.there("oracle", "--only", "linear-plain", "--minutes", "0.05",
+                              GALERNE_CUDA_HOST_FAULT="hang:1")
+            self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+        finally:
+            module.write_bytes(kept)
+        (path,) = (self.here / "results").iterdir()
+        found = results.read(path)
+        shutil.rmtree(path.parent)
+        self.assertEqual({n: c["status"] for n, c in found["checks"]["oracle"].items()},
+                         {"rows-sm80": "passed", "rows-sm90": "passed", "linear-plain": "not run"})
+        self.assertEqual((found["digest"], found["card"]),
+                         (results.digest(ROOT), "cuda-host, emulated"))
+        self.assertTrue(found["driver"] and found["toolkit"] and found["date"])
 
 
 if __name__ == "__main__":
