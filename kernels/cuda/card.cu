@@ -120,7 +120,10 @@ static enum status card_find(struct error *error)
                          "backend cuda: the driver finds no card that this process may use (is "
                          "CUDA_VISIBLE_DEVICES set, are its device files allowed?)");
     if (result != cudaSuccess)
-        return error_set(error, STATUS_UNAVAILABLE, "backend cuda: %s", cudaGetErrorString(result));
+        return error_set(error, STATUS_UNAVAILABLE,
+                         "backend cuda: the driver does not start: %s (%s): nvidia-smi and the "
+                         "kernel's log say more",
+                         cudaGetErrorString(result), cudaGetErrorName(result));
     return STATUS_OK;
 }
 
@@ -138,8 +141,12 @@ enum status runtime_open(struct runtime **ret_runtime, struct error *error)
     if (result == cudaSuccess)
         result = cudaEventCreateWithFlags(&runtime->mark, cudaEventDisableTiming);
     if (result != cudaSuccess) {
-        status = error_set(error, STATUS_UNAVAILABLE, "backend cuda: the card cannot be opened: %s",
-                           cudaGetErrorString(result));
+        status = error_set(error, STATUS_UNAVAILABLE,
+                           "backend cuda: the card cannot be opened: %s (%s)%s",
+                           cudaGetErrorString(result), cudaGetErrorName(result),
+                           result == cudaErrorMemoryAllocation || result == cudaErrorDevicesUnavailable
+                               ? ": see whether another process holds it"
+                               : "");
         runtime_close(runtime);
         return status;
     }

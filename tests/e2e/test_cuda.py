@@ -109,6 +109,39 @@ def test_cuda_without_a_driver_fails_the_model(fresh):
     says(fresh, "backend cuda: no NVIDIA driver (libcuda.so.1) is installed", backend="cuda")
 
 
+@pytest.mark.skipif(not (MODULES / "galerne-cuda.so").exists(), reason="built without nvcc")
+@pytest.mark.parametrize("facts, words", [
+    ({"FAKE_CUDA_VERSION": "12020"},
+     "the driver supports CUDA 12.2, 13.0 is needed: update it"),
+    ({"FAKE_CUDA_INIT": "0"}, "the driver finds no card that this process may use"),
+    ({"FAKE_CUDA_INIT": "100"}, "the driver finds no card that this process may use"),
+    ({"FAKE_CUDA_INIT": "803"},
+     "the driver does not start: system has unsupported display driver / cuda driver combination "
+     "(cudaErrorSystemDriverMismatch): nvidia-smi and the kernel's log say more")])
+def test_a_driver_that_refuses_is_named_in_one_line(fresh, monkeypatch, facts, words):
+    """The card's own module, and a driver's library of the test's."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(build_dir() / "tests/unit"))
+    for name, value in facts.items():
+        monkeypatch.setenv(name, value)
+    daemon = fresh(models={"tiny": TINY["tiny"]}, model_settings={"backend": "auto"})
+    log = daemon.log_tail()
+    assert f"model tiny: the CPU serves it: backend cuda: {words}" in log
+    assert log.count("backend cuda") == 1
+    call = pb.GenerateRequest(model="tiny", text="hello", max_tokens=3, ignore_eos=True)
+    assert sum(len(m.tokens) for m in daemon.inference().Generate(call, timeout=30)) == 3
+
+
+@pytest.mark.skipif(not (MODULES / "galerne-cuda.so").exists(), reason="built without nvcc")
+@pytest.mark.parametrize("backend", ["cuda", "auto"])
+def test_a_driver_that_hangs_fails_the_model_in_time(fresh, monkeypatch, backend):
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(build_dir() / "tests/unit"))
+    monkeypatch.setenv("FAKE_CUDA_INIT", "hang")
+    daemon = fresh(models={"tiny": TINY["tiny"]}, wait=False, worker_start_limit_ms=3000,
+                   model_settings={"backend": backend})
+    wait_until("the model failed", lambda: "did not load the model within 3000 ms"
+               in daemon.log_tail(), 30)
+
+
 def test_cuda_without_a_module_fails_the_model(fresh, monkeypatch, tmp_path):
     monkeypatch.setenv("GALERNE_MODULES", str(tmp_path))
     says(fresh, "backend cuda: no module: ", backend="cuda")
