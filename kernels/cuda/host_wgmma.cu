@@ -146,10 +146,10 @@ static void products_add(struct accumulator *to, const struct host_wgmma *w, flo
                 memcpy(at, &sum, sizeof sum);
                 continue;
             }
-            double sum = w->keep ? (double)*at : 0;
+            double sum = 0; /* as mma's, to the bit */
             for (uint32_t k = 0; k < n_k; k++)
                 sum += (double)a[row][k] * (double)b[column][k];
-            *at = (float)sum;
+            *at = (float)(w->keep ? (double)*at + sum : sum);
         }
 }
 

@@ -11,8 +11,8 @@
  *     wgmma_hold(d)                       after the wait that covers d, before d is used
  *     registers_raise<n>() registers_drop<n>()   a multiple of 8, by all of the warpgroup
  *
- * n: 8, 16, 32, 64, 128, 256. d may not be touched between wgmma and the wait that covers it. In
- * d, value i of thread t is row 16 (t / 32) + (t % 32) / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2
+ * n: 8, 16, 32, 64, 128, 192, 256. d may not be touched between wgmma and the wait that covers it.
+ * In d, value i of thread t is row 16 (t / 32) + (t % 32) / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2
  * (t % 4) + i % 2. Rows of A and B are along k. With SWIZZLE_128 a row is 128 bytes, 8 rows are
  * 1024 bytes, `stride_bytes` is from 8 rows to the next 8, and the 16-byte piece at address x lies
  * at x ^ (x >> 7 & 7) << 4; tiles begin on 1024 bytes; the next k is 32 bytes further. Turned: a
@@ -99,6 +99,17 @@ LEAF uint64_t wgmma_tile(shared<T> tile, uint32_t leading_bytes, uint32_t stride
 #define WGMMA_KEEP_128 "%66"
 #define WGMMA_HELD_128 "{%64, %65, %66, %67}, %68"
 #define WGMMA_HELD_KEEP_128 "%69"
+#define WGMMA_REGISTERS_192                                                                        \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "             \
+    "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "             \
+    "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "             \
+    "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, "             \
+    "%66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "             \
+    "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define WGMMA_TILE_192 "%96, %97"
+#define WGMMA_KEEP_192 "%98"
+#define WGMMA_HELD_192 "{%96, %97, %98, %99}, %100"
+#define WGMMA_HELD_KEEP_192 "%101"
 #define WGMMA_REGISTERS_256                                                                        \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "        \
     "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "        \
@@ -118,6 +129,7 @@ LEAF uint64_t wgmma_tile(shared<T> tile, uint32_t leading_bytes, uint32_t stride
 #define WGMMA_16(c, o) WGMMA_8(c, o), WGMMA_8(c, o + 8)
 #define WGMMA_32(c, o) WGMMA_16(c, o), WGMMA_16(c, o + 16)
 #define WGMMA_64(c, o) WGMMA_32(c, o), WGMMA_32(c, o + 32)
+#define WGMMA_96(c, o) WGMMA_64(c, o), WGMMA_32(c, o + 64)
 #define WGMMA_128(c, o) WGMMA_64(c, o), WGMMA_64(c, o + 64)
 
 /* `half` is n / 2; `ends` are the immediates that follow the predicate. */
@@ -149,6 +161,8 @@ LEAF uint64_t wgmma_tile(shared<T> tile, uint32_t leading_bytes, uint32_t stride
         how(64, 32, c, types, ends);                                                               \
     else if constexpr (n == 128)                                                                   \
         how(128, 64, c, types, ends);                                                              \
+    else if constexpr (n == 192)                                                                   \
+        how(192, 96, c, types, ends);                                                              \
     else                                                                                           \
         how(256, 128, c, types, ends)
 

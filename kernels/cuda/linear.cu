@@ -74,60 +74,6 @@ static void plain_run(struct device *device, const struct product *product, uint
     });
 }
 
-/* ---- rows made ready ---- */
-
-struct ready_task {
-    struct rows_ready ready;
-    const float *in, *norm;
-    float norm_eps;
-    uint32_t n;
-};
-
-/* gate: sm_90a griddepcontrol.wait */
-KERNEL(rows_ready_kernel, struct ready_task, ROWS_THREADS, 1)
-{
-    launch_next();
-    launch_wait();
-    shared<float> scratch = shared_at<float>(0);
-    struct rows_source source = {a.in + (size_t)block_x() * a.n, a.norm, a.n, 1};
-    if (a.norm)
-        source.scale = rows_norm_scale(source.in, a.n, a.norm_eps, scratch);
-    rows_write(a.ready, source, block_x(), scratch);
-}
-
-void rows_make(struct device *device, const struct product *product, size_t n_rows,
-               const struct rows_ready *ready)
-{
-    struct ready_task task = {*ready, product->in, product->norm, product->norm_eps,
-                              product->weight->in_count};
-    launch_kernel(rows_ready_kernel, device->runtime,
-                  (launch{(uint32_t)n_rows, 1, 1, ROWS_THREADS, ROWS_SHARED_BYTES, true}), task);
-}
-
-/* Halves, or bytes with heads, which are fewer; and what either is scaled by. */
-size_t product_scratch_bytes(size_t n_rows, uint32_t in_count)
-{
-    size_t values = round_up(in_count, CHUNK_VALUES);
-    size_t f32 = size_product(n_rows, size_product(in_count, sizeof(float)));
-    size_t ready = size_product(n_rows, 2 * values + sizeof(float)) + 256;
-    return round_up(f32 > ready ? f32 : ready, 256);
-}
-
-struct rows_ready rows_lay(char *memory, int dtype, size_t n_rows, uint32_t in_count)
-{
-    struct rows_ready ready = {};
-    ready.kind = rows_kind_of(dtype);
-    ready.row_values = (uint32_t)round_up(in_count, CHUNK_VALUES);
-    ready.data = memory;
-    size_t each = ready.kind == ROWS_BYTES ? 1 : 2;
-    char *after = memory + round_up(n_rows * ready.row_values * each, 256);
-    if (ready.kind == ROWS_BYTES)
-        ready.heads = (struct rows_head *)(void *)after;
-    else if (ready.kind == ROWS_F16)
-        ready.scales = (float *)(void *)after;
-    return ready;
-}
-
 /* ---- which kernel ---- */
 
 #define STREAM_ROWS_MAX 32
@@ -145,6 +91,17 @@ uint32_t product_tiles_max(uint32_t n_rows, uint32_t stack_count, uint32_t tile_
     return min_u32(n_rows, n_rows / tile_rows + min_u32(n_rows, stack_count));
 }
 
+/* Of a matrix that all rows meet. */
+static uint32_t tile_rows_of(uint32_t n_rows)
+{
+    return n_rows > STREAM_ROWS_MAX ? TILE_ROWS_MANY : n_rows > 8 ? STREAM_ROWS_MAX : 8;
+}
+
+bool product_in_eights(const struct device *device, int dtype, uint32_t tile_rows)
+{
+    return tile_rows == TILE_ROWS_MANY && groups_take(device, dtype);
+}
+
 static void panels_launch(struct device *device, const struct product *product, int dtype,
                           struct product_task *task)
 {
@@ -154,12 +111,11 @@ static void panels_launch(struct device *device, const struct product *product, 
         task->tiles = groups->tiles;
     }
     uint32_t n = product->n_rows;
-    uint32_t rows = groups                ? groups->tile_rows
-                    : n > STREAM_ROWS_MAX ? TILE_ROWS_MANY
-                    : n > 8               ? STREAM_ROWS_MAX
-                                          : 8;
+    uint32_t rows = groups ? groups->tile_rows : tile_rows_of(n);
     uint32_t n_tiles = groups ? groups->n_tiles : div_up(n, rows);
-    if (rows == TILE_ROWS_MANY)
+    if (task->rows.eights)
+        groups_run(device, dtype, groups, task);
+    else if (rows == TILE_ROWS_MANY)
         tile_run(device, dtype, n_tiles, task);
     else
         stream_run(device, dtype, rows, n_tiles, task);
@@ -216,6 +172,8 @@ static void segments_run(struct device *device, const struct product *product, c
 {
     const struct weight *weight = product->weight;
     size_t n_in = product->n_rows / product->row_share;
+    uint32_t tile_rows =
+        product->groups ? product->groups->tile_rows : tile_rows_of(product->n_rows);
     struct rows_ready ready = {};
     const float *normed = product->norm ? NULL : product->in;
     for (uint32_t i = 0; i < weight->n_segments; i++) {
@@ -230,11 +188,13 @@ static void segments_run(struct device *device, const struct product *product, c
             plain_run(device, product, i, normed, out);
             continue;
         }
-        if (product->ready && product->ready->kind == rows_kind_of(s->dtype)) {
+        bool eights = product_in_eights(device, s->dtype, tile_rows);
+        if (product->ready && rows_suit(product->ready, s->dtype, eights)) {
             ready = *product->ready;
-        } else if (ready.kind != rows_kind_of(s->dtype)) {
-            ready = rows_lay(scratch, s->dtype, n_in, weight->in_count);
-            rows_make(device, product, n_in, &ready);
+        } else if (!rows_suit(&ready, s->dtype, eights)) {
+            ready = rows_lay(scratch, s->dtype, product_places(product), weight->in_count);
+            ready.eights = eights;
+            rows_make(device, product, &ready);
             normed = product->norm ? NULL : product->in;
         }
         panels_run(device, product, i, &ready, out);
@@ -248,7 +208,7 @@ void product_run(struct device *device, const struct product *product)
     CHECK(product->n_rows % product->row_share == 0);
     char *scratch = (char *)device_scratch(
         device, SCRATCH_LINEAR,
-        product_scratch_bytes(product->n_rows / product->row_share, product->weight->in_count));
+        product_scratch_bytes(product_places(product), product->weight->in_count));
     if (!scratch)
         return;
     if (!product->gated || (gate_meets_up(product->weight) && !device->plain)) {
@@ -267,8 +227,9 @@ size_t cuda_linear_scratch_bytes(const struct device *, const struct op_limits *
     uint32_t heads = (uint32_t)size_product(limits->n_heads, limits->head_dim);
     size_t most = product_scratch_bytes(limits->rows_max, max_u32(limits->hidden, heads));
     size_t pairs = size_product(limits->rows_max, limits->n_experts ? limits->top_k : 1);
-    size_t down = product_scratch_bytes(pairs, limits->intermediate);
-    return most > down ? most : down;
+    size_t places = product_places_max(pairs, limits->n_experts);
+    size_t experts = product_scratch_bytes(places, max_u32(limits->hidden, limits->intermediate));
+    return most > experts ? most : experts;
 }
 
 void cuda_linear(struct device *device, const struct linear_args *args)

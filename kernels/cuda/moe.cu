@@ -47,7 +47,7 @@ static size_t work_lay(char *memory, const struct op_limits *limits, struct moe_
         {(void **)&offsets.ready, product_scratch_bytes(rows, limits->hidden)},
         {(void **)&offsets.weights, pairs * sizeof(float)},
         {(void **)&offsets.experts, pairs * sizeof(uint32_t)},
-        {(void **)&offsets.order, pairs * sizeof(uint32_t)},
+        {(void **)&offsets.order, product_places_max(pairs, limits->n_experts) * sizeof(uint32_t)},
         {(void **)&offsets.tiles, pairs * sizeof(struct product_tile)},
         {(void **)&offsets.spare, 2 * pairs * limits->intermediate * sizeof(float)},
         {(void **)&offsets.gated, pairs * limits->intermediate * sizeof(float)},
@@ -82,9 +82,9 @@ static struct product_groups experts_route(struct device *device, const struct m
     task.n_experts = args->n_experts;
     task.top_k = args->top_k;
     task.normalise = args->normalise;
-    if (args->gate_up->segments[0].panels && !device->plain)
-        task.ready =
-            rows_lay(work->ready, args->gate_up->segments[0].dtype, args->n_rows, args->hidden);
+    const struct weight_segment *first = &args->gate_up->segments[0];
+    if (first->panels && !device->plain && !product_in_eights(device, first->dtype, tile_rows))
+        task.ready = rows_lay(work->ready, first->dtype, args->n_rows, args->hidden);
     task.tile_rows = tile_rows;
     task.tiles_max = product_tiles_max(pairs, args->n_experts, tile_rows);
     task.counter = (uint32_t *)(void *)memory;

@@ -29,6 +29,11 @@ struct product_task {
 void stream_run(struct device *device, int dtype, uint32_t tile_rows, uint32_t n_tiles,
                 const struct product_task *task);
 void tile_run(struct device *device, int dtype, uint32_t n_tiles, const struct product_task *task);
+/* Whether `groups` has this type on this device; rows are in eights then. */
+bool groups_take(const struct device *device, int dtype);
+/* `groups` may be NULL. */
+void groups_run(struct device *device, int dtype, const struct product_groups *groups,
+                const struct product_task *product);
 
 /* ---- weights ---- */
 
@@ -230,20 +235,21 @@ LEAF const char *panel_of(const struct product_task &a, uint32_t matrix, uint32_
 
 /* ---- ends ---- */
 
-/* `o` counts from the segment's first output. */
-LEAF float product_end(const struct product_task &a, uint32_t row, uint32_t o, float sum)
+/* `place`: of the row among those made ready. */
+LEAF float product_end(const struct product_task &a, uint32_t place, uint32_t o, float sum)
 {
     if (a.rows.kind == ROWS_F16)
-        sum *= a.rows.scales[row / a.row_share];
+        sum *= a.rows.scales[place];
     return a.bias ? sum + a.bias[o] : sum;
 }
 
+/* `o` counts from the segment's first output. */
 LEAF void product_put(const struct product_task &a, uint32_t row, uint32_t o, float sum)
 {
     if (row == NO_ROW || o >= a.segment_out)
         return;
     size_t at = (size_t)row * a.out_stride + a.first_out + o;
-    sum = product_end(a, row, a.first_out + o, sum);
+    sum = product_end(a, row / a.row_share, a.first_out + o, sum);
     global<float> out(a.out);
     out[at] = a.residual ? sum + a.residual[at] : sum;
 }
@@ -253,8 +259,8 @@ LEAF void product_put_gated(const struct product_task &a, uint32_t row, uint32_t
 {
     if (row == NO_ROW || o >= a.segment_out)
         return;
-    gate = product_end(a, row, o, gate);
-    up = product_end(a, row, a.up_bias + o, up);
+    gate = product_end(a, row / a.row_share, o, gate);
+    up = product_end(a, row / a.row_share, a.up_bias + o, up);
     global<float> out(a.out);
     out[(size_t)row * a.out_stride + o] = silu(gate) * up;
 }

@@ -11,6 +11,11 @@
  *                           what comes out is multiplied
  *     ROWS_BYTES            [n_rows][row_values] int8: a chunk of 64 is 4 pieces of 16 bytes, piece
  *                           t is [block 0, 1][values 8 t .. 8 t + 7]; heads [n_rows][blocks]
+ *     in eights             for wgmma, halves alone: [n_rows / 8][chunks] of 8 rows of 128 bytes,
+ *                           whose 16-byte piece p of row r lies at p ^ r: a chunk of eight rows is
+ *                           one bulk copy. Of 32 columns, piece q has the pairs q, q + 4, q + 8,
+ *                           q + 12: each sixteen that an instruction adds up are then those of
+ *                           the lanes of mma.sync (weight.h)
  *
  * Called on fibers or on the card by all threads of a block of ROWS_THREADS, for one row.
  */
@@ -20,6 +25,7 @@
 #include "kernels/cuda/weight.h"
 
 #define ROWS_THREADS 256
+#define ROWS_EIGHT_BYTES 1024 /* a chunk of eight rows */
 #define ROWS_SHARED_BYTES (33 * sizeof(float))
 
 enum rows_kind { ROWS_PLAIN, ROWS_BF16, ROWS_F16, ROWS_BYTES };
@@ -39,6 +45,7 @@ struct alignas(8) rows_head {
 
 struct rows_ready {
     enum rows_kind kind;
+    bool eights;         /* n_rows is a multiple of 8 then */
     uint32_t row_values; /* a multiple of CHUNK_VALUES */
     char *data;
     struct rows_head *heads; /* ROWS_BYTES: [n_rows][row_values / 32] */
@@ -108,11 +115,21 @@ LEAF void rows_block_quantise(float value, global<char> chunk, uint32_t c, globa
     }
 }
 
+/* Where word w of row r lies, in words. */
+LEAF size_t rows_word(const struct rows_ready &ready, uint32_t r, uint32_t w)
+{
+    if (!ready.eights)
+        return (size_t)r * (ready.row_values / 2) + w;
+    uint32_t piece = (w / 16 % 2 * 4 + w % 4) ^ r % 8;
+    size_t eight = (size_t)(r / 8) * (ready.row_values / CHUNK_VALUES) + w / 32;
+    return eight * (ROWS_EIGHT_BYTES / 4) + r % 8 * 32 + piece * 4 + w / 4 % 4;
+}
+
 LEAF void rows_write(const struct rows_ready &ready, const struct rows_source &source, uint32_t r,
                      shared<float> scratch)
 {
-    size_t first = (size_t)r * ready.row_values;
     if (ready.kind == ROWS_BYTES) {
+        size_t first = (size_t)r * ready.row_values;
         for (uint32_t block = warp_index(); block < ready.row_values / 32;
              block += ROWS_THREADS / 32) {
             float value = rows_value(source, block * 32 + lane_index());
@@ -122,7 +139,7 @@ LEAF void rows_write(const struct rows_ready &ready, const struct rows_source &s
         }
         return;
     }
-    global<uint32_t> to((uint32_t *)(void *)(ready.data + 2 * first));
+    global<uint32_t> to((uint32_t *)(void *)ready.data);
     float scale = 1;
     if (ready.kind == ROWS_F16) {
         scale = rows_f16_scale(rows_most(source, scratch));
@@ -132,8 +149,9 @@ LEAF void rows_write(const struct rows_ready &ready, const struct rows_source &s
     }
     for (uint32_t i = thread_index(); i < ready.row_values / 2; i += ROWS_THREADS) {
         float low = rows_value(source, 2 * i), high = rows_value(source, 2 * i + 1);
-        to[i] = ready.kind == ROWS_BF16
-                    ? pack_bf16(low, high)
-                    : (uint32_t)f16_of(low * scale) | (uint32_t)f16_of(high * scale) << 16;
+        to[rows_word(ready, r, i)] =
+            ready.kind == ROWS_BF16
+                ? pack_bf16(low, high)
+                : (uint32_t)f16_of(low * scale) | (uint32_t)f16_of(high * scale) << 16;
     }
 }

@@ -2,9 +2,10 @@
  * products: matrix products over rows on the card, as linear, mlp and moe use them.
  *
  * A weight in panels (weight.h) is multiplied by tensor instructions: rows are made ready
- * (product_rows.h), then one of two kernels runs, by the number of rows: `stream` reads weights at
- * the speed of memory, `tile` multiplies at the speed of the instructions. Both compute one sum,
- * so that a row's bits do not depend on which of them ran, nor on its neighbours:
+ * (product_rows.h), then one of three kernels runs, by the number of rows: `stream` reads weights
+ * at the speed of memory; for more rows `groups` (sm_90a, halves) or `tile` multiplies at the speed
+ * of the instructions. All compute one sum, so that a row's bits do not depend on which of them
+ * ran, nor on its neighbours:
  *
  *     columns are cut into at most 8 slices of whole chunks, by their number alone; a slice is
  *     summed in f32 by the instructions, from its first column on, 16 at a time (blocks: 32 at a
@@ -29,11 +30,11 @@ struct rows_ready;
 
 /* Rows sorted by their matrix, for a stack: all on the card. */
 struct product_tile {
-    uint32_t matrix, first, count; /* rows order[first .. first + count) */
+    uint32_t matrix, first, count; /* rows order[first .. first + count); 8 divides first */
 };
 struct product_groups {
     const uint32_t *matrices;         /* [n_rows]: the matrix of each row */
-    const uint32_t *order;            /* [n_rows] */
+    const uint32_t *order;            /* [places]: rows, where a tile has some */
     const struct product_tile *tiles; /* [n_tiles], empty ones at the end */
     uint32_t n_tiles, tile_rows;      /* 8, 32 or 128 */
 };
@@ -57,15 +58,26 @@ struct product {
 };
 void product_run(struct device *device, const struct product *product);
 
-/* Scratch of kind SCRATCH_LINEAR that a product over so many rows needs. */
-size_t product_scratch_bytes(size_t n_rows, uint32_t in_count);
+/* ---- rows made ready (product_rows.cu) ---- */
 
+/* Places of rows sorted by matrix: tiles begin on an eight. */
+size_t product_places_max(size_t n_rows, uint32_t stack_count);
+/* Places of the rows that a product makes ready. */
+size_t product_places(const struct product *product);
+/* Scratch of kind SCRATCH_LINEAR that a product over so many places needs. */
+size_t product_scratch_bytes(size_t n_places, uint32_t in_count);
+/* Lays rows out in memory of product_scratch_bytes; not in eights yet. */
+struct rows_ready rows_lay(char *memory, int dtype, size_t n_places, uint32_t in_count);
+/* The rows of a product are made ready in its kind; nothing for a weight that lies plainly. */
+void rows_make(struct device *device, const struct product *product,
+               const struct rows_ready *ready);
+bool rows_suit(const struct rows_ready *ready, int dtype, bool eights);
+
+/* ---- which kernel ---- */
+
+/* Whether rows of such tiles are made ready in eights, for wgmma: each in its place of `order`, by
+ * the product itself then. */
+bool product_in_eights(const struct device *device, int dtype, uint32_t tile_rows);
 /* How many rows a tile of a stack should have; how many tiles there can be. */
 uint32_t product_tile_rows(uint32_t n_rows, uint32_t stack_count);
 uint32_t product_tiles_max(uint32_t n_rows, uint32_t stack_count, uint32_t tile_rows);
-
-/* Lays rows out in memory of product_scratch_bytes. */
-struct rows_ready rows_lay(char *memory, int dtype, size_t n_rows, uint32_t in_count);
-/* The rows of a product are made ready in its kind; nothing for a weight that lies plainly. */
-void rows_make(struct device *device, const struct product *product, size_t n_rows,
-               const struct rows_ready *ready);

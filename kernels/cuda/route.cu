@@ -117,6 +117,12 @@ LEAF uint32_t warp_sum_before(uint32_t value)
     return sum - value;
 }
 
+/* Each expert's rows begin on an eight. */
+LEAF uint32_t places_of(uint32_t count)
+{
+    return div_up(count, 8) * 8;
+}
+
 /* A warp: where each expert's rows start, and its tiles; a lane has neighbouring experts. Returns
  * the number of tiles. */
 LEAF uint32_t tiles_cut(const struct route_task &a, shared<uint32_t> counts,
@@ -125,7 +131,7 @@ LEAF uint32_t tiles_cut(const struct route_task &a, shared<uint32_t> counts,
     uint32_t each = div_up(a.n_experts, 32), first = lane_index() * each, rows = 0, n_tiles = 0;
     uint32_t end = min_u32(first + each, a.n_experts);
     for (uint32_t e = first; e < end; e++) {
-        rows += counts[e];
+        rows += places_of(counts[e]);
         n_tiles += div_up(counts[e], a.tile_rows);
     }
     uint32_t all_tiles = warp_sum(n_tiles);
@@ -139,7 +145,7 @@ LEAF uint32_t tiles_cut(const struct route_task &a, shared<uint32_t> counts,
             struct product_tile tile = {e, rows + at, min_u32(a.tile_rows, count - at)};
             tiles[n_tiles++] = tile;
         }
-        rows += count;
+        rows += places_of(count);
     }
     return all_tiles;
 }

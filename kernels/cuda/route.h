@@ -26,7 +26,7 @@ struct route_task {
     uint32_t *counter;
     uint32_t *experts;          /* [n_rows][top_k] */
     float *weights;             /* [n_rows][top_k] */
-    uint32_t *order;            /* [n_rows * top_k] pairs, by expert */
+    uint32_t *order;            /* [places] pairs, by expert: product_places_max */
     struct product_tile *tiles; /* [tiles_max] */
 };
 /* Sets block_rows. */

@@ -420,7 +420,7 @@ static void linear_many_rows(void **state)
 /* Whichever kernel a number of rows leads to, a row's bits are the same. */
 static void linear_bits_by_row_count(void **state)
 {
-    enum { ROWS = 300, OUT = 37, IN = 1536 };
+    enum { ROWS = 300, OUT = 388, IN = 640 };
     static const uint32_t counts[] = {1, 8, 32, 33, 128};
     static float all[ROWS * OUT], some[ROWS * OUT];
     struct dice dice = {14};

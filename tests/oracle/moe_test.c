@@ -141,7 +141,9 @@ static void moe_shapes(void **state)
         {300, 64, 32, 5, 2, false, DTYPE_Q4_1, false, false, false},
         {1, 128, 128, 4, 2, true, DTYPE_F8_E4M3, false, false, false},
         {21, 256, 128, 4, 2, true, DTYPE_F8_E4M3, false, false, false},
-        {130, 128, 128, 2, 1, false, DTYPE_F8_E4M3, false, false, false}};
+        {130, 128, 128, 2, 1, false, DTYPE_F8_E4M3, false, false, false},
+        {300, 192, 144, 3, 2, true, DTYPE_BF16, false, false, false},
+        {290, 136, 144, 3, 2, true, DTYPE_F16, false, false, false}};
     struct dice dice = {30};
     for (size_t i = 0; i < array_count(cases); i++)
         for (int plain = 0; plain < 2; plain++) {
