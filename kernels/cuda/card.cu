@@ -141,12 +141,12 @@ enum status runtime_open(struct runtime **ret_runtime, struct error *error)
     if (result == cudaSuccess)
         result = cudaEventCreateWithFlags(&runtime->mark, cudaEventDisableTiming);
     if (result != cudaSuccess) {
-        status = error_set(error, STATUS_UNAVAILABLE,
-                           "backend cuda: the card cannot be opened: %s (%s)%s",
-                           cudaGetErrorString(result), cudaGetErrorName(result),
-                           result == cudaErrorMemoryAllocation || result == cudaErrorDevicesUnavailable
-                               ? ": see whether another process holds it"
-                               : "");
+        status = error_set(
+            error, STATUS_UNAVAILABLE, "backend cuda: the card cannot be opened: %s (%s)%s",
+            cudaGetErrorString(result), cudaGetErrorName(result),
+            result == cudaErrorMemoryAllocation || result == cudaErrorDevicesUnavailable
+                ? ": see whether another process holds it"
+                : "");
         runtime_close(runtime);
         return status;
     }

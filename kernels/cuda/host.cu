@@ -329,12 +329,33 @@ enum status runtime_wait(struct runtime *runtime, struct error *error)
     return STATUS_OK;
 }
 
+/* The compiler gave the kernel the registers of as many threads and blocks as KERNEL says. */
+static bool budget_kept(struct runtime *runtime, const struct runtime_kernel *kernel,
+                        const struct launch *launch)
+{
+    char text[ERROR_TEXT_MAX_BYTES] = "";
+    uint32_t all = kernel->blocks * (launch->shared_bytes + HOST_SHARED_KEPT_BYTES);
+    if (launch->threads != kernel->threads)
+        snprintf(text, sizeof text, "%s: %u threads a block, but KERNEL says %u", kernel->name,
+                 launch->threads, kernel->threads);
+    else if (all > HOST_SHARED_PROCESSOR_BYTES)
+        snprintf(text, sizeof text,
+                 "%s: %u bytes of shared memory: on no card do %u blocks of that fit a processor, "
+                 "as KERNEL says",
+                 kernel->name, launch->shared_bytes, kernel->blocks);
+    if (text[0])
+        fail(runtime, text);
+    return !text[0];
+}
+
 void runtime_launch(struct runtime *runtime, const struct runtime_kernel *kernel,
                     const struct launch *launch, const void *task, size_t task_bytes)
 {
     if (launch->x == 0 || launch->y == 0 || launch->z == 0)
         return;
     CHECK(launch->y <= LAUNCH_Y_MAX && launch->z <= LAUNCH_Y_MAX); /* as a card refuses it */
+    if (!budget_kept(runtime, kernel, launch))
+        return;
     struct graph_node node = {};
     node.kind = graph_node::NODE_LAUNCH;
     node.kernel = *kernel;

@@ -30,6 +30,13 @@
 
 #define HOST_THREADS_MAX 1024
 #define HOST_SHARED_MAX_BYTES (227u << 10)
+#define HOST_SHARED_PROCESSOR_BYTES (228u << 10) /* of all its blocks, on 9.0, which has the most  \
+                                                  */
+#define HOST_SHARED_KEPT_BYTES (1u << 10)        /* for itself, of each block */
+
+/* What KERNEL says of a block, as a part of the kernel's type. */
+template <uint32_t n_threads, uint32_t n_blocks> struct kernel_budget {
+};
 
 enum host_access { HOST_READ, HOST_WRITE, HOST_ATOMIC };
 

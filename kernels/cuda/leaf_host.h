@@ -14,7 +14,7 @@
 #define LEAF static inline
 #define LEAF_BOTH static inline
 #define KERNEL(name, type, n_threads, blocks_per_processor)                                        \
-    static void name([[maybe_unused]] const type a)
+    static void name([[maybe_unused]] const type a, kernel_budget<n_threads, blocks_per_processor>)
 
 struct alignas(16) bytes16 {
     uint32_t word[4];

@@ -11,6 +11,9 @@
 #pragma once
 
 #include "kernels/cuda/cxx.h"
+#ifndef __CUDACC__
+#include "kernels/cuda/host_block.h"
+#endif
 
 struct runtime;
 
@@ -77,6 +80,7 @@ struct runtime_kernel {
     const void *function;           /* the card's handle of it */
     void (*run)(const void *task);  /* the emulator's way to call it */
     uint32_t *shared_allowed_bytes; /* what the card was told about this kernel */
+    uint32_t threads, blocks; /* of KERNEL, in the emulator; the compiler for cards has them */
 };
 void runtime_launch(struct runtime *runtime, const struct runtime_kernel *kernel,
                     const struct launch *launch, const void *task, size_t task_bytes);
@@ -91,15 +95,29 @@ extern struct runtime_known *runtime_known_first;
 #ifdef __CUDACC__
 #define KERNEL_HANDLE(kernel) ((const void *)(kernel))
 #define KERNEL_RUN(kernel, type) NULL
+#define KERNEL_THREADS(kernel) 0
+#define KERNEL_BLOCKS(kernel) 0
 #else
+template <typename T, uint32_t n_threads, uint32_t n_blocks>
+constexpr uint32_t kernel_threads(void (*)(T, kernel_budget<n_threads, n_blocks>))
+{
+    return n_threads;
+}
+template <typename T, uint32_t n_threads, uint32_t n_blocks>
+constexpr uint32_t kernel_blocks(void (*)(T, kernel_budget<n_threads, n_blocks>))
+{
+    return n_blocks;
+}
 #define KERNEL_HANDLE(kernel) NULL
 template <auto kernel, typename T> void kernel_run(const void *task)
 {
     T copy; /* each thread has its own, as on a card */
     memcpy((void *)&copy, task, sizeof copy);
-    kernel(copy);
+    kernel(copy, {});
 }
 #define KERNEL_RUN(kernel, type) (kernel_run<kernel, type>)
+#define KERNEL_THREADS(kernel) kernel_threads(kernel)
+#define KERNEL_BLOCKS(kernel) kernel_blocks(kernel)
 #endif
 
 template <auto kernel> struct kernel_known {
@@ -118,8 +136,12 @@ void launch_named(struct runtime *runtime, const char *name, const struct launch
                   const T &task)
 {
     static uint32_t shared_allowed_bytes = 48u << 10;
-    struct runtime_kernel it = {name, kernel_known<kernel>::it.known.function,
-                                KERNEL_RUN(kernel, T), &shared_allowed_bytes};
+    struct runtime_kernel it = {name,
+                                kernel_known<kernel>::it.known.function,
+                                KERNEL_RUN(kernel, T),
+                                &shared_allowed_bytes,
+                                KERNEL_THREADS(kernel),
+                                KERNEL_BLOCKS(kernel)};
     runtime_launch(runtime, &it, &launch, &task, sizeof task);
 }
 #define launch_kernel(kernel, runtime, shape, task)                                                \

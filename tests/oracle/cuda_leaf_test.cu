@@ -328,6 +328,33 @@ static void launches_that_overlap(void **)
         }
 }
 
+/* The budget that KERNEL states is that of the launch. */
+KERNEL(two_fit, struct task, THREADS, 2)
+{
+    global<float>(a.out)[thread_index()] = 1;
+}
+
+static void budgets_are_kept(void **)
+{
+    const struct {
+        uint32_t threads, shared_bytes;
+        const char *word;
+    } launches[] = {{THREADS, 113u << 10, NULL},
+                    {THREADS, (113u << 10) + 1, "2 blocks of that fit"},
+                    {THREADS / 2, 0, "threads a block"},
+                    {2 * THREADS, 0, "threads a block"}};
+    for (const auto &it : launches) {
+        struct runtime *runtime = runtime_make(1);
+        struct task task = {(float *)runtime_alloc(runtime, 4096 * sizeof(float)), NULL, 0};
+        struct error error = {};
+        launch_kernel(two_fit, runtime, (launch{1, 1, 1, it.threads, it.shared_bytes, false}), task);
+        enum status status = runtime_wait(runtime, &error);
+        if (it.word ? status == STATUS_OK || !strstr(error.text, it.word) : status != STATUS_OK)
+            fail_msg("%u threads, %u bytes: %s", it.threads, it.shared_bytes, error.text);
+        runtime_close(runtime);
+    }
+}
+
 static void mistakes_are_found(void **)
 {
 #define FINDS(kernel, word, blocks) finds<kernel>(#kernel, word, blocks)
@@ -511,6 +538,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mistakes_are_found),
         cmocka_unit_test(launches_that_overlap),
+        cmocka_unit_test(budgets_are_kept),
         cmocka_unit_test(tensor_products),
         cmocka_unit_test(small_numbers),
     };
