@@ -471,6 +471,10 @@ struct ops {
     void (*embed)(struct device *device, const struct embed_args *args);
     void (*linear)(struct device *device, const struct linear_args *args);
     void (*rope_kv)(struct device *device, const struct rope_kv_args *args);
+    /* linear, then rope_kv over what it wrote (linear's `out` is `qkv`, and it has no residual): to
+     * the bit, with less to launch. NULL in a backend that gains nothing by it: call both. */
+    void (*qkv)(struct device *device, const struct linear_args *linear,
+                const struct rope_kv_args *rope);
     void (*attention)(struct device *device, const struct attention_args *args);
     void (*mlp)(struct device *device, const struct mlp_args *args);
     void (*moe)(struct device *device, const struct moe_args *args);

@@ -181,14 +181,19 @@ static void attention(const struct forward *f, const struct batch *b, uint32_t l
         .layer = layer,
         .out = f->attended,
     };
-    f->ops->linear(f->device, &(struct linear_args){.weight = w->qkv,
-                                                    .n_rows = b->n_rows,
-                                                    .norm = w->attention_norm,
-                                                    .norm_eps = a->rms_eps,
-                                                    .in = f->x,
-                                                    .bias = w->qkv_bias,
-                                                    .out = f->qkv});
-    f->ops->rope_kv(f->device, &rope);
+    struct linear_args qkv = {.weight = w->qkv,
+                              .n_rows = b->n_rows,
+                              .norm = w->attention_norm,
+                              .norm_eps = a->rms_eps,
+                              .in = f->x,
+                              .bias = w->qkv_bias,
+                              .out = f->qkv};
+    if (f->ops->qkv) {
+        f->ops->qkv(f->device, &qkv, &rope);
+    } else {
+        f->ops->linear(f->device, &qkv);
+        f->ops->rope_kv(f->device, &rope);
+    }
     f->ops->attention(f->device, &attend);
     f->ops->linear(f->device, &(struct linear_args){.weight = w->output,
                                                     .n_rows = b->n_rows,

@@ -158,6 +158,8 @@ void cuda_tokens_gather(struct device *device, const struct tokens_gather_args *
 void cuda_embed(struct device *device, const struct embed_args *args);
 void cuda_linear(struct device *device, const struct linear_args *args);
 void cuda_rope_kv(struct device *device, const struct rope_kv_args *args);
+void cuda_qkv(struct device *device, const struct linear_args *linear,
+              const struct rope_kv_args *rope);
 void cuda_attention(struct device *device, const struct attention_args *args);
 void cuda_mlp(struct device *device, const struct mlp_args *args);
 void cuda_moe(struct device *device, const struct moe_args *args);

@@ -237,6 +237,7 @@ const struct ops galerne_ops = {
     .embed = cuda_embed,
     .linear = cuda_linear,
     .rope_kv = cuda_rope_kv,
+    .qkv = cuda_qkv,
     .attention = cuda_attention,
     .mlp = cuda_mlp,
     .moe = cuda_moe,

@@ -102,6 +102,13 @@ bool product_in_eights(const struct device *device, int dtype, uint32_t tile_row
     return tile_rows == TILE_ROWS_MANY && groups_take(device, dtype);
 }
 
+bool product_turns(const struct device *device, const struct product *product, uint32_t head_dim)
+{
+    return !device->plain && product->weight->n_segments == 1 &&
+           product->weight->segments[0].panels && head_dim % (2 * PANEL_OUTPUTS) == 0 &&
+           tile_rows_of(product->n_rows) != TILE_ROWS_MANY;
+}
+
 static void panels_launch(struct device *device, const struct product *product, int dtype,
                           struct product_task *task)
 {
@@ -142,6 +149,12 @@ static void panels_run(struct device *device, const struct product *product, uin
     task.bias = product->bias;
     task.residual = product->residual;
     task.out = out;
+    task.pair_step = 1;
+    if (product->rope) {
+        task.turned = true;
+        task.rope = *product->rope;
+        task.pair_step = task.rope.head_dim / 2 / PANEL_OUTPUTS;
+    }
     if (product->gated && out == product->out) {
         uint32_t half = weight->out_count / 2;
         task.gated = true;
@@ -232,7 +245,7 @@ size_t cuda_linear_scratch_bytes(const struct device *, const struct op_limits *
     return most > experts ? most : experts;
 }
 
-void cuda_linear(struct device *device, const struct linear_args *args)
+struct product product_of(const struct linear_args *args)
 {
     struct product product = {};
     product.weight = args->weight;
@@ -245,5 +258,11 @@ void cuda_linear(struct device *device, const struct linear_args *args)
     product.bias = args->bias;
     product.residual = args->residual;
     product.out = args->out;
+    return product;
+}
+
+void cuda_linear(struct device *device, const struct linear_args *args)
+{
+    struct product product = product_of(args);
     product_run(device, &product);
 }

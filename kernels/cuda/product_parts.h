@@ -2,7 +2,8 @@
  * product_parts: what the kernels of a product have in common: the pieces that a lane holds, what
  * the instructions make of them, and what is done with a sum.
  *
- * A warp has two panels of 16 outputs: neighbours, or gate and up of the same outputs. One kernel's
+ * A warp has two panels of 16 outputs: neighbours, gate and up of the same outputs, or those that
+ * rotary positions turn into each other. One kernel's
  * sum must be the other's (products.h): both come from chunk_multiply, in the order of the chunks
  * of a slice. Device code, and structs that the host fills; no state.
  */
@@ -10,6 +11,7 @@
 
 #include "kernels/cuda/product_rows.h"
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/rope.h"
 
 struct product_task {
     const char *panels[2]; /* panel 0 of the segment; gated: of gate, of up */
@@ -25,6 +27,9 @@ struct product_task {
     uint32_t out_stride, up_bias;    /* values of a row of out; where the up half's biases begin */
     const float *bias, *residual;
     float *out;
+    uint32_t pair_step; /* panels from the first of a pair to the second; not gated */
+    bool turned;        /* few rows: pairs are the halves of a head, and go where `rope` says */
+    struct rope_task rope;
 };
 void stream_run(struct device *device, int dtype, uint32_t tile_rows, uint32_t n_tiles,
                 const struct product_task *task);
@@ -225,11 +230,13 @@ LEAF uint32_t tile_row(const struct product_task &a, const struct product_tile &
     return a.order ? a.order[tile.first + at] : tile.first + at;
 }
 
-/* Panel `half` of pair `pair`; one that is not there is the last, whose outputs are dropped. */
+/* Panel `half` (0, 1) of pair `pair`; one that is not there is the last, whose outputs are dropped.
+ */
 LEAF const char *panel_of(const struct product_task &a, uint32_t matrix, uint32_t pair,
                           uint32_t half)
 {
-    uint32_t index = min_u32(a.gated ? pair : 2 * pair + half, a.n_panels - 1);
+    uint32_t step = a.pair_step, first = pair / step * 2 * step + pair % step;
+    uint32_t index = min_u32(a.gated ? pair : first + half * step, a.n_panels - 1);
     return a.panels[a.gated ? half : 0] + matrix * a.matrix_bytes + index * a.panel_bytes;
 }
 

@@ -77,6 +77,28 @@ template <uint32_t n> LEAF float slices_add(uint32_t n_slices, uint32_t p, uint3
     return total;
 }
 
+/* The first panel has values i of a head, the second those that they are turned with. */
+template <uint32_t n>
+LEAF void stream_finish_turned(const struct product_task &a, const struct product_tile &tile)
+{
+    uint32_t n_slices = div_up(a.n_chunks, a.slice_chunks), pair = block_y();
+    uint32_t head = pair / a.pair_step, half = a.rope.head_dim / 2;
+    for (uint32_t e = thread_index(); e < 16 * 8 * n; e += STREAM_THREADS) {
+        uint32_t o = e % 16, at = e / 16, row = tile_row(a, tile, at);
+        if (row == NO_ROW)
+            continue;
+        uint32_t i = pair % a.pair_step * 16 + o, column = head * a.rope.head_dim + i;
+        float x = product_end(a, row, column, slices_add<n>(n_slices, 0, at, o));
+        float y = product_end(a, row, column + half, slices_add<n>(n_slices, 1, at, o));
+        uint32_t position = a.rope.positions[row];
+        struct rope_angle angle = {};
+        if (rope_turns(a.rope, head))
+            angle = rope_angle_of(a.rope, position, i);
+        rope_pair_put(a.rope, row, kv_block(a.rope.kv, a.rope.slots[row], position), head, i, x, y,
+                      angle);
+    }
+}
+
 template <uint32_t n>
 LEAF void stream_finish(const struct product_task &a, const struct product_tile &tile)
 {
@@ -140,7 +162,10 @@ KERNEL(stream_kernel, struct product_task, STREAM_THREADS, blocks)
     if (first < end)
         slice_leave<n>(sums);
     barrier();
-    stream_finish<n>(a, tile);
+    if (a.turned)
+        stream_finish_turned<n>(a, tile);
+    else
+        stream_finish<n>(a, tile);
 }
 
 template <int dtype, uint32_t n>

@@ -27,6 +27,7 @@
 #define PRODUCT_SLICES_MAX 8
 
 struct rows_ready;
+struct rope_task;
 
 /* Rows sorted by their matrix, for a stack: all on the card. */
 struct product_tile {
@@ -55,8 +56,13 @@ struct product {
     bool gated;   /* the outputs are gate, then up: out is [n_rows][out_count / 2] of
                      silu(gate) * up; no residual */
     float *spare; /* gated: [n_rows][out_count] */
+    const struct rope_task *rope; /* NULL, or where product_turns: the outputs are q, k and v, which
+                                     are turned and go to `rope->qkv` and to their pages */
 };
 void product_run(struct device *device, const struct product *product);
+struct product product_of(const struct linear_args *args);
+/* Whether `rope` can be set: few rows, and both halves of a head in panels of their own. */
+bool product_turns(const struct device *device, const struct product *product, uint32_t head_dim);
 
 /* ---- rows made ready (product_rows.cu) ---- */
 

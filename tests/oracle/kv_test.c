@@ -158,9 +158,133 @@ static void e4m3_values(void **state)
     }
 }
 
+/* ---- q, k and v in one call ---- */
+
+enum { QKV_ROWS_MAX = 40 };
+
+struct qkv_case {
+    uint32_t n_rows, n_heads, n_kv_heads, head_dim, in_count;
+    enum dtype weights, kv;
+    bool bias, norm;
+};
+
+/* Rows of one sequence, from position `first` on. What is left in qkv, and the outputs of
+ * attention, which reads what went to the pages. */
+static void qkv_run(struct rig *rig, const struct qkv_case *c, bool in_one, const void *weights,
+                    const float *in, float *ret_qkv, float *ret_out)
+{
+    const uint32_t blocks[4] = {2, 0, 3, 1}, slots[QKV_ROWS_MAX] = {0};
+    uint32_t positions[QKV_ROWS_MAX], n_out = (c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
+    for (uint32_t i = 0; i < c->n_rows; i++)
+        positions[i] = 11 + i;
+    struct kv *kv = rig_kv(rig, &(struct kv_shape){.n_layers = 2,
+                                                   .n_kv_heads = c->n_kv_heads,
+                                                   .head_dim = c->head_dim,
+                                                   .block_tokens = 16,
+                                                   .blocks_count = 4,
+                                                   .slots_count = 1,
+                                                   .slot_blocks_max = 4,
+                                                   .dtype = c->kv});
+    rig->ops->kv_table_set(rig->device, kv, 0, 0, blocks, 4);
+    float inv_freq[64];
+    for (uint32_t i = 0; i < c->head_dim / 2; i++)
+        inv_freq[i] = powf(1e4f, -2.0f * (float)i / (float)c->head_dim);
+    size_t in_bytes = c->n_rows * c->in_count * sizeof(float);
+    struct linear_args linear = {
+        .weight = rig_weight(rig, c->weights, n_out, c->in_count, weights),
+        .n_rows = c->n_rows,
+        .norm = c->norm ? rig_put(rig, in + QKV_ROWS_MAX * c->in_count, c->in_count * 4) : NULL,
+        .norm_eps = 1e-5f,
+        .in = rig_put(rig, in, in_bytes),
+        .bias = c->bias ? rig_put(rig, in, n_out * sizeof(float)) : NULL,
+        .out = rig_poison(rig, c->n_rows * n_out * sizeof(float))};
+    struct rope_kv_args rope = {.n_rows = c->n_rows,
+                                .n_heads = c->n_heads,
+                                .n_kv_heads = c->n_kv_heads,
+                                .head_dim = c->head_dim,
+                                .qkv = linear.out,
+                                .inv_freq = rig_put(rig, inv_freq, c->head_dim / 2 * sizeof(float)),
+                                .attention_factor = 0.875f,
+                                .host_positions = positions,
+                                .host_slots = slots,
+                                .kv = kv,
+                                .layer = 1};
+    if (in_one) {
+        rig->ops->qkv(rig->device, &linear, &rope);
+    } else {
+        rig->ops->linear(rig->device, &linear);
+        rig->ops->rope_kv(rig->device, &rope);
+    }
+    struct attention_args args = {
+        .n_rows = c->n_rows,
+        .n_heads = c->n_heads,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = c->head_dim,
+        .layer = 1,
+        .scale = 0.125f,
+        .window_tokens = 1, /* each its own: what came before 11 was never written */
+        .qkv = rope.qkv,
+        .host_positions = positions,
+        .host_slots = slots,
+        .kv = kv,
+        .out = rig_poison(rig, c->n_rows * c->n_heads * c->head_dim * sizeof(float))};
+    rig->ops->attention(rig->device, &args);
+    rig_get(rig, rope.qkv, ret_qkv, c->n_rows * n_out * sizeof(float));
+    rig_get(rig, args.out, ret_out, c->n_rows * c->n_heads * c->head_dim * sizeof(float));
+}
+
+static void qkv_check(void **state, struct dice *dice, const struct qkv_case *c)
+{
+    uint32_t n_out = (c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
+    size_t n = (size_t)c->n_rows * n_out, n_attended = (size_t)c->n_rows * c->n_heads * c->head_dim;
+    void *weights = dice_weights(dice, c->weights, (size_t)n_out * c->in_count, 1);
+    float *in = dice_floats(dice, (QKV_ROWS_MAX + 1) * c->in_count + n_out, 1);
+    float *got = calloc(2 * (n + n_attended), sizeof *got), *apart = got + n + n_attended;
+    assert_non_null(got);
+    for (int in_one = 0; in_one < 2; in_one++) {
+        struct rig rig = rig_tested(state);
+        float *to = in_one ? got : apart;
+        qkv_run(&rig, c, in_one, weights, in, to, to + n);
+        rig_close(&rig);
+    }
+    for (size_t i = 0; i < n + n_attended; i++)
+        if (memcmp(&got[i], &apart[i], sizeof *got) != 0)
+            fail_msg("%s, %u rows, heads of %u: %s[%zu] is %.9g in one call, %.9g in two",
+                     dtype_name(c->weights), c->n_rows, c->head_dim, i < n ? "qkv" : "attention",
+                     i < n ? i : i - n, (double)got[i], (double)apart[i]);
+    free(weights);
+    free(in);
+    free(got);
+}
+
+/* The same bits as linear and rope_kv. */
+static void qkv_in_one(void **state)
+{
+    static const struct qkv_case cases[] = {
+        {1, 4, 2, 64, 96, DTYPE_BF16, DTYPE_BF16, false, true},
+        {2, 2, 1, 128, 640, DTYPE_Q4_0, DTYPE_BF16, true, true},
+        {7, 3, 1, 32, 128, DTYPE_F16, DTYPE_F32, true, false},
+        {9, 2, 2, 96, 128, DTYPE_Q8_0, DTYPE_KV_E4M3, false, true},
+        {32, 2, 1, 64, 128, DTYPE_F8_E4M3, DTYPE_BF16, false, true},
+        {32, 3, 3, 64, 64, DTYPE_Q4_1, DTYPE_KV_E4M3, true, true},
+        {40, 2, 1, 64, 64, DTYPE_BF16, DTYPE_BF16, true, true}, /* these in two after all: */
+        {3, 2, 1, 80, 64, DTYPE_BF16, DTYPE_BF16, true, true},
+        {3, 2, 1, 64, 64, DTYPE_F32, DTYPE_F32, true, true},
+    };
+    struct rig rig = rig_tested(state);
+    bool has = rig.ops->qkv;
+    if (!has)
+        assert_ptr_equal(rig.ops, &ops_cpu);
+    rig_close(&rig);
+    struct dice dice = {26};
+    for (size_t i = 0; has && i < array_count(cases); i++)
+        qkv_check(state, &dice, &cases[i]);
+}
+
 int main(void)
 {
     static const struct rig_test tests[] = {
+        {"q, k and v in one call", qkv_in_one},
         {"E4M3", e4m3_values},
         {"kv_block_bytes, a pool that is too large", block_bytes},
     };
