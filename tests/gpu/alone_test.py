@@ -16,8 +16,8 @@ from pathlib import Path
 
 SOURCES, BUILDS = sys.argv[1:3]
 PACKAGES = ["jansson", "gnutls", "cmocka"]
-TARGETS = ["daemon/galerne-worker", "tests/gpu/bench_card", "tests/golden/golden_test",
-           "tests/oracle/oracle_rows"]
+TARGETS = ["daemon/galerne-worker", "tests/gpu/bench_card", "tests/gpu/worker_run",
+           "tests/golden/golden_test", "tests/oracle/oracle_rows"]
 
 
 def words(*command: str) -> list:

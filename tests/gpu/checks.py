@@ -16,7 +16,8 @@ SANITIZED = [("linear", "*types*"), ("mlp", "*types*"), ("moe", "*ties*"), ("row
              ("attend", "*decode*"), ("attend", "*windows*"), ("sample", "*ties*")]
 SANITIZERS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 # One of each kind on an emulated card, where everything takes a thousand times as long.
-DRY = {"oracle": ["rows-sm80", "linear-plain"], "golden": ["tiny-llama-q4_0"]}
+DRY = {"oracle": ["rows-sm80", "linear-plain"],
+       "golden": ["tiny-llama-q4_0", "worker-tiny-llama-bf16"]}
 DRY_FILTER = {"linear": "*types*"}
 
 
@@ -78,12 +79,15 @@ def oracle_run(place, name: str, asked, clock: Clock) -> dict:
 
 
 def golden_names(place) -> list:
-    return [name for name, _ in place.golden() + place.graphs()]
+    return [name for name, _ in place.golden() + place.graphs() + place.workers()]
 
 
 def golden_run(place, name: str, asked, clock: Clock) -> dict:
-    graphs = dict(place.graphs())
-    if name in graphs:
+    graphs, workers = dict(place.graphs()), dict(place.workers())
+    if name in workers:
+        command = [place.program("gpu", "worker_run"), place.program("daemon", "galerne-worker"),
+                   asked.backend, "", *workers[name]]
+    elif name in graphs:
         folder, tier, steps = graphs[name]
         command = [place.program("golden", "graphs_test"), folder, asked.backend, tier, steps]
     else:

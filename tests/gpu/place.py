@@ -16,6 +16,8 @@ import results
 
 HERE = Path(__file__).resolve().parent
 ORACLES = ["linear", "mlp", "moe", "rows", "kv", "attend", "attention", "head", "sample", "exact"]
+# Models that a worker of its own process serves; their golden.json has the prompt.
+WORKERS = ["tiny-llama-bf16", "tiny-mixtral-bf16", "demo"]
 # Models whose decode steps are replayed, with the tier of the kernels.
 GRAPHS = [("tiny-llama", "sm90"), ("tiny-llama", "sm80"), ("tiny-mixtral", "sm80")]
 SCRIPTS = ["run", "place.py", "checks.py", "measure.py", "cells.py", "results.py", "peers.py",
@@ -106,8 +108,8 @@ class Place:
             self.digest, self.toolkit = results.digest(self.root), toolkit()
 
     def program(self, kind: str, name: str) -> Path:
-        folder = self.base / "bin" if self.is_bundle else self.base / "tests" / kind
-        return folder / name
+        folder = "bin" if self.is_bundle else "daemon" if kind == "daemon" else f"tests/{kind}"
+        return self.base / folder / name
 
     def environment(self, **more: str) -> dict:
         environment = dict(os.environ, GALERNE_MODULES=str(self.modules), **more)
@@ -138,6 +140,17 @@ class Place:
         """(name, arguments of graphs_test but for the backend)"""
         return [(f"graphs-{model}-{tier}", [self.golden_data / model, tier, "60"])
                 for model, tier in GRAPHS]
+
+    def workers(self) -> list:
+        """(name, model, prompt) for worker_run"""
+        found = []
+        for name in WORKERS:
+            golden = self.golden_data / ("demo/plain" if name == "demo" else name)
+            model = self.demo if name == "demo" else golden
+            if model.exists():
+                prompt = json.loads((golden / "golden.json").read_text())["prompt"]
+                found.append((f"worker-{name}", [model, ",".join(map(str, prompt))]))
+        return found
 
     def golden(self) -> list:
         """(name, arguments of golden_test) of every golden model that fits a bundle."""
@@ -180,7 +193,8 @@ def bundle(place: Place, target: Path) -> int:
         raise ValueError(f"{target}: not empty")
     programs = [place.program("oracle", f"oracle_{name}") for name in ORACLES]
     programs += [place.program("golden", "golden_test"), place.program("golden", "graphs_test"),
-                 place.program("gpu", "bench_card")]
+                 place.program("gpu", "bench_card"), place.program("gpu", "worker_run"),
+                 place.program("daemon", "galerne-worker")]
     modules = [place.modules / "galerne-cuda.so", place.modules / "galerne-cuda-host.so"]
     missing = [str(path) for path in programs + modules if not path.exists()]
     if missing:
