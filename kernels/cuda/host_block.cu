@@ -28,7 +28,7 @@ void host_fail(const char *format, ...)
     vsnprintf(b->report + n, b->report_bytes - (size_t)n, format, arguments);
     va_end(arguments);
     b->failed = true;
-    host_fiber_switch(&b->threads[b->now.thread].fiber, &b->main, true);
+    host_fiber_switch(&b->threads[b->now.thread].fiber, &b->main);
     abort(); /* nobody comes back to it */
 }
 
@@ -77,7 +77,7 @@ static void turn_next(struct host_block *b, bool last)
     } else if (b->n_over < b->now.threads) {
         stuck_report(b);
     }
-    host_fiber_switch(from, to, last);
+    host_fiber_switch(from, to);
 }
 
 void host_wait(enum wait_kind kind, const char *what)
@@ -92,7 +92,7 @@ void host_wait(enum wait_kind kind, const char *what)
 static void thread_entry(void *argument)
 {
     struct host_block *b = (struct host_block *)argument;
-    host_fiber_entered(NULL);
+    host_fiber_entered(&b->threads[b->now.thread].fiber);
     b->launch->run(b->launch->task);
     struct host_thread *thread = &b->threads[b->now.thread];
     if (thread->pending_copies > 0)
@@ -433,7 +433,7 @@ static void block_run(struct host_block *b, uint32_t linear)
     uint32_t pick = host_dice(b, b->n_ready);
     b->now.thread = b->ready[pick];
     b->ready[pick] = b->ready[--b->n_ready];
-    host_fiber_switch(&b->main, &b->threads[b->now.thread].fiber, false);
+    host_fiber_switch(&b->main, &b->threads[b->now.thread].fiber);
     host_writes_show(b->memory);
     if (!b->failed && b->n_bulk > 0) {
         snprintf(b->report, b->report_bytes,

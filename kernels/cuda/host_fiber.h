@@ -12,7 +12,7 @@
 struct host_fiber {
     void *stack; /* its lowest byte; NULL for the thread's own stack */
     void *context;
-    void *fake; /* AddressSanitizer's */
+    void *fake; /* AddressSanitizer's, kept with the stack */
     void (*entry)(void *);
     void *argument;
 };
@@ -21,7 +21,7 @@ struct host_fiber {
 
 /* Makes `fiber` ready to begin entry(argument) on its stack. entry must not return. */
 void host_fiber_begin(struct host_fiber *fiber, void (*entry)(void *), void *argument);
-/* Leaves `from` here and goes on with `to`. `last`: `from` never comes back. */
-void host_fiber_switch(struct host_fiber *from, struct host_fiber *to, bool last);
-/* Must be the first call of an entry: `from` is who switched. */
-void host_fiber_entered(struct host_fiber *from);
+/* Leaves `from` here, perhaps for ever, and goes on with `to`. */
+void host_fiber_switch(struct host_fiber *from, struct host_fiber *to);
+/* Must be the first call of an entry: `self` is the fiber that it is of. */
+void host_fiber_entered(struct host_fiber *self);

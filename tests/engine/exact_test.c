@@ -5,7 +5,7 @@
  * sampled in every way: top-k, top-p, min-p, penalties, logit biases and ids held back, alone and
  * together; weights in f32 and bf16, K and V in both and in 8 bits.
  *
- * usage: exact_test MODEL_DIRECTORY...
+ * usage: exact_test [f32 | bf16 | q8 | fp8 | MODEL]...: a type is that of K and V from there on
  * The CPU tier is what GALERNE_CPU_TIER names; exit code 77: this CPU lacks it.
  */
 #include "base/clock.h"
@@ -134,7 +134,7 @@ static bool was_preempted(const struct harness *h, const struct sched_stats *sta
     return stats->preempted_total > 0 || h->plan.arch.window_tokens > 0;
 }
 
-static enum dtype kv_dtype; /* of K and V, in all runs of a model */
+static enum dtype kv_dtype = DTYPE_F32; /* of K and V, in all runs of a model */
 
 static uint32_t together(const struct harness_options *options, const struct prompt_set *set,
                          const struct answer *expected, const char *what)
@@ -409,20 +409,35 @@ static bool tier_missing(void)
     return false;
 }
 
+/* Whether a word is a type of K and V, for the models after it. */
+static bool kv_dtype_set(const char *word)
+{
+    static const struct {
+        const char *word;
+        enum dtype dtype;
+    } types[] = {
+        {"f32", DTYPE_F32}, {"bf16", DTYPE_BF16}, {"q8", DTYPE_Q8_0}, {"fp8", DTYPE_KV_E4M3}};
+    for (size_t i = 0; i < array_count(types); i++)
+        if (strcmp(word, types[i].word) == 0) {
+            kv_dtype = types[i].dtype;
+            printf("K and V in %s\n", dtype_name(kv_dtype));
+            return true;
+        }
+    return false;
+}
+
 int main(int argc, char **argv)
 {
-    uint32_t failures = 0;
-    CHECK(argc > 1);
+    uint32_t failures = 0, n_models = 0;
     if (tier_missing())
         return 77;
-    for (int i = 1; i < argc; i++)
+    for (int i = 1; i < argc; i++) {
+        if (kv_dtype_set(argv[i]))
+            continue;
         failures += model_test(argv[i]);
-    static const enum dtype narrow[] = {DTYPE_BF16, DTYPE_Q8_0, DTYPE_KV_E4M3};
-    for (size_t i = 0; i < array_count(narrow); i++) {
-        printf("K and V in %s\n", dtype_name(narrow[i]));
-        kv_dtype = narrow[i];
-        failures += model_test(argv[1]);
+        n_models++;
     }
+    CHECK(n_models > 0);
     printf("%u differences\n", failures);
     return failures ? 1 : 0;
 }
