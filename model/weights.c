@@ -3,6 +3,7 @@
 #include "kernels/source.h"
 
 #define PAGE_BYTES 4096
+#define MIB 0x1p20
 
 /* What packing carries along; `status` is the first error, and later calls do nothing then. */
 struct packer {
@@ -196,6 +197,31 @@ static void pack(struct packer *p, const struct matrix_binding *matrix, struct w
     advance(p, matrix_bytes(matrix, p->weights->ops->widens));
 }
 
+/* `values`: what is wanted is there, and the device is what has no room for it. */
+static void upload_fail(struct packer *p, const float *values, size_t bytes)
+{
+    const struct ops *ops = p->weights->ops;
+    if (!values || !ops->memory_free_bytes)
+        p->status = error_set(p->error, STATUS_EXHAUSTED, "weights: out of memory");
+    else
+        p->status = error_set(p->error, STATUS_EXHAUSTED,
+                              "backend %s: no memory for weights: %.2f MiB are needed, %.2f MiB of "
+                              "the device are free: use a smaller or more quantised model, or "
+                              "lower kv_memory",
+                              ops->name, (double)bytes / MIB,
+                              (double)ops->memory_free_bytes(p->weights->device) / MIB);
+}
+
+/* One matrix alone says little of a model that does not fit. */
+static void exhausted_tell_all(struct packer *p)
+{
+    char text[ERROR_TEXT_MAX_BYTES];
+    if (p->status != STATUS_EXHAUSTED || !p->error || !p->weights->ops->memory_free_bytes)
+        return;
+    snprintf(text, sizeof text, "%s", p->error->text);
+    error_set(p->error, p->status, "%s (all weights: %.1f MiB)", text, (double)p->all_bytes / MIB);
+}
+
 /* Host values to a buffer of the device. */
 static void upload(struct packer *p, const float *values, size_t count, float **ret_buffer)
 {
@@ -204,7 +230,7 @@ static void upload(struct packer *p, const float *values, size_t count, float **
         return;
     float *buffer = w->ops->buffer_alloc(w->device, count * sizeof *buffer);
     if (!values || !buffer) {
-        p->status = error_set(p->error, STATUS_EXHAUSTED, "weights: out of memory");
+        upload_fail(p, values, count * sizeof *buffer);
         if (buffer)
             w->ops->buffer_free(w->device, buffer);
         return;
@@ -306,6 +332,7 @@ enum status weights_open(const struct weights_options *options, const struct bin
     for (uint32_t i = 0; i < weights.n_layers && !p.status; i++)
         pack_layer(&p, &binding->layers[i], &weights.layers[i]);
     pool_close(p.pool);
+    exhausted_tell_all(&p);
     if (p.status)
         weights_close(&weights);
     else

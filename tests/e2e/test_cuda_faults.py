@@ -112,10 +112,13 @@ def test_a_full_card_says_what_it_needs_and_what_helps(fresh, monkeypatch, mib):
 
 
 def test_an_allocation_that_fails_is_no_crash(fresh, monkeypatch):
-    """Some of the allocations of a load, from its first to its last ones."""
-    for n in (1, 4, 16, 32):
+    """Some of the allocations of a load, from its first to its last ones: matrices and norms,
+    pages, rows of a step."""
+    for n in (1, 4, 10, 16, 32):
         monkeypatch.setenv("GALERNE_CUDA_HOST_FAULT", f"alloc:{n}")
-        assert "memory" in failed(start(fresh, wait=False)), n
+        text = failed(start(fresh, wait=False))
+        assert re.search(r"no memory for [\w -]+: [\d.]+ MiB are needed, [\d.]+ MiB of the device "
+                         r"are free: .*(lower|use|see)", text), text
 
 
 def test_a_graph_that_cannot_be_made_is_said_once(fresh, monkeypatch, wanted):
