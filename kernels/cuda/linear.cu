@@ -143,6 +143,11 @@ static void panels_run(struct device *device, const struct product *product, uin
     task.rows = *ready;
     task.n_rows = product->n_rows;
     task.row_share = product->row_share;
+    task.norm_eps = product->norm_eps;
+    task.rows_own = !ready->data;
+    for (uint32_t r = 0; task.rows_own && r < task.n_rows; r++)
+        task.source[r] = {product->in + (size_t)r * weight->in_count, product->norm,
+                          weight->in_count, 1};
     task.first_out = view.first_out;
     task.segment_out = view.out_count;
     task.out_stride = weight->out_count;
@@ -179,6 +184,24 @@ static bool gate_meets_up(const struct weight *weight)
     return weight->n_segments == 2 && s[0].dtype == s[1].dtype && s[0].out_count == half;
 }
 
+/* Rows that the product's own blocks make ready: a shape without data. */
+static bool rows_left_to_blocks(const struct device *device, const struct product *product,
+                                const struct weight_segment *s, bool gated,
+                                struct rows_ready *ret_ready)
+{
+    uint32_t n_panels =
+        div_up(gated ? product->weight->out_count / 2 : s->out_count, PANEL_OUTPUTS);
+    uint32_t row_values = (uint32_t)round_up(product->weight->in_count, CHUNK_VALUES);
+    if (product->groups || product->ready || product->row_share > 1 ||
+        !stream_makes_rows(device, s->dtype, product->n_rows,
+                           gated ? n_panels : div_up(n_panels, 2), row_values))
+        return false;
+    *ret_ready = {};
+    ret_ready->kind = rows_kind_of(s->dtype);
+    ret_ready->row_values = row_values;
+    return true;
+}
+
 /* Segment after segment; rows are made anew where a segment wants another kind. */
 static void segments_run(struct device *device, const struct product *product, char *scratch,
                          float *out)
@@ -201,7 +224,15 @@ static void segments_run(struct device *device, const struct product *product, c
             plain_run(device, product, i, normed, out);
             continue;
         }
+        bool gated = product->gated && out == product->out;
         bool eights = product_in_eights(device, s->dtype, tile_rows);
+        struct rows_ready own;
+        if (rows_left_to_blocks(device, product, s, gated, &own)) {
+            panels_run(device, product, i, &own, out);
+            if (gated)
+                return;
+            continue;
+        }
         if (product->ready && rows_suit(product->ready, s->dtype, eights)) {
             ready = *product->ready;
         } else if (!rows_suit(&ready, s->dtype, eights)) {
@@ -211,7 +242,7 @@ static void segments_run(struct device *device, const struct product *product, c
             normed = product->norm ? NULL : product->in;
         }
         panels_run(device, product, i, &ready, out);
-        if (product->gated && out == product->out)
+        if (gated)
             return; /* both halves at once */
     }
 }

@@ -329,7 +329,7 @@ LEAF void outputs_put(const struct product_task &a, const struct product_tile &t
 #pragma unroll
             for (uint32_t h = 0; h < 2; h++) {
                 float sum = totals[(first + i) / 2 * 4 + 2 * h + i % 2];
-                sum = product_end(a, place, column + 8 * h, sum);
+                sum = product_end(a, column + 8 * h, product_scaled(a, place, sum));
                 if (h == 0 || both)
                     to[8 * h] = residual ? sum + kept[i][h] : sum;
             }
@@ -356,8 +356,8 @@ LEAF void gated_put(const struct product_task &a, const struct product_tile &til
                 continue;
             uint32_t place = tile.first + groups_row_at(first + i),
                      at = (first + i) / 2 * 4 + i % 2;
-            float gate = product_end(a, place, o, totals[at]);
-            float up = product_end(a, place, a.up_bias + o, totals[at + 2]);
+            float gate = product_end(a, o, product_scaled(a, place, totals[at]));
+            float up = product_end(a, a.up_bias + o, product_scaled(a, place, totals[at + 2]));
             global<float> out(a.out);
             out[(size_t)rows[i] * a.out_stride + o] = silu(gate) * up;
         }

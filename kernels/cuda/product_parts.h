@@ -20,6 +20,9 @@ struct product_task {
     uint32_t n_chunks, slice_chunks;
     struct rows_ready rows;
     uint32_t n_rows, row_share;
+    bool rows_own; /* one or two rows, which every block makes ready itself, of these: */
+    struct rows_source source[2];
+    float norm_eps;
     const uint32_t *order;
     const struct product_tile *tiles; /* or NULL: all rows meet matrix 0 */
     bool gated;
@@ -31,6 +34,11 @@ struct product_task {
     bool turned;        /* few rows: pairs are the halves of a head, and go where `rope` says */
     struct rope_task rope;
 };
+/* Whether blocks of stream_run should make their rows ready themselves: all do the same at the same
+ * time, which takes as long as if one did, and spares a launch; a second round of blocks, or more
+ * rows, would do it again and again. */
+bool stream_makes_rows(const struct device *device, int dtype, uint32_t n_rows, uint32_t n_pairs,
+                       uint32_t row_values);
 void stream_run(struct device *device, int dtype, uint32_t tile_rows, uint32_t n_tiles,
                 const struct product_task *task);
 void tile_run(struct device *device, int dtype, uint32_t n_tiles, const struct product_task *task);
@@ -243,20 +251,23 @@ LEAF const char *panel_of(const struct product_task &a, uint32_t matrix, uint32_
 /* ---- ends ---- */
 
 /* `place`: of the row among those made ready. */
-LEAF float product_end(const struct product_task &a, uint32_t place, uint32_t o, float sum)
+LEAF float product_scaled(const struct product_task &a, uint32_t place, float sum)
 {
-    if (a.rows.kind == ROWS_F16)
-        sum *= a.rows.scales[place];
+    return a.rows.kind == ROWS_F16 ? sum * a.rows.scales[place] : sum;
+}
+
+LEAF float product_end(const struct product_task &a, uint32_t o, float sum)
+{
     return a.bias ? sum + a.bias[o] : sum;
 }
 
-/* `o` counts from the segment's first output. */
+/* `o` counts from the segment's first output; sums have been scaled. */
 LEAF void product_put(const struct product_task &a, uint32_t row, uint32_t o, float sum)
 {
     if (row == NO_ROW || o >= a.segment_out)
         return;
     size_t at = (size_t)row * a.out_stride + a.first_out + o;
-    sum = product_end(a, row / a.row_share, a.first_out + o, sum);
+    sum = product_end(a, a.first_out + o, sum);
     global<float> out(a.out);
     out[at] = a.residual ? sum + a.residual[at] : sum;
 }
@@ -266,8 +277,8 @@ LEAF void product_put_gated(const struct product_task &a, uint32_t row, uint32_t
 {
     if (row == NO_ROW || o >= a.segment_out)
         return;
-    gate = product_end(a, row / a.row_share, o, gate);
-    up = product_end(a, row / a.row_share, a.up_bias + o, up);
+    gate = product_end(a, o, gate);
+    up = product_end(a, a.up_bias + o, up);
     global<float> out(a.out);
     out[(size_t)row * a.out_stride + o] = silu(gate) * up;
 }

@@ -17,7 +17,8 @@
  *                           q + 12: each sixteen that an instruction adds up are then those of
  *                           the lanes of mma.sync (weight.h)
  *
- * Called on fibers or on the card by all threads of a block of ROWS_THREADS, for one row.
+ * Called on fibers or on the card by all threads of a block of ROWS_THREADS, for one row: by
+ * kernels of their own, by the router, and by blocks that have a row or two to themselves.
  */
 #pragma once
 
@@ -99,8 +100,9 @@ LEAF float rows_f16_scale(float most)
     return float_of_bits((uint32_t)(127 + 14 - exponent) << 23);
 }
 
-/* Writes a block of 32 values, a lane each. */
-LEAF void rows_block_quantise(float value, global<char> chunk, uint32_t c, global<rows_head> head)
+/* Writes a block of 32 values, a lane each. `place`: shared or global. */
+template <template <typename> class place>
+LEAF void rows_block_quantise(float value, place<char> chunk, uint32_t c, place<rows_head> head)
 {
     float most = warp_max(fabsf(value));
     bool wild = warp_ballot(!isfinite(value)) != 0;
@@ -125,33 +127,49 @@ LEAF size_t rows_word(const struct rows_ready &ready, uint32_t r, uint32_t w)
     return eight * (ROWS_EIGHT_BYTES / 4) + r % 8 * 32 + piece * 4 + w / 4 % 4;
 }
 
-LEAF void rows_write(const struct rows_ready &ready, const struct rows_source &source, uint32_t r,
-                     shared<float> scratch)
+/* Where rows are written to: memory, or the block's own. */
+template <template <typename> class place> struct rows_places {
+    place<char> data;
+    place<rows_head> heads;
+    place<float> scales;
+};
+
+/* Row r. The shape is that of `ready`. */
+template <template <typename> class place>
+LEAF void rows_write(const struct rows_ready &ready, const rows_places<place> &to,
+                     const struct rows_source &source, uint32_t r, shared<float> scratch)
 {
     if (ready.kind == ROWS_BYTES) {
         size_t first = (size_t)r * ready.row_values;
         for (uint32_t block = warp_index(); block < ready.row_values / 32;
              block += ROWS_THREADS / 32) {
             float value = rows_value(source, block * 32 + lane_index());
-            rows_block_quantise(
-                value, global<char>(ready.data) + first + block / 2 * CHUNK_VALUES, block % 2,
-                global<rows_head>(ready.heads) + (size_t)r * (ready.row_values / 32) + block);
+            rows_block_quantise<place>(value, to.data + (first + block / 2 * CHUNK_VALUES),
+                                       block % 2,
+                                       to.heads + ((size_t)r * (ready.row_values / 32) + block));
         }
         return;
     }
-    global<uint32_t> to((uint32_t *)(void *)ready.data);
     float scale = 1;
     if (ready.kind == ROWS_F16) {
         scale = rows_f16_scale(rows_most(source, scratch));
-        global<float> scales(ready.scales);
         if (thread_index() == 0)
-            scales[r] = 1.0f / scale;
+            to.scales[r] = 1.0f / scale;
     }
+    place<uint32_t> words = to.data.template as<uint32_t>();
     for (uint32_t i = thread_index(); i < ready.row_values / 2; i += ROWS_THREADS) {
         float low = rows_value(source, 2 * i), high = rows_value(source, 2 * i + 1);
-        to[rows_word(ready, r, i)] =
+        words[rows_word(ready, r, i)] =
             ready.kind == ROWS_BF16
                 ? pack_bf16(low, high)
                 : (uint32_t)f16_of(low * scale) | (uint32_t)f16_of(high * scale) << 16;
     }
+}
+
+LEAF void rows_write(const struct rows_ready &ready, const struct rows_source &source, uint32_t r,
+                     shared<float> scratch)
+{
+    rows_places<global> to = {global<char>(ready.data), global<rows_head>(ready.heads),
+                              global<float>(ready.scales)};
+    rows_write<global>(ready, to, source, r, scratch);
 }

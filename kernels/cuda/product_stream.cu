@@ -13,6 +13,59 @@ template <int dtype> struct stream_shape {
                                                                                     : 2;
 };
 
+/* ---- rows ---- */
+
+/* In shared memory: sums of slices; where rows are the block's own, what sums over it need, then
+ * the rows, at most STREAM_OWN_ROWS. */
+#define STREAM_OWN_ROWS 2
+
+LEAF_BOTH uint32_t slices_bytes(uint32_t n)
+{
+    return PRODUCT_SLICES_MAX * 2 * 8 * n * SLICE_STRIDE * 4;
+}
+
+#define OWN_AT 256 /* behind the scratch of rows_write */
+#define OWN_SCALES_AT 192
+
+/* Bytes of the block's own rows. */
+LEAF_BOTH uint32_t own_data_bytes(int kind, uint32_t row_values)
+{
+    return STREAM_OWN_ROWS * row_values * (kind == ROWS_BYTES ? 1 : 2);
+}
+LEAF_BOTH uint32_t own_bytes(int kind, uint32_t row_values)
+{
+    uint32_t heads = kind == ROWS_BYTES ? row_values / 32 * (uint32_t)sizeof(struct rows_head) : 0;
+    return OWN_AT + own_data_bytes(kind, row_values) + STREAM_OWN_ROWS * heads;
+}
+
+/* Rows that are the block's own; n is 1 then. */
+LEAF rows_places<shared> own_places(const struct product_task &a)
+{
+    shared<char> own = shared_at<char>(slices_bytes(1));
+    shared<char> data = own + OWN_AT;
+    return {data, (data + own_data_bytes(a.rows.kind, a.rows.row_values)).as<rows_head>(),
+            (own + OWN_SCALES_AT).as<float>()};
+}
+
+LEAF void own_rows_make(const struct product_task &a)
+{
+    shared<float> scratch = shared_at<float>(slices_bytes(1));
+    for (uint32_t r = 0; r < a.n_rows; r++) {
+        struct rows_source source = a.source[r];
+        if (source.norm)
+            source.scale = rows_norm_scale(source.in, source.n, a.norm_eps, scratch);
+        rows_write<shared>(a.rows, own_places(a), source, r, scratch);
+    }
+    barrier();
+}
+
+template <typename T> LEAF T own_or_memory(const struct product_task &a, shared<T> own, const T *at)
+{
+    if (a.rows_own)
+        return own[0];
+    return *at;
+}
+
 /* Where a lane finds its part of 8 rows. */
 template <int dtype> struct stream_row {
     uint32_t row;      /* of values, NO_ROW: zeros */
@@ -24,21 +77,23 @@ LEAF void stream_row_read(row_part<dtype> &part, const struct product_task &a,
                           const stream_row<dtype> &at, uint32_t chunk)
 {
     constexpr uint32_t row_bytes = chunk_shape<dtype>::row_bytes;
-    const char *data =
-        a.rows.data + ((size_t)at.row * a.n_chunks + chunk) * row_bytes + lane_index() % 4 * 16;
+    rows_places<shared> own = own_places(a);
+    size_t data_at = ((size_t)at.row * a.n_chunks + chunk) * row_bytes + lane_index() % 4 * 16;
     for (uint32_t i = 0; i < chunk_shape<dtype>::row_pieces; i++) {
         part.piece[i] = {};
         if (at.row != NO_ROW)
-            part.piece[i] = *(const bytes16 *)(const void *)(data + i * 64);
+            part.piece[i] =
+                own_or_memory(a, (own.data + (data_at + i * 64)).template as<bytes16>(),
+                              (const bytes16 *)(const void *)(a.rows.data + data_at + i * 64));
     }
     if constexpr (chunk_shape<dtype>::blocks) {
 #pragma unroll
         for (uint32_t j = 0; j < 2; j++) {
             bytes16 heads = {};
+            size_t heads_at = ((size_t)at.heads[j] * a.n_chunks + chunk) * 2;
             if (at.heads[j] != NO_ROW)
-                heads = *(
-                    const bytes16 *)(const void *)(a.rows.heads +
-                                                   ((size_t)at.heads[j] * a.n_chunks + chunk) * 2);
+                heads = own_or_memory(a, (own.heads + heads_at).template as<bytes16>(),
+                                      (const bytes16 *)(const void *)(a.rows.heads + heads_at));
             heads_unpack(part.head[j], heads);
         }
     }
@@ -56,6 +111,8 @@ LEAF void stream_rows_find(stream_row<dtype> &at, const struct product_task &a,
     }
 }
 
+/* ---- sums ---- */
+
 /* Leaves sums of a warp's slice in shared memory: [slice][panel][row][SLICE_STRIDE]. */
 template <uint32_t n> LEAF void slice_leave(const float (&sums)[2][n][4])
 {
@@ -69,27 +126,33 @@ template <uint32_t n> LEAF void slice_leave(const float (&sums)[2][n][4])
             }
 }
 
-template <uint32_t n> LEAF float slices_add(uint32_t n_slices, uint32_t p, uint32_t row, uint32_t o)
+/* The sum of output o of panel p for the tile's row `at`, which is row `row`. */
+template <uint32_t n>
+LEAF float slices_add(const struct product_task &a, uint32_t p, uint32_t at, uint32_t row,
+                      uint32_t o)
 {
+    uint32_t n_slices = div_up(a.n_chunks, a.slice_chunks);
     float total = 0;
     for (uint32_t slice = 0; slice < n_slices; slice++)
-        total += shared_at<float>(0)[((slice * 2 + p) * 8 * n + row) * SLICE_STRIDE + o];
-    return total;
+        total += shared_at<float>(0)[((slice * 2 + p) * 8 * n + at) * SLICE_STRIDE + o];
+    if (a.rows_own && a.rows.kind == ROWS_F16)
+        return total * own_places(a).scales[row];
+    return product_scaled(a, row / a.row_share, total);
 }
 
 /* The first panel has values i of a head, the second those that they are turned with. */
 template <uint32_t n>
 LEAF void stream_finish_turned(const struct product_task &a, const struct product_tile &tile)
 {
-    uint32_t n_slices = div_up(a.n_chunks, a.slice_chunks), pair = block_y();
+    uint32_t pair = block_y();
     uint32_t head = pair / a.pair_step, half = a.rope.head_dim / 2;
     for (uint32_t e = thread_index(); e < 16 * 8 * n; e += STREAM_THREADS) {
         uint32_t o = e % 16, at = e / 16, row = tile_row(a, tile, at);
         if (row == NO_ROW)
             continue;
         uint32_t i = pair % a.pair_step * 16 + o, column = head * a.rope.head_dim + i;
-        float x = product_end(a, row, column, slices_add<n>(n_slices, 0, at, o));
-        float y = product_end(a, row, column + half, slices_add<n>(n_slices, 1, at, o));
+        float x = product_end(a, column, slices_add<n>(a, 0, at, row, o));
+        float y = product_end(a, column + half, slices_add<n>(a, 1, at, row, o));
         uint32_t position = a.rope.positions[row];
         struct rope_angle angle = {};
         if (rope_turns(a.rope, head))
@@ -102,15 +165,17 @@ LEAF void stream_finish_turned(const struct product_task &a, const struct produc
 template <uint32_t n>
 LEAF void stream_finish(const struct product_task &a, const struct product_tile &tile)
 {
-    uint32_t n_slices = div_up(a.n_chunks, a.slice_chunks), pair = block_y();
+    uint32_t pair = block_y();
     uint32_t wide = a.gated ? 16 : 32;
     for (uint32_t e = thread_index(); e < wide * 8 * n; e += STREAM_THREADS) {
         uint32_t o = e % wide, at = e / wide, row = tile_row(a, tile, at);
+        if (row == NO_ROW)
+            continue;
         if (a.gated)
-            product_put_gated(a, row, pair * 16 + o, slices_add<n>(n_slices, 0, at, o),
-                              slices_add<n>(n_slices, 1, at, o));
+            product_put_gated(a, row, pair * 16 + o, slices_add<n>(a, 0, at, row, o),
+                              slices_add<n>(a, 1, at, row, o));
         else
-            product_put(a, row, pair * 32 + o, slices_add<n>(n_slices, o / 16, at, o % 16));
+            product_put(a, row, pair * 32 + o, slices_add<n>(a, o / 16, at, row, o % 16));
     }
 }
 
@@ -137,6 +202,8 @@ KERNEL(stream_kernel, struct product_task, STREAM_THREADS, blocks)
             chunk_read<dtype>(ring[d][p], panels[p], first + d);
     if (!a.tiles)
         launch_wait();
+    if (a.rows_own)
+        own_rows_make(a);
     stream_row<dtype> at[n];
     for (uint32_t j = 0; j < n; j++)
         stream_rows_find<dtype>(at[j], a, tile, 8 * j);
@@ -172,9 +239,18 @@ template <int dtype, uint32_t n>
 static void stream_launch(struct device *device, uint32_t n_tiles, const struct product_task *task)
 {
     uint32_t pairs = task->gated ? task->n_panels : div_up(task->n_panels, 2);
-    struct launch shape = {
-        n_tiles, pairs, 1, STREAM_THREADS, PRODUCT_SLICES_MAX * 2 * 8 * n * SLICE_STRIDE * 4, true};
+    uint32_t own = task->rows_own ? own_bytes(task->rows.kind, task->rows.row_values) : 0;
+    struct launch shape = {n_tiles, pairs, 1, STREAM_THREADS, slices_bytes(n) + own, true};
     launch_kernel((stream_kernel < dtype, n, n == 1 ? 2 : 1 >), device->runtime, shape, *task);
+}
+
+bool stream_makes_rows(const struct device *device, int dtype, uint32_t n_rows, uint32_t n_pairs,
+                       uint32_t row_values)
+{
+    uint32_t bytes = slices_bytes(1) + own_bytes(rows_kind_of(dtype), row_values);
+    return n_rows <= STREAM_OWN_ROWS &&
+           n_pairs <= 2 * runtime_facts_of(device->runtime)->processors &&
+           bytes <= device->shared_max_bytes / 2;
 }
 
 void stream_run(struct device *device, int dtype, uint32_t tile_rows, uint32_t n_tiles,

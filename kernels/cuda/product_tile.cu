@@ -99,11 +99,16 @@ LEAF void tile_finish(const struct product_task &a, const struct product_tile &t
         for (uint32_t i = 0; i < 4; i++) {
             uint32_t at = 8 * (2 * j + warp_index() % 2) + 2 * t + i % 2, o = g + i / 2 * 8;
             uint32_t row = tile_row(a, tile, at);
+            if (row == NO_ROW)
+                continue;
+            float sums[2];
+            for (uint32_t p = 0; p < 2; p++)
+                sums[p] = product_scaled(a, row / a.row_share, totals[p][j][i]);
             if (a.gated) {
-                product_put_gated(a, row, pair * 16 + o, totals[0][j][i], totals[1][j][i]);
+                product_put_gated(a, row, pair * 16 + o, sums[0], sums[1]);
             } else {
-                product_put(a, row, pair * 32 + o, totals[0][j][i]);
-                product_put(a, row, pair * 32 + 16 + o, totals[1][j][i]);
+                product_put(a, row, pair * 32 + o, sums[0]);
+                product_put(a, row, pair * 32 + 16 + o, sums[1]);
             }
         }
 }
