@@ -8,7 +8,8 @@ standard input one line: `cell NAME A=SECONDS B!WHY!`. Peers:
              are already sorted, so without the routing that ours does as well
     flash, cudnn   causal attention by torch's backends of these names
     triton   experts: a fused mixture kernel written here: a program for each tile of an expert's
-             rows, products by tl.dot; bf16 weights, or fp8 with bf16 rows
+             rows, products by tl.dot; bf16 weights, or fp8 or 4 bits (a scale in f16 for 32, as
+             Q4_0) with bf16 rows
 Inputs are random. A captured graph is timed where it can be, as ours is. Weights and rows are far
 larger than caches, or each call takes others in turn, as with ours.
 """
@@ -18,7 +19,7 @@ import time
 
 ROUNDS = 9
 GRAPH_SECONDS = 0.01
-COLD_BYTES = 256 << 20
+DEVICE = "cuda"
 
 try:
     import torch
@@ -61,7 +62,7 @@ def timed(work, calls_max: int = 64) -> float:
 
 
 def random_bf16(*shape):
-    return torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * 0.02
+    return torch.randn(*shape, device=DEVICE, dtype=torch.bfloat16) * 0.02
 
 
 def of_type(tensor, weights: str):
@@ -77,7 +78,7 @@ def product(keys: dict) -> float:
     weight, row = of_type(random_bf16(n, k), weights), of_type(random_bf16(rows, k), weights)
     if weights == "bf16":
         return timed(lambda _: row @ weight.t())
-    one = torch.ones((), device="cuda")
+    one = torch.ones((), device=DEVICE)
     return timed(lambda _: torch._scaled_mm(row, weight.t(), scale_a=one, scale_b=one,
                                             out_dtype=torch.bfloat16))
 
@@ -85,7 +86,7 @@ def product(keys: dict) -> float:
 def routed(keys: dict) -> tuple:
     """(expert of each pair, sorted; the row of each; where each expert's pairs end)"""
     rows, experts, top_k = keys["rows"], keys["experts"], keys["top_k"]
-    chosen = torch.rand(rows, experts, device="cuda").topk(top_k, dim=1).indices.flatten()
+    chosen = torch.rand(rows, experts, device=DEVICE).topk(top_k, dim=1).indices.flatten()
     order = chosen.argsort(stable=True)
     ends = torch.bincount(chosen, minlength=experts).cumsum(0).to(torch.int32)
     return chosen[order].to(torch.int32), (order // top_k).to(torch.int32), ends
@@ -123,14 +124,33 @@ def attention(keys: dict, backend: str) -> float:
 TILE_ROWS, TILE_OUT, TILE_IN = 16, 64, 128
 
 
+def four_bits(experts: int, out_count: int, in_count: int) -> tuple:
+    """Random (bytes [expert][out][in / 2], scales [expert][out][in / 32]): of TILE_IN columns byte j
+    holds column j below and column j + TILE_IN / 2 above."""
+    return (torch.randint(0, 256, (experts, out_count, in_count // 2), device=DEVICE,
+                          dtype=torch.uint8),
+            torch.rand(experts, out_count, in_count // 32, device=DEVICE).half() * 0.01)
+
+
 def kernels() -> tuple:
-    """Compiled late: without triton the other peers still run."""
+    """Compiled late: without triton the other peers still run. Kernels see globals alone."""
+    global tl, half
     import triton
     import triton.language as tl
 
     @triton.jit
-    def gate_up_tile(rows, weights, out, tile_expert, tile_first, tile_end, row_of, hidden, ffn,
-                     R: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    def half(bytes_, scales, column, n, first, HIGH: tl.constexpr, K: tl.constexpr):
+        """Half of K columns of a matrix of 4 bits [*][n], widened: [K / 2][columns]"""
+        j = tl.arange(0, K // 2)[:, None]
+        place = column[None, :].to(tl.int64)
+        byte = tl.load(bytes_ + place * (n // 2) + first // 2 + j)
+        scale = tl.load(scales + place * (n // 32) + (first + HIGH * (K // 2) + j) // 32)
+        value = (byte >> (4 * HIGH)) & 15
+        return ((value.to(tl.float32) - 8) * scale.to(tl.float32)).to(tl.bfloat16)
+
+    @triton.jit
+    def gate_up_tile(rows, weights, scales, out, tile_expert, tile_first, tile_end, row_of, hidden,
+                     ffn, FOUR: tl.constexpr, R: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
         """out[pair][ffn] = silu(gate) * up of one expert's rows; weights [expert][2 ffn][hidden]"""
         tile, column = tl.program_id(0), tl.program_id(1) * N + tl.arange(0, N)
         expert = tl.load(tile_expert + tile).to(tl.int64)
@@ -139,34 +159,52 @@ def kernels() -> tuple:
         row = tl.load(row_of + pair, mask=there, other=0).to(tl.int64)
         gate = tl.zeros((R, N), dtype=tl.float32)
         up = tl.zeros((R, N), dtype=tl.float32)
-        base = weights + expert * 2 * ffn * hidden
+        base = weights + expert * 2 * ffn * (hidden // 2 if FOUR else hidden)
+        scales += expert * 2 * ffn * (hidden // 32)
         for first in range(0, hidden, K):
-            k = first + tl.arange(0, K)
-            x = tl.load(rows + row[:, None] * hidden + k[None, :], mask=there[:, None], other=0)
-            g = tl.load(base + column[None, :].to(tl.int64) * hidden + k[:, None])
-            u = tl.load(base + (ffn + column)[None, :].to(tl.int64) * hidden + k[:, None])
-            gate = tl.dot(x, g.to(tl.bfloat16), gate)
-            up = tl.dot(x, u.to(tl.bfloat16), up)
+            if FOUR:
+                for HIGH in tl.static_range(2):
+                    k = first + HIGH * (K // 2) + tl.arange(0, K // 2)
+                    x = tl.load(rows + row[:, None] * hidden + k[None, :], mask=there[:, None],
+                                other=0)
+                    gate = tl.dot(x, half(base, scales, column, hidden, first, HIGH, K), gate)
+                    up = tl.dot(x, half(base, scales, ffn + column, hidden, first, HIGH, K), up)
+            else:
+                k = first + tl.arange(0, K)
+                x = tl.load(rows + row[:, None] * hidden + k[None, :], mask=there[:, None], other=0)
+                g = tl.load(base + column[None, :].to(tl.int64) * hidden + k[:, None])
+                u = tl.load(base + (ffn + column)[None, :].to(tl.int64) * hidden + k[:, None])
+                gate = tl.dot(x, g.to(tl.bfloat16), gate)
+                up = tl.dot(x, u.to(tl.bfloat16), up)
         value = gate * tl.sigmoid(gate) * up
         tl.store(out + pair[:, None].to(tl.int64) * ffn + column[None, :], value.to(tl.bfloat16),
                  mask=there[:, None])
 
     @triton.jit
-    def down_tile(pairs, weights, shares, out, tile_expert, tile_first, tile_end, row_of, hidden,
-                  ffn, R: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    def down_tile(pairs, weights, scales, shares, out, tile_expert, tile_first, tile_end, row_of,
+                  hidden, ffn, FOUR: tl.constexpr, R: tl.constexpr, N: tl.constexpr,
+                  K: tl.constexpr):
         """out[row] += share * pairs[pair] by down; weights [expert][hidden][ffn]"""
         tile, column = tl.program_id(0), tl.program_id(1) * N + tl.arange(0, N)
         expert = tl.load(tile_expert + tile).to(tl.int64)
         pair = tl.load(tile_first + tile) + tl.arange(0, R)
         there = pair < tl.load(tile_end + tile)
         sums = tl.zeros((R, N), dtype=tl.float32)
-        base = weights + expert * hidden * ffn
+        base = weights + expert * hidden * (ffn // 2 if FOUR else ffn)
+        scales += expert * hidden * (ffn // 32)
         for first in range(0, ffn, K):
-            k = first + tl.arange(0, K)
-            x = tl.load(pairs + pair[:, None].to(tl.int64) * ffn + k[None, :],
-                        mask=there[:, None], other=0)
-            w = tl.load(base + column[None, :].to(tl.int64) * ffn + k[:, None])
-            sums = tl.dot(x, w.to(tl.bfloat16), sums)
+            if FOUR:
+                for HIGH in tl.static_range(2):
+                    k = first + HIGH * (K // 2) + tl.arange(0, K // 2)
+                    x = tl.load(pairs + pair[:, None].to(tl.int64) * ffn + k[None, :],
+                                mask=there[:, None], other=0)
+                    sums = tl.dot(x, half(base, scales, column, ffn, first, HIGH, K), sums)
+            else:
+                k = first + tl.arange(0, K)
+                x = tl.load(pairs + pair[:, None].to(tl.int64) * ffn + k[None, :],
+                            mask=there[:, None], other=0)
+                w = tl.load(base + column[None, :].to(tl.int64) * ffn + k[:, None])
+                sums = tl.dot(x, w.to(tl.bfloat16), sums)
         row = tl.load(row_of + pair, mask=there, other=0).to(tl.int64)
         share = tl.load(shares + pair, mask=there, other=0)
         tl.atomic_add(out + row[:, None] * hidden + column[None, :], sums * share[:, None],
@@ -181,29 +219,44 @@ def tiles(ends) -> tuple:
     for expert, end in enumerate(ends.tolist()):
         found += [(expert, at, end) for at in range(first, end, TILE_ROWS)]
         first = end
-    return tuple(torch.tensor(part, device="cuda", dtype=torch.int32) for part in zip(*found))
+    return tuple(torch.tensor(part, device=DEVICE, dtype=torch.int32) for part in zip(*found))
+
+
+class Mixture:
+    """A fused mixture with random weights; run() leaves its output in `out`."""
+
+    def __init__(self, keys: dict):
+        self.gate_up_tile, self.down_tile = kernels()
+        experts, self.hidden, self.ffn = keys["experts"], keys["hidden"], keys["ffn"]
+        self.four = keys["weights"] == "q4_0"
+        shapes = (experts, 2 * self.ffn, self.hidden), (experts, self.hidden, self.ffn)
+        if self.four:
+            (self.gate_up, self.up_scales), (self.down, self.down_scales) = (four_bits(*shape)
+                                                                           for shape in shapes)
+        else:
+            self.gate_up, self.down = (of_type(random_bf16(*shape), keys["weights"])
+                                       for shape in shapes)
+            self.up_scales, self.down_scales = self.gate_up, self.down  # not looked at
+        self.experts_of, self.row_of, ends = routed(keys)
+        self.rows, n_pairs = random_bf16(keys["rows"], self.hidden), len(self.row_of)
+        self.between = torch.empty(n_pairs, self.ffn, device=DEVICE, dtype=torch.bfloat16)
+        self.shares = torch.full((n_pairs,), 1 / keys["top_k"], device=DEVICE)
+        self.out = torch.zeros(keys["rows"], self.hidden, device=DEVICE)
+        self.where = tiles(ends)
+
+    def run(self, _=0) -> None:
+        shape = dict(FOUR=self.four, R=TILE_ROWS, N=TILE_OUT, K=TILE_IN, num_stages=4)
+        self.out.zero_()
+        self.gate_up_tile[(len(self.where[0]), self.ffn // TILE_OUT)](
+            self.rows, self.gate_up, self.up_scales, self.between, *self.where, self.row_of,
+            self.hidden, self.ffn, **shape)
+        self.down_tile[(len(self.where[0]), self.hidden // TILE_OUT)](
+            self.between, self.down, self.down_scales, self.shares, self.out, *self.where,
+            self.row_of, self.hidden, self.ffn, **shape)
 
 
 def fused(keys: dict) -> float:
-    gate_up_tile, down_tile = kernels()
-    experts, hidden, ffn = keys["experts"], keys["hidden"], keys["ffn"]
-    gate_up = of_type(random_bf16(experts, 2 * ffn, hidden), keys["weights"])
-    down = of_type(random_bf16(experts, hidden, ffn), keys["weights"])
-    _, row_of, ends = routed(keys)
-    rows, n_pairs = random_bf16(keys["rows"], hidden), len(row_of)
-    between = torch.empty(n_pairs, ffn, device="cuda", dtype=torch.bfloat16)
-    shares = torch.full((n_pairs,), 1 / keys["top_k"], device="cuda")
-    out = torch.zeros(keys["rows"], hidden, device="cuda")
-    where = tiles(ends)
-    sizes = dict(R=TILE_ROWS, N=TILE_OUT, K=TILE_IN, num_stages=4)
-
-    def work(_):
-        out.zero_()
-        gate_up_tile[(len(where[0]), ffn // TILE_OUT)](rows, gate_up, between, *where, row_of,
-                                                      hidden, ffn, **sizes)
-        down_tile[(len(where[0]), hidden // TILE_OUT)](between, down, shares, out, *where, row_of,
-                                                      hidden, ffn, **sizes)
-    return timed(work, 16)
+    return timed(Mixture(keys).run, 16)
 
 
 def peer(name: str, kind: str, keys: dict) -> float:
