@@ -125,8 +125,8 @@ TILE_ROWS, TILE_OUT, TILE_IN = 16, 64, 128
 
 
 def four_bits(experts: int, out_count: int, in_count: int) -> tuple:
-    """Random (bytes [expert][out][in / 2], scales [expert][out][in / 32]): of TILE_IN columns byte j
-    holds column j below and column j + TILE_IN / 2 above."""
+    """Random (bytes [expert][out][in / 2], scales [expert][out][in / 32]): of TILE_IN columns byte
+    j holds column j below and column j + TILE_IN / 2 above."""
     return (torch.randint(0, 256, (experts, out_count, in_count // 2), device=DEVICE,
                           dtype=torch.uint8),
             torch.rand(experts, out_count, in_count // 32, device=DEVICE).half() * 0.01)
