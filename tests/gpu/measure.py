@@ -81,7 +81,7 @@ class Bench:
                            asked.seed], place.environment())
         self.peers = Asked([sys.executable, places.HERE / "peers.py"], place.environment())
         self.peers_absent = "an emulated card has no peers" if asked.dry else ""
-        self.bandwidth, self.rate, self.rate_of = 0.0, 0.0, ""
+        self.bandwidth, self.rate, self.rate_of, self.launch = 0.0, 0.0, "", 0.0
 
     def limit(self) -> float:
         return min(CELL_SECONDS, self.clock.left())
@@ -116,6 +116,8 @@ class Bench:
     def yardstick(self, cell, measured: dict, peers: dict) -> None:
         if cell.name == "copy":
             self.bandwidth = measured["bytes"] / measured["seconds"]
+        if cell.name == "launch":
+            self.launch = measured["seconds"]
         if cell.name == "rate":
             seconds = {"ours": measured["seconds"],
                        **{k: v for k, v in peers.items() if isinstance(v, float)}}
@@ -193,6 +195,8 @@ def judge(cell, measured: dict, peers: dict, bench) -> dict:
         words += f"; {measured['distinct']:.0f} layers have weights of their own"
     if cell.name == "rate":
         words += f"; the yardstick is {bench.rate_of}"
+    if cell.group == "attend" and measured["bytes"] < ATTEND_BYTES_MIN and bench.launch:
+        words += f", {1e6 * (measured['seconds'] - bench.launch):.1f} us over a launch"
     own = {"status": "measured", "words": words, **measured,
            "peers": {k: v for k, v in peers.items()}}
     if bench.asked.dry:
