@@ -347,7 +347,7 @@ static void eight_bits(void **state)
     const struct shape shape = {1, 1, 80, 16, 1, DTYPE_Q8_0, 64, false};
     struct dice dice = {23};
     if (shape_skipped(state, &shape))
-        return;
+        skip(); /* nothing is left of this test */
     struct scene s = scene_make(&dice, &shape);
     float *qkv = malloc(s.n_rows * s.row_values * sizeof *qkv);
     float *out = malloc((size_t)s.n_rows * 80 * sizeof *out);
