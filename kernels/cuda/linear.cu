@@ -145,9 +145,7 @@ static void panels_run(struct device *device, const struct product *product, uin
     task.row_share = product->row_share;
     task.norm_eps = product->norm_eps;
     task.rows_own = !ready->data;
-    for (uint32_t r = 0; task.rows_own && r < task.n_rows; r++)
-        task.source[r] = {product->in + (size_t)r * weight->in_count, product->norm,
-                          weight->in_count, 1};
+    task.source = {product->in, product->norm, weight->in_count, 1};
     task.first_out = view.first_out;
     task.segment_out = view.out_count;
     task.out_stride = weight->out_count;
@@ -189,12 +187,14 @@ static bool rows_left_to_blocks(const struct device *device, const struct produc
                                 const struct weight_segment *s, bool gated,
                                 struct rows_ready *ret_ready)
 {
+    const struct product_groups *groups = product->groups;
     uint32_t n_panels =
         div_up(gated ? product->weight->out_count / 2 : s->out_count, PANEL_OUTPUTS);
+    uint32_t n_blocks = gated ? n_panels : div_up(n_panels, 2);
     uint32_t row_values = (uint32_t)round_up(product->weight->in_count, CHUNK_VALUES);
-    if (product->groups || product->ready || product->row_share > 1 ||
-        !stream_makes_rows(device, s->dtype, product->n_rows,
-                           gated ? n_panels : div_up(n_panels, 2), row_values))
+    if (product->ready || product->row_share > 1 ||
+        !stream_makes_rows(device, s->dtype, groups ? groups->matrix_rows_max : product->n_rows,
+                           groups ? n_blocks * groups->n_tiles : n_blocks, row_values))
         return false;
     *ret_ready = {};
     ret_ready->kind = rows_kind_of(s->dtype);

@@ -94,7 +94,8 @@ static struct product_groups experts_route(struct device *device, const struct m
     task.tiles = work->tiles;
     route_run(device, &task);
     *ret_ready = task.ready;
-    return {work->experts, work->order, work->tiles, task.tiles_max, tile_rows};
+    /* A row visits an expert once at most. */
+    return {work->experts, work->order, work->tiles, task.tiles_max, tile_rows, args->n_rows};
 }
 
 static void experts_run(struct device *device, const struct moe_args *args, char *memory,

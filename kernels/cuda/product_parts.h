@@ -20,8 +20,8 @@ struct product_task {
     uint32_t n_chunks, slice_chunks;
     struct rows_ready rows;
     uint32_t n_rows, row_share;
-    bool rows_own; /* one or two rows, which every block makes ready itself, of these: */
-    struct rows_source source[2];
+    bool rows_own;             /* every block makes its one or two rows ready itself, of these: */
+    struct rows_source source; /* row 0 */
     float norm_eps;
     const uint32_t *order;
     const struct product_tile *tiles; /* or NULL: all rows meet matrix 0 */
@@ -34,11 +34,11 @@ struct product_task {
     bool turned;        /* few rows: pairs are the halves of a head, and go where `rope` says */
     struct rope_task rope;
 };
-/* Whether blocks of stream_run should make their rows ready themselves: all do the same at the same
- * time, which takes as long as if one did, and spares a launch; a second round of blocks, or more
- * rows, would do it again and again. */
-bool stream_makes_rows(const struct device *device, int dtype, uint32_t n_rows, uint32_t n_pairs,
-                       uint32_t row_values);
+/* Whether blocks of stream_run, of at most `rows_most` rows, should make them ready themselves: all
+ * do the same at the same time, which takes as long as if one did, and spares a launch; a second
+ * round of blocks, or more rows, would do it again and again. */
+bool stream_makes_rows(const struct device *device, int dtype, uint32_t rows_most,
+                       uint32_t n_blocks, uint32_t row_values);
 void stream_run(struct device *device, int dtype, uint32_t tile_rows, uint32_t n_tiles,
                 const struct product_task *task);
 void tile_run(struct device *device, int dtype, uint32_t n_tiles, const struct product_task *task);

@@ -47,14 +47,15 @@ LEAF rows_places<shared> own_places(const struct product_task &a)
             (own + OWN_SCALES_AT).as<float>()};
 }
 
-LEAF void own_rows_make(const struct product_task &a)
+LEAF void own_rows_make(const struct product_task &a, const struct product_tile &tile)
 {
     shared<float> scratch = shared_at<float>(slices_bytes(1));
-    for (uint32_t r = 0; r < a.n_rows; r++) {
-        struct rows_source source = a.source[r];
+    for (uint32_t at = 0; at < tile.count; at++) {
+        struct rows_source source = a.source;
+        source.in += (size_t)tile_row(a, tile, at) * source.n;
         if (source.norm)
             source.scale = rows_norm_scale(source.in, source.n, a.norm_eps, scratch);
-        rows_write<shared>(a.rows, own_places(a), source, r, scratch);
+        rows_write<shared>(a.rows, own_places(a), source, at, scratch);
     }
     barrier();
 }
@@ -99,16 +100,21 @@ LEAF void stream_row_read(row_part<dtype> &part, const struct product_task &a,
     }
 }
 
+/* Where the tile's row `at` is among those made ready. */
+LEAF uint32_t row_place(const struct product_task &a, const struct product_tile &tile, uint32_t at)
+{
+    uint32_t row = tile_row(a, tile, at);
+    return row == NO_ROW ? NO_ROW : a.rows_own ? at : row / a.row_share;
+}
+
 template <int dtype>
 LEAF void stream_rows_find(stream_row<dtype> &at, const struct product_task &a,
                            const struct product_tile &tile, uint32_t first)
 {
-    uint32_t lane = lane_index(), row = tile_row(a, tile, first + lane / 4);
-    at.row = row == NO_ROW ? NO_ROW : row / a.row_share;
-    for (uint32_t j = 0; j < 2 && chunk_shape<dtype>::blocks; j++) {
-        row = tile_row(a, tile, first + lane % 4 * 2 + j);
-        at.heads[j] = row == NO_ROW ? NO_ROW : row / a.row_share;
-    }
+    uint32_t lane = lane_index();
+    at.row = row_place(a, tile, first + lane / 4);
+    for (uint32_t j = 0; j < 2 && chunk_shape<dtype>::blocks; j++)
+        at.heads[j] = row_place(a, tile, first + lane % 4 * 2 + j);
 }
 
 /* ---- sums ---- */
@@ -136,7 +142,7 @@ LEAF float slices_add(const struct product_task &a, uint32_t p, uint32_t at, uin
     for (uint32_t slice = 0; slice < n_slices; slice++)
         total += shared_at<float>(0)[((slice * 2 + p) * 8 * n + at) * SLICE_STRIDE + o];
     if (a.rows_own && a.rows.kind == ROWS_F16)
-        return total * own_places(a).scales[row];
+        return total * own_places(a).scales[at];
     return product_scaled(a, row / a.row_share, total);
 }
 
@@ -203,7 +209,7 @@ KERNEL(stream_kernel, struct product_task, STREAM_THREADS, blocks)
     if (!a.tiles)
         launch_wait();
     if (a.rows_own)
-        own_rows_make(a);
+        own_rows_make(a, tile);
     stream_row<dtype> at[n];
     for (uint32_t j = 0; j < n; j++)
         stream_rows_find<dtype>(at[j], a, tile, 8 * j);
@@ -244,12 +250,12 @@ static void stream_launch(struct device *device, uint32_t n_tiles, const struct 
     launch_kernel((stream_kernel < dtype, n, n == 1 ? 2 : 1 >), device->runtime, shape, *task);
 }
 
-bool stream_makes_rows(const struct device *device, int dtype, uint32_t n_rows, uint32_t n_pairs,
-                       uint32_t row_values)
+bool stream_makes_rows(const struct device *device, int dtype, uint32_t rows_most,
+                       uint32_t n_blocks, uint32_t row_values)
 {
     uint32_t bytes = slices_bytes(1) + own_bytes(rows_kind_of(dtype), row_values);
-    return n_rows <= STREAM_OWN_ROWS &&
-           n_pairs <= 2 * runtime_facts_of(device->runtime)->processors &&
+    return rows_most <= STREAM_OWN_ROWS &&
+           n_blocks <= 2 * runtime_facts_of(device->runtime)->processors &&
            bytes <= device->shared_max_bytes / 2;
 }
 

@@ -38,6 +38,7 @@ struct product_groups {
     const uint32_t *order;            /* [places]: rows, where a tile has some */
     const struct product_tile *tiles; /* [n_tiles], empty ones at the end */
     uint32_t n_tiles, tile_rows;      /* 8, 32 or 128 */
+    uint32_t matrix_rows_max;         /* that one matrix can have */
 };
 
 struct product {
