@@ -144,7 +144,12 @@ static void same_bits(void **state)
     struct drive both[2];
     for (uint32_t i = 0; i < 2; i++) {
         struct drive_backend backend = {.ops = tables[i], .tier = test.tier, .threads_count = 1};
-        if (drive_open(&both[i], test.folder, &backend, &limits, &error))
+        enum status status = drive_open(&both[i], test.folder, &backend, &limits, &error);
+        if (status == STATUS_UNSUPPORTED && strstr(error.text, "not supported by")) {
+            print_message("skipped: %s\n", error.text);
+            skip(); /* a card without what the tier asks for: the first of both says so */
+        }
+        if (status)
             fail_msg("%s", error.text);
     }
     uint32_t vocab = model_info(both[0].model)->arch.vocab;
