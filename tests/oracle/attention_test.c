@@ -200,56 +200,70 @@ static double rounding_bound(const struct scene *s, const float *qkv, uint32_t r
 /* The bounds are for the worst of all roundings; on the whole errors are far below. */
 #define ROOT_PART 40
 
-static void outputs_check(void **state, const struct scene *s, const float *qkv, const float *got,
-                          const float *expected)
+/* What ref makes of a scene: once for all configurations, as the dice fall alike in each. */
+struct reference {
+    float *qkv;     /* [n_rows][row_values] */
+    float *out;     /* [n_rows][n_heads][head_dim] */
+    double *bounds; /* [n_rows][n_heads]; NULL until a tier rounds */
+};
+
+static void outputs_check(void **state, const struct scene *s, struct reference *reference,
+                          const float *got)
 {
     const struct config *config = *state;
-    size_t n_values = (size_t)s->shape.n_heads * s->shape.head_dim;
+    uint32_t n_heads = s->shape.n_heads;
+    size_t n = s->shape.head_dim, n_pairs = (size_t)s->n_rows * n_heads;
     bool rounds = !s->shape.exact && tier_rounds(config->tier, s->shape.dtype);
     double squares = 0, bound_squares = 0;
-    for (uint32_t row = 0; row < s->n_rows; row++)
-        for (size_t i = 0; i < n_values; i++) {
-            static double bound;
-            if (i % s->shape.head_dim == 0)
-                bound = rounds ? rounding_bound(s, qkv, row, (uint32_t)(i / s->shape.head_dim)) : 0;
-            size_t at = row * n_values + i;
-            close_to("attention", at, got[at], expected[at], 2e-5 * 2 + bound);
-            squares += pow((double)got[at] - (double)expected[at], 2);
-            bound_squares += bound * bound;
-        }
+    if (rounds && !reference->bounds) {
+        reference->bounds = malloc(n_pairs * sizeof(double));
+        assert_non_null(reference->bounds);
+        for (uint32_t row = 0; row < s->n_rows; row++)
+            for (uint32_t head = 0; head < n_heads; head++)
+                reference->bounds[row * n_heads + head] =
+                    rounding_bound(s, reference->qkv, row, head);
+    }
+    for (size_t i = 0; i < n_pairs * n; i++) {
+        double bound = rounds ? reference->bounds[i / n] : 0;
+        close_to("attention", i, got[i], reference->out[i], 2e-5 * 2 + bound);
+        squares += pow((double)got[i] - (double)reference->out[i], 2);
+        bound_squares += bound * bound;
+    }
     if (rounds && squares > bound_squares / (ROOT_PART * ROOT_PART))
         fail_msg("root of the mean square %.3g, expected a %uth part of the bound's %.3g",
                  sqrt(squares), ROOT_PART, sqrt(bound_squares));
 }
 
-static void scene_check(void **state, struct dice *dice, const struct shape *shape)
+static void scene_check(void **state, struct dice *dice, const struct shape *shape,
+                        struct reference *reference)
 {
     struct scene s = scene_make(dice, shape);
     size_t n_qkv = s.n_rows * s.row_values, n = shape->head_dim, half = n / 2;
     size_t n_out = (size_t)s.n_rows * shape->n_heads * n;
-    float *qkv[2], *out[2];
-    for (int b = 0; b < 2; b++) {
-        struct rig rig = b ? rig_open("ref", NULL, 1) : rig_tested(state);
-        qkv[b] = malloc(n_qkv * sizeof(float));
-        out[b] = malloc(n_out * sizeof(float));
-        scene_run(&s, &rig, qkv[b], out[b]);
-        rig_close(&rig);
+    if (!reference->qkv) {
+        reference->qkv = malloc(n_qkv * sizeof(float));
+        reference->out = malloc(n_out * sizeof(float));
+        struct rig ref = rig_open("ref", NULL, 1);
+        scene_run(&s, &ref, reference->qkv, reference->out);
+        rig_close(&ref);
     }
+    float *qkv = malloc(n_qkv * sizeof(float)), *out = malloc(n_out * sizeof(float));
+    struct rig rig = rig_tested(state);
+    scene_run(&s, &rig, qkv, out);
+    rig_close(&rig);
     for (size_t i = 0; i < n_qkv; i++) {
         size_t head = i % s.row_values / n, feature = i % n;
         if (head >= shape->n_heads + shape->n_kv_heads) {
-            assert_true(qkv[0][i] == s.qkv[i]); /* v is left alone */
+            assert_true(qkv[i] == s.qkv[i]); /* v is left alone */
             continue;
         }
         size_t other = feature < half ? i + half : i - half;
         double size = fabs((double)s.qkv[i]) + fabs((double)s.qkv[other]);
-        close_to("rope", i, qkv[0][i], qkv[1][i], 4 * UNIT * 1.25 * size);
+        close_to("rope", i, qkv[i], reference->qkv[i], 4 * UNIT * 1.25 * size);
     }
-    outputs_check(state, &s, qkv[1], out[0], out[1]);
-    for (int b = 0; b < 2; b++) {
-        free(qkv[b]);
-        free(out[b]);
-    }
+    outputs_check(state, &s, reference, out);
+    free(qkv);
+    free(out);
     scene_free(&s);
 }
 
@@ -300,10 +314,11 @@ static void attention_shapes(void **state)
         {3, 1, 128, 32, 0, DTYPE_KV_E4M3, LONG_CONTEXT, false},
         {4, 1, 96, 16, 301, DTYPE_KV_E4M3, LONG_CONTEXT, false},
     };
+    static struct reference references[array_count(shapes)];
     struct dice dice = {20};
     for (size_t i = 0; i < array_count(shapes); i++)
         if (!shape_skipped(state, &shapes[i]))
-            scene_check(state, &dice, &shapes[i]);
+            scene_check(state, &dice, &shapes[i], &references[i]);
 }
 
 /* With `exact` every tier is as near as with K and V in F32. */
@@ -331,11 +346,12 @@ static void exact_shapes(void **state)
                                            .dtype = DTYPE_KV_E4M3,
                                            .context_tokens = 300,
                                            .exact = true}};
+    static struct reference references[array_count(shapes)];
     struct dice dice = {24};
     rig_large(state);
     for (size_t i = 0; i < array_count(shapes); i++)
         if (!shape_skipped(state, &shapes[i]))
-            scene_check(state, &dice, &shapes[i]);
+            scene_check(state, &dice, &shapes[i], &references[i]);
 }
 
 /* ---- 8 bits ---- */

@@ -5,8 +5,8 @@
  * filled with NaN before an op writes them, so that a value that was not written shows. Each test
  * of a program runs once per configuration of the backend under test (tier and threads): of cpu, or
  * of what the environment variable GALERNE_ORACLE_BACKEND names; GALERNE_ORACLE_TIER picks a tier,
- * GALERNE_ORACLE_FILTER tests by name (* and ?). A tier that is not there is reported as skipped,
- * with its reason. One thread.
+ * GALERNE_ORACLE_FILTER tests by name (* and ?). Under AddressSanitizer a tier of cpu has one
+ * number of threads. A tier that is not there is reported as skipped, with its reason. One thread.
  */
 #pragma once
 
