@@ -49,7 +49,7 @@ struct command {
 };
 
 extern const struct command command_status, command_models, command_generate, command_chat,
-    command_tokenize, command_trace, command_completion;
+    command_tokenize, command_trace, command_metrics, command_completion;
 
 /* All of them, and the options that each has beside its own: main.c. */
 extern const struct command *const commands[]; /* [commands_count] */

@@ -8,9 +8,9 @@
 #include "admin/command.h"
 #include "admin/output.h"
 
-const struct command *const commands[] = {&command_status,    &command_models,   &command_generate,
-                                          &command_chat,      &command_tokenize, &command_trace,
-                                          &command_completion};
+const struct command *const commands[] = {&command_status,  &command_models,    &command_generate,
+                                          &command_chat,    &command_tokenize,  &command_trace,
+                                          &command_metrics, &command_completion};
 const size_t commands_count = array_count(commands);
 
 static const struct option_choice formats[] = {

@@ -7,7 +7,7 @@ import pytest
 
 from test_galernectl import failed, good, run
 
-COMMANDS = ["status", "models", "generate", "chat", "tokenize", "trace", "completion"]
+COMMANDS = ["status", "models", "generate", "chat", "tokenize", "trace", "metrics", "completion"]
 
 
 @pytest.fixture(scope="module")

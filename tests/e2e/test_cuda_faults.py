@@ -66,6 +66,8 @@ def test_an_error_of_the_card_ends_the_worker_and_no_stream(fresh, monkeypatch, 
     shown = ctl(daemon, "status").stdout
     assert "tiny: workers lost: 1 had a device that failed" in shown
     assert f"the last: a step failed: {words}" in shown
+    counted = 'galerne_worker_ends_total{model="tiny",cause="device"} 1\n'
+    assert counted in ctl(daemon, "metrics").stdout
 
 
 def test_a_card_that_hangs_is_left_within_the_limit(fresh, monkeypatch, tmp_path, wanted):
