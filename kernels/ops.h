@@ -1,7 +1,7 @@
 /*
  * ops: the table of a backend, the arithmetic of one device.
  *
- * A backend (`ref`, `cpu`, later `cuda`) implements every op below. Ops *enqueue* work on the
+ * A backend (`ref`, `cpu`, `cuda`) implements every op below. Ops *enqueue* work on the
  * device's one stream, in order; only `sync` and `buffer_read` wait. `ref` and `cpu` happen to run
  * at once. Argument structs hold backend addresses: memory that `buffer_alloc` gave, which the host
  * must not touch (it may be on a GPU), except where a field says "host". Host arrays may be reused
@@ -126,7 +126,7 @@ struct weight_source {
  *     x[r][i] = in[r][i] / sqrt(mean_i(in[r]^2) + norm_eps) * norm[i]   (Zhang & Sennrich 2019)
  * rounded to f32, and without it x = in.
  *
- * out[r][o] = sum_i W[o][i] * x[r][i] (+ bias[o]) (+ residual[r][o]). out may equal residual.
+ * out[r][o] = sum_i W[o][i] * x[r][i] (+ bias[o]) (+ residual[r][o]). out may equal residual, and not in.
  */
 struct logits_note;
 struct linear_args {

@@ -75,6 +75,12 @@ struct device {
     bool failed; /* memory ran out inside an op */
 };
 
+/* Shared memory of a block, so that two are on a processor: 1 KiB of each is the card's. */
+static inline uint32_t device_shared_half(const struct device *device)
+{
+    return (device->shared_max_bytes - 1024) / 2;
+}
+
 /* One part of a weight's outputs that is kept in one type. */
 struct weight_segment {
     enum dtype dtype;

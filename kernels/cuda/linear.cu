@@ -294,6 +294,7 @@ struct product product_of(const struct linear_args *args)
 
 void cuda_linear(struct device *device, const struct linear_args *args)
 {
+    CHECK(args->out != args->in); /* blocks read the one while others write the other */
     struct product product = product_of(args);
     product_run(device, &product);
 }

@@ -256,7 +256,7 @@ bool stream_makes_rows(const struct device *device, int dtype, uint32_t rows_mos
     uint32_t bytes = slices_bytes(1) + own_bytes(rows_kind_of(dtype), row_values);
     return rows_most <= STREAM_OWN_ROWS &&
            n_blocks <= 2 * runtime_facts_of(device->runtime)->processors &&
-           bytes <= device->shared_max_bytes / 2;
+           bytes <= device_shared_half(device);
 }
 
 void stream_run(struct device *device, int dtype, uint32_t tile_rows, uint32_t n_tiles,

@@ -72,7 +72,7 @@ LEAF uint32_t expert_best(shared<float> logits, uint32_t n_experts, float &best)
             expert = which;
         }
     }
-    return expert == n_experts ? 0 : expert; /* all are NaN */
+    return expert;
 }
 
 /* A warp, of row r. Softmax never changes the order, so the logits choose. */
@@ -85,8 +85,11 @@ LEAF void experts_choose(const struct route_task &a, uint32_t r, shared<float> l
     for (uint32_t e = lane; e < a.n_experts; e += 32)
         most = fmaxf(most, (float)logits[e]);
     most = warp_max(most);
-    for (uint32_t e = lane; e < a.n_experts; e += 32)
+    for (uint32_t e = lane; e < a.n_experts; e += 32) {
         sum += expf(logits[e] - most);
+        if (isnan(logits[e])) /* the sum is too, and with it all weights: experts stay distinct */
+            logits[e] = -INFINITY;
+    }
     sum = warp_sum(sum);
     for (uint32_t j = 0; j < a.top_k; j++) {
         float best;
@@ -205,7 +208,7 @@ template <int dtype> KERNEL(route_kernel, struct route_task, ROWS_THREADS, 2)
 void route_run(struct device *device, struct route_task *task)
 {
     uint32_t n = task->router.in_count + task->n_experts;
-    bool fit = ROUTE_HEAD_BYTES + 4 * ROUTE_ROWS_MAX * n <= device->shared_max_bytes;
+    bool fit = ROUTE_HEAD_BYTES + 4 * ROUTE_ROWS_MAX * n <= device_shared_half(device);
     task->block_rows = task->n_rows >= 512 && fit ? ROUTE_ROWS_MAX : 1;
     uint32_t shared_bytes =
         ROUTE_HEAD_BYTES + 4 * max_u32(task->block_rows * n, 2 * task->n_experts);

@@ -172,12 +172,40 @@ static void moe_all_rows_to_the_same(void **state)
     moe_check(state, &dice, &c);
 }
 
+/* A row with a NaN has nothing finite in its outputs, whichever experts it visits, and the row
+ * beside it does not notice. */
+static void moe_not_finite(void **state)
+{
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_Q8_0};
+    enum { HIDDEN = 32 };
+    for (size_t t = 0; t < array_count(types); t++) {
+        struct dice dice = {33};
+        struct moe_case c = {2, HIDDEN, 128, 8, 4, true, types[t], .one_expert = false};
+        struct moe_data d = data_make(&dice, &c);
+        float good[2 * HIDDEN], bad[2 * HIDDEN];
+        struct rig rig = rig_tested(state);
+        moe_run(&rig, &c, &d, good);
+        rig_close(&rig);
+        d.in[3] = NAN;
+        rig = rig_tested(state);
+        moe_run(&rig, &c, &d, bad);
+        rig_close(&rig);
+        for (uint32_t i = 0; i < HIDDEN; i++)
+            if (isfinite(bad[i]) || !isfinite(good[i]))
+                fail_msg("%s: out[%u] is %g with a NaN, %g without", dtype_name(types[t]), i,
+                         (double)bad[i], (double)good[i]);
+        assert_memory_equal(bad + HIDDEN, good + HIDDEN, sizeof good / 2);
+        data_free(&d);
+    }
+}
+
 int main(void)
 {
     static const struct rig_test tests[] = {
         {"moe: shapes", moe_shapes},
         {"moe: ties go to the lower expert", moe_ties},
         {"moe: all rows to the same experts", moe_all_rows_to_the_same},
+        {"moe: rows that are not finite", moe_not_finite},
     };
     return rig_main("moe", tests, array_count(tests));
 }
