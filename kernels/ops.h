@@ -126,7 +126,8 @@ struct weight_source {
  *     x[r][i] = in[r][i] / sqrt(mean_i(in[r]^2) + norm_eps) * norm[i]   (Zhang & Sennrich 2019)
  * rounded to f32, and without it x = in.
  *
- * out[r][o] = sum_i W[o][i] * x[r][i] (+ bias[o]) (+ residual[r][o]). out may equal residual, and not in.
+ * out[r][o] = sum_i W[o][i] * x[r][i] (+ bias[o]) (+ residual[r][o]). out may equal residual, and
+ * not in.
  */
 struct logits_note;
 struct linear_args {

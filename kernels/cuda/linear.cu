@@ -238,6 +238,7 @@ static void segments_run(struct device *device, const struct product *product, c
         } else if (!rows_suit(&ready, s->dtype, eights)) {
             ready = rows_lay(scratch, s->dtype, product_places(product), weight->in_count);
             ready.eights = eights;
+            ready.n_eights = (uint32_t)div_up((uint32_t)product_places(product), 8);
             rows_make(device, product, &ready);
             normed = product->norm ? NULL : product->in;
         }

@@ -2,7 +2,7 @@
 
 /*
  * Many rows on sm_90a, weights of BF16, F16 and F8_E4M3: one block on each processor walks over
- * tiles of 128 outputs and up to 192 rows. One warp fills a ring of chunks by bulk copies, two
+ * tiles of 128 outputs and up to 192 rows. Four warps fill a ring of chunks by bulk copies, two
  * warpgroups of 64 outputs multiply with wgmma: weights are A and pass through registers, so that
  * they lie in panels as everywhere; rows are B and lie in eights (product_rows.h). What an
  * instruction calls column k is the column that mma.sync calls so: both sum the same sixteen at a
@@ -25,7 +25,8 @@
 /* n: rows of a tile. */
 template <int dtype, uint32_t n> struct groups_shape {
     static constexpr bool f8 = chunk_shape<dtype>::f8;
-    static constexpr uint32_t chunk = f8 ? 1024 : 2048; /* of a panel */
+    static constexpr uint32_t chunk = f8 ? 1024 : 2048;                   /* of a panel */
+    static constexpr uint32_t panel = chunk + (f8 ? F8_SCALES_BYTES : 0); /* with its scales */
     static constexpr uint32_t rows_at = GROUPS_WARPS * chunk;
     static constexpr uint32_t scales_at = rows_at + n / 8 * ROWS_EIGHT_BYTES;
     static constexpr uint32_t stage = scales_at + (f8 ? 1024 : 0); /* [panel] F8_SCALES_BYTES */
@@ -35,7 +36,7 @@ template <int dtype, uint32_t n> struct groups_shape {
     static constexpr uint32_t registers = 232, registers_copying = 40;
     static_assert(2 * 128 * registers + 128 * registers_copying <= 65536, "of a processor");
     static_assert(stage % 1024 == 0 && rows_at % 1024 == 0, "tiles begin on 1024 bytes");
-    static_assert(GROUPS_WARPS + n / 8 <= 32, "a lane for each copy of a stage");
+    static_assert(GROUPS_THREADS == 32 * (GROUPS_WARPS + 4), "four warps copy");
     static_assert(GROUPS_WARPS * F8_SCALES_BYTES <= 1024, "scales have their place");
 };
 
@@ -130,37 +131,36 @@ template <uint32_t n, typename F> LEAF void groups_walk(const struct groups_task
     }
 }
 
-/* ---- the warp that copies ---- */
+/* ---- the warps that copy ---- */
 
-/* Of each stage, a lane brings a chunk of one panel, with its scales, or of eight rows. */
-template <int dtype, typename shape>
+/* Each of four warps brings two panels of a stage, with their scales, the first one the rows as
+ * well, which lie in one piece: the copies of a warp are issued one after the other. */
+template <int dtype, uint32_t n>
 LEAF void tile_bring(const struct groups_task &a, const struct product_tile &tile, uint32_t out,
                      struct groups_ring &ring)
 {
-    uint32_t lane = lane_index(), n_eights = div_up(tile.count, 8), n = a.product.n_chunks;
-    bool weights = lane < GROUPS_WARPS;
-    uint32_t eight = weights ? 0 : lane - GROUPS_WARPS;
-    uint32_t bytes = weights ? shape::chunk : ROWS_EIGHT_BYTES;
-    const char *from =
-        weights ? panel_of(a.product, tile.matrix, out * 4 + lane / 2, lane % 2)
-                : a.product.rows.data + (size_t)(tile.first / 8 + eight) * n * ROWS_EIGHT_BYTES;
-    uint32_t to = weights ? lane * bytes : shape::rows_at + eight * bytes;
-    uint32_t expected = GROUPS_WARPS * (shape::chunk + (shape::f8 ? F8_SCALES_BYTES : 0)) +
-                        n_eights * ROWS_EIGHT_BYTES;
-    for (uint32_t k = 0; k < n; k++, from += bytes) {
+    typedef struct groups_shape<dtype, n> shape;
+    uint32_t lane = lane_index(), panel = 2 * (warp_index() - GROUPS_WARPS) + lane;
+    uint32_t rows_bytes = div_up(tile.count, 8) * ROWS_EIGHT_BYTES;
+    bool first = warp_index() == GROUPS_WARPS, weights = lane < 2, rows = first && lane == 2;
+    size_t rows_step = a.product.rows.n_eights * (size_t)ROWS_EIGHT_BYTES;
+    const char *from = weights ? panel_of(a.product, tile.matrix, out * 4 + panel / 2, panel % 2)
+                               : a.product.rows.data + tile.first / 8 * ROWS_EIGHT_BYTES;
+    for (uint32_t k = 0; k < a.product.n_chunks; k++) {
         shared<uint64_t> there = groups_bar<shape>(ring.stage, GROUPS_THERE);
         shared<char> stage = groups_stage<shape>(ring.stage);
         mbarrier_wait(groups_bar<shape>(ring.stage, GROUPS_FREE), ring.parity ^ 1);
-        if (lane == 0)
-            mbarrier_expect(there, expected);
+        if (first && lane == 0)
+            mbarrier_expect(there, GROUPS_WARPS * shape::panel + rows_bytes);
         warp_sync();
-        if (weights || eight < n_eights)
-            copy_bulk(stage + to, from, bytes, there);
-        if (shape::f8 && weights) {
-            copy_bulk(stage + (shape::scales_at + lane * F8_SCALES_BYTES),
-                      from + (k % 2 ? 1024 : 2048), F8_SCALES_BYTES, there);
-            from += k % 2 * F8_SCALES_BYTES;
-        }
+        if (rows)
+            copy_bulk(stage + shape::rows_at, from + k * rows_step, rows_bytes, there);
+        if (weights)
+            copy_bulk(stage + panel * shape::chunk, from + chunk_offset_of(dtype, k), shape::chunk,
+                      there);
+        if (shape::f8 && weights)
+            copy_bulk(stage + (shape::scales_at + panel * F8_SCALES_BYTES),
+                      from + f8_scales_offset(k), F8_SCALES_BYTES, there);
         groups_next(ring);
     }
 }
@@ -389,10 +389,9 @@ template <int dtype, uint32_t n> LEAF void groups_multiply(const struct groups_t
     struct groups_ring ring = {0, 0};
     if (warp_index() >= GROUPS_WARPS) {
         registers_drop<shape::registers_copying>();
-        if (warp_index() == GROUPS_WARPS)
-            groups_walk<n>(a, [&](const struct product_tile &tile, uint32_t out) {
-                tile_bring<dtype, shape>(a, tile, out, ring);
-            });
+        groups_walk<n>(a, [&](const struct product_tile &tile, uint32_t out) {
+            tile_bring<dtype, n>(a, tile, out, ring);
+        });
         return;
     }
     registers_raise<shape::registers>();
