@@ -190,14 +190,42 @@ static uint32_t bucket_enter(const struct sample_work *work, const uint32_t *lis
     return n_kept;
 }
 
+#define FEW 32 /* candidates that are quicker looked through than counted in buckets */
+
+/* The same among few, of which *before is the sum of all that come before them; spoils the list. */
+static uint32_t few_find(const struct sample_work *work, uint32_t n, bool ones, uint64_t target,
+                         uint64_t before)
+{
+    for (;;) {
+        CHECK(n > 0);
+        uint32_t best = 0;
+        for (uint32_t i = 1; i < n; i++)
+            if (work->orders[work->list[i]] > work->orders[work->list[best]])
+                best = i;
+        uint32_t at = work->list[best];
+        before += ones ? 1 : work->weights[at];
+        if (before > target)
+            return at;
+        n--;
+        memmove(work->list + best, work->list + best + 1, (n - best) * sizeof *work->list);
+    }
+}
+
 /* The first candidate, in order of descending logit and ascending id, at which the running sum of
  * weights (or of ones) exceeds `target`; the sum of all does exceed it. */
 static uint32_t candidate_find(const struct sample_work *work, bool ones, uint64_t target)
 {
+    static const struct {
+        uint32_t shift, bits;
+    } digits[] = {{21, 11}, {10, 11}, {0, 10}};
     uint64_t before = 0;
-    uint32_t n = bucket_enter(work, NULL, work->n, 21, 11, ones, target, &before);
-    n = bucket_enter(work, work->list, n, 10, 11, ones, target, &before);
-    n = bucket_enter(work, work->list, n, 0, 10, ones, target, &before);
+    uint32_t n = work->n, *list = NULL;
+    for (size_t d = 0; d < array_count(digits) && n > FEW; d++, list = work->list)
+        n = bucket_enter(work, list, n, digits[d].shift, digits[d].bits, ones, target, &before);
+    for (uint32_t i = 0; !list && i < n; i++)
+        work->list[i] = i;
+    if (n <= FEW)
+        return few_find(work, n, ones, target, before);
     /* Equal logits are left, by ascending id. */
     uint32_t i = 0;
     while (i < n && (before += ones ? 1 : work->weights[work->list[i]]) <= target)
