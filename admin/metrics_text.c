@@ -209,10 +209,16 @@ static const char *text_of(const json_t *object, const char *field)
     return text ? text : "";
 }
 
-static void model_print(FILE *out, const struct row *row, const json_t *model)
+/* NAME of models/NAME. */
+static const char *model_name(const json_t *model)
 {
     const char *name = text_of(model, "name"), *slash = strchr(name, '/');
-    struct labels labels = {.model = slash ? slash + 1 : name};
+    return slash ? slash + 1 : name;
+}
+
+static void model_print(FILE *out, const struct row *row, const json_t *model)
+{
+    struct labels labels = {.model = model_name(model)};
     size_t i;
     json_t *tenant;
     if (row->place == PLACE_MODEL) {
@@ -265,10 +271,9 @@ static void versions_print(FILE *out, const json_t *status)
     fputs("} 1\n", out);
     head_print(out, "device_info", GAUGE, "What a model runs on.");
     json_array_foreach (json_object_get(status, "models"), i, model) {
-        const char *name = text_of(model, "name"), *slash = strchr(name, '/');
         first = true;
         fputs("galerne_device_info", out);
-        label_print(out, "model", slash ? slash + 1 : name, &first);
+        label_print(out, "model", model_name(model), &first);
         label_print(out, "device", text_of(model, "device"), &first);
         fputs("} 1\n", out);
     }

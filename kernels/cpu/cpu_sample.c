@@ -192,7 +192,8 @@ static uint32_t bucket_enter(const struct sample_work *work, const uint32_t *lis
 
 #define FEW 32 /* candidates that are quicker looked through than counted in buckets */
 
-/* The same among few, of which *before is the sum of all that come before them; spoils the list. */
+/* The same among few, of which `before` is the sum of all that come before them; spoils the list.
+ */
 static uint32_t few_find(const struct sample_work *work, uint32_t n, bool ones, uint64_t target,
                          uint64_t before)
 {

@@ -1,4 +1,5 @@
 #include "kernels/cuda/attend.h"
+#include "kernels/cuda/ring.h"
 
 /*
  * sm_90a: one warp brings K and V by bulk copies into a ring of steps, one or two warpgroups of 64
@@ -39,19 +40,6 @@ template <uint32_t head_dim, uint32_t groups, bool bytes_raw> struct ring_shape 
     static constexpr uint32_t registers_copying = raw ? 48 : 40;
     static constexpr uint32_t registers = groups == 1 ? 256 - registers_copying : raw ? 224 : 232;
 };
-
-/* Where a thread is in the ring. */
-struct ring_place {
-    uint32_t step, parity;
-};
-
-template <typename shape> LEAF void ring_next(struct ring_place &place)
-{
-    if (++place.step == shape::steps) {
-        place.step = 0;
-        place.parity ^= 1;
-    }
-}
 
 template <typename shape> LEAF shared<char> ring_tile(uint32_t step, uint32_t value)
 {
@@ -156,20 +144,12 @@ LEAF void steps_bring(const struct attend_task &a)
                 step_bring_raw<head_dim, shape>(a, w, step, place.step);
             else
                 step_bring<head_dim, shape>(a, w, step, place.step);
-            ring_next<shape>(place);
+            ring_next<shape::steps>(place);
         }
     }
 }
 
 /* ---- the warps that widen ---- */
-
-/* Every warp says so for itself. */
-template <typename shape> LEAF void ring_signal(uint32_t step, enum ring_bar bar)
-{
-    warp_sync();
-    if (lane_index() == 0)
-        mbarrier_arrive(ring_bar<shape>(step, bar));
-}
 
 template <uint32_t head_dim, typename from, typename to>
 LEAF void steps_widen(const struct attend_task &a, uint32_t thread)
@@ -186,11 +166,11 @@ LEAF void steps_widen(const struct attend_task &a, uint32_t thread)
                 step_widen<head_dim>(w, step, ring_tile<from>(raw.step, value),
                                      ring_tile<to>(ready.step, value), thread, WIDENING_WARPS * 32);
                 async_fence();
-                ring_signal<to>(ready.step, bar);
+                ring_tell(ring_bar<to>(ready.step, bar));
             }
-            ring_signal<from>(raw.step, RING_FREE);
-            ring_next<from>(raw);
-            ring_next<to>(ready);
+            ring_tell(ring_bar<from>(raw.step, RING_FREE));
+            ring_next<from::steps>(raw);
+            ring_next<to::steps>(ready);
         }
     }
 }
@@ -279,8 +259,8 @@ LEAF void item_run(const struct attend_task &a, const struct attend_work &w, uin
         values_issue<head_dim>(p, ring_tile<shape>(place.step, 1), lane.values);
         wgmma_wait<0>();
         wgmma_hold(lane.values);
-        ring_signal<shape>(place.step, RING_FREE);
-        ring_next<shape>(place);
+        ring_tell(ring_bar<shape>(place.step, RING_FREE));
+        ring_next<shape::steps>(place);
         if (attend_split_ends(w, step))
             attend_split_end(a, w, pair, threads, step, lane);
     }
@@ -292,8 +272,8 @@ template <typename shape> LEAF void item_skip(const struct attend_work &w, struc
     for (uint32_t step = w.first_step; step <= w.last_step; step++) {
         mbarrier_wait(ring_bar<shape>(place.step, RING_K), place.parity);
         mbarrier_wait(ring_bar<shape>(place.step, RING_V), place.parity);
-        ring_signal<shape>(place.step, RING_FREE);
-        ring_next<shape>(place);
+        ring_tell(ring_bar<shape>(place.step, RING_FREE));
+        ring_next<shape::steps>(place);
     }
 }
 

@@ -190,7 +190,7 @@ static bool rows_left_to_blocks(const struct device *device, const struct produc
     const struct product_groups *groups = product->groups;
     uint32_t n_panels =
         div_up(gated ? product->weight->out_count / 2 : s->out_count, PANEL_OUTPUTS);
-    uint32_t n_blocks = gated ? n_panels : div_up(n_panels, 2);
+    uint32_t n_blocks = product_pairs(gated, n_panels);
     uint32_t row_values = (uint32_t)round_up(product->weight->in_count, CHUNK_VALUES);
     if (product->ready || product->row_share > 1 ||
         !stream_makes_rows(device, s->dtype, groups ? groups->matrix_rows_max : product->n_rows,
@@ -227,22 +227,18 @@ static void segments_run(struct device *device, const struct product *product, c
         bool gated = product->gated && out == product->out;
         bool eights = product_in_eights(device, s->dtype, tile_rows);
         struct rows_ready own;
+        const struct rows_ready *rows = &ready;
         if (rows_left_to_blocks(device, product, s, gated, &own)) {
-            panels_run(device, product, i, &own, out);
-            if (gated)
-                return;
-            continue;
-        }
-        if (product->ready && rows_suit(product->ready, s->dtype, eights)) {
-            ready = *product->ready;
+            rows = &own;
+        } else if (product->ready && rows_suit(product->ready, s->dtype, eights)) {
+            rows = product->ready;
         } else if (!rows_suit(&ready, s->dtype, eights)) {
             ready = rows_lay(scratch, s->dtype, product_places(product), weight->in_count);
             ready.eights = eights;
-            ready.n_eights = (uint32_t)div_up((uint32_t)product_places(product), 8);
             rows_make(device, product, &ready);
             normed = product->norm ? NULL : product->in;
         }
-        panels_run(device, product, i, &ready, out);
+        panels_run(device, product, i, rows, out);
         if (gated)
             return; /* both halves at once */
     }

@@ -1,4 +1,5 @@
 #include "kernels/cuda/product_parts.h"
+#include "kernels/cuda/ring.h"
 
 /*
  * Many rows on sm_90a, weights of BF16, F16 and F8_E4M3: one block on each processor walks over
@@ -47,18 +48,6 @@ struct groups_task {
 };
 
 /* ---- the ring ---- */
-
-struct groups_ring {
-    uint32_t stage, parity;
-};
-
-LEAF void groups_next(struct groups_ring &ring)
-{
-    if (++ring.stage == GROUPS_STAGES) {
-        ring.stage = 0;
-        ring.parity ^= 1;
-    }
-}
 
 template <typename shape> LEAF shared<char> groups_stage(uint32_t stage)
 {
@@ -137,7 +126,7 @@ template <uint32_t n, typename F> LEAF void groups_walk(const struct groups_task
  * well, which lie in one piece: the copies of a warp are issued one after the other. */
 template <int dtype, uint32_t n>
 LEAF void tile_bring(const struct groups_task &a, const struct product_tile &tile, uint32_t out,
-                     struct groups_ring &ring)
+                     struct ring_place &ring)
 {
     typedef struct groups_shape<dtype, n> shape;
     uint32_t lane = lane_index(), panel = 2 * (warp_index() - GROUPS_WARPS) + lane;
@@ -147,9 +136,9 @@ LEAF void tile_bring(const struct groups_task &a, const struct product_tile &til
     const char *from = weights ? panel_of(a.product, tile.matrix, out * 4 + panel / 2, panel % 2)
                                : a.product.rows.data + tile.first / 8 * ROWS_EIGHT_BYTES;
     for (uint32_t k = 0; k < a.product.n_chunks; k++) {
-        shared<uint64_t> there = groups_bar<shape>(ring.stage, GROUPS_THERE);
-        shared<char> stage = groups_stage<shape>(ring.stage);
-        mbarrier_wait(groups_bar<shape>(ring.stage, GROUPS_FREE), ring.parity ^ 1);
+        shared<uint64_t> there = groups_bar<shape>(ring.step, GROUPS_THERE);
+        shared<char> stage = groups_stage<shape>(ring.step);
+        mbarrier_wait(groups_bar<shape>(ring.step, GROUPS_FREE), ring.parity ^ 1);
         if (first && lane == 0)
             mbarrier_expect(there, GROUPS_WARPS * shape::panel + rows_bytes);
         warp_sync();
@@ -161,7 +150,7 @@ LEAF void tile_bring(const struct groups_task &a, const struct product_tile &til
         if (shape::f8 && weights)
             copy_bulk(stage + (shape::scales_at + panel * F8_SCALES_BYTES),
                       from + f8_scales_offset(k), F8_SCALES_BYTES, there);
-        groups_next(ring);
+        ring_next<GROUPS_STAGES>(ring);
     }
 }
 
@@ -194,12 +183,8 @@ LEAF void weights_read(uint32_t (&w)[4][4], shared<char> stage, bool gated)
             bytes8 g = (at + c * 512).template as<bytes8>()[0];
             bytes8 h = (at + (c * 512 + part.further)).template as<bytes8>()[0];
 #pragma unroll
-            for (uint32_t i = 0; i < 2; i++) {
-                w[2 * c + i][0] = f16x2_of_e4m3x2<true>((uint16_t)g.word[i]);
-                w[2 * c + i][1] = f16x2_of_e4m3x2<true>((uint16_t)h.word[i]);
-                w[2 * c + i][2] = f16x2_of_e4m3x2<true>((uint16_t)(g.word[i] >> 16));
-                w[2 * c + i][3] = f16x2_of_e4m3x2<true>((uint16_t)(h.word[i] >> 16));
-            }
+            for (uint32_t i = 0; i < 2; i++)
+                f8_widen(w[2 * c + i], g.word[i], h.word[i]);
         } else {
             bytes16 g = (at + c * 1024).template as<bytes16>()[0];
             bytes16 h = (at + (c * 1024 + part.further)).template as<bytes16>()[0];
@@ -230,23 +215,15 @@ LEAF void chunk_issue(float (&sums)[n / 2], const uint32_t (&w)[4][4], shared<ch
     wgmma_commit();
 }
 
-/* Every warp says so for itself. */
-template <typename shape> LEAF void groups_free(uint32_t stage)
-{
-    warp_sync();
-    if (lane_index() == 0)
-        mbarrier_arrive(groups_bar<shape>(stage, GROUPS_FREE));
-}
-
 /* sums (+)= the ring's next chunk. While one warpgroup reads and scales, the other's products run.
  */
 template <int dtype, uint32_t n>
-LEAF void chunk_run(float (&sums)[n / 2], struct groups_ring &ring, bool keep, bool gated)
+LEAF void chunk_run(float (&sums)[n / 2], struct ring_place &ring, bool keep, bool gated)
 {
     typedef struct groups_shape<dtype, n> shape;
-    shared<char> stage = groups_stage<shape>(ring.stage);
+    shared<char> stage = groups_stage<shape>(ring.step);
     uint32_t w[4][4];
-    mbarrier_wait(groups_bar<shape>(ring.stage, GROUPS_THERE), ring.parity);
+    mbarrier_wait(groups_bar<shape>(ring.step, GROUPS_THERE), ring.parity);
     weights_read<dtype, n>(w, stage, gated);
     if constexpr (shape::f8) {
         float chunk[n / 2];
@@ -267,13 +244,13 @@ LEAF void chunk_run(float (&sums)[n / 2], struct groups_ring &ring, bool keep, b
         wgmma_wait<0>();
         wgmma_hold(sums);
     }
-    groups_free<shape>(ring.stage);
-    groups_next(ring);
+    ring_tell(groups_bar<shape>(ring.step, GROUPS_FREE));
+    ring_next<GROUPS_STAGES>(ring);
 }
 
 template <int dtype, uint32_t n>
 LEAF void tile_multiply(const struct product_task &a, float (&totals)[n / 2],
-                        struct groups_ring &ring)
+                        struct ring_place &ring)
 {
     float sums[n / 2];
     uint32_t left = a.slice_chunks;
@@ -366,7 +343,7 @@ LEAF void gated_put(const struct product_task &a, const struct product_tile &til
 
 template <int dtype, uint32_t n>
 LEAF void tile_run_rows(const struct product_task &a, const struct product_tile &tile,
-                        uint32_t block, struct groups_ring &ring)
+                        uint32_t block, struct ring_place &ring)
 {
     float totals[n / 2] = {};
     tile_multiply<dtype, n>(a, totals, ring);
@@ -386,7 +363,7 @@ template <int dtype, uint32_t n> LEAF void groups_multiply(const struct groups_t
     stages_clear<shape>();
     rings_init<shape>();
     launch_wait();
-    struct groups_ring ring = {0, 0};
+    struct ring_place ring = {0, 0};
     if (warp_index() >= GROUPS_WARPS) {
         registers_drop<shape::registers_copying>();
         groups_walk<n>(a, [&](const struct product_tile &tile, uint32_t out) {
@@ -455,8 +432,7 @@ void groups_run(struct device *device, int dtype, const struct product_groups *g
 {
     struct groups_task task = {};
     task.product = *product;
-    uint32_t pairs = product->gated ? product->n_panels : div_up(product->n_panels, 2);
-    task.n_outs = div_up(pairs, 4);
+    task.n_outs = div_up(product_pairs(product->gated, product->n_panels), 4);
     task.n_tiles = groups ? groups->n_tiles : 0;
     CHECK(!groups || groups->tile_rows == GROUPS_ROWS_LESS);
     if (dtype == DTYPE_BF16)

@@ -34,6 +34,11 @@ struct product_task {
     bool turned;        /* few rows: pairs are the halves of a head, and go where `rope` says */
     struct rope_task rope;
 };
+/* Pairs of panels that a product has. */
+static inline uint32_t product_pairs(bool gated, uint32_t n_panels)
+{
+    return gated ? n_panels : div_up(n_panels, 2);
+}
 /* Whether blocks of stream_run, of at most `rows_most` rows, should make them ready themselves: all
  * do the same at the same time, which takes as long as if one did, and spares a launch; a second
  * round of blocks, or more rows, would do it again and again. */
@@ -163,6 +168,15 @@ LEAF void block_multiply(float (&sum)[4], const chunk_part<dtype> &w, const row_
     }
 }
 
+/* Four columns of outputs g and g + 8 as A. */
+LEAF void f8_widen(uint32_t (&a)[4], uint32_t g, uint32_t h)
+{
+    a[0] = f16x2_of_e4m3x2<true>((uint16_t)g);
+    a[1] = f16x2_of_e4m3x2<true>((uint16_t)h);
+    a[2] = f16x2_of_e4m3x2<true>((uint16_t)(g >> 16));
+    a[3] = f16x2_of_e4m3x2<true>((uint16_t)(h >> 16));
+}
+
 /* Bytes become halves of the same value; their sum is scaled once. */
 LEAF void f8_multiply(float (&sum)[4], const chunk_part<DTYPE_F8_E4M3> &w,
                       const row_part<DTYPE_F8_E4M3> &x)
@@ -173,9 +187,8 @@ LEAF void f8_multiply(float (&sum)[4], const chunk_part<DTYPE_F8_E4M3> &w,
 #pragma unroll
         for (uint32_t m = 0; m < 4; m += 2) {
             uint32_t g = w.piece[c].word[m / 2], h = w.piece[c].word[2 + m / 2];
-            uint32_t a[4] = {f16x2_of_e4m3x2<true>((uint16_t)g), f16x2_of_e4m3x2<true>((uint16_t)h),
-                             f16x2_of_e4m3x2<true>((uint16_t)(g >> 16)),
-                             f16x2_of_e4m3x2<true>((uint16_t)(h >> 16))};
+            uint32_t a[4];
+            f8_widen(a, g, h);
             uint32_t b[2] = {x.piece[c].word[m], x.piece[c].word[m + 1]};
             mma_f16(d, a, b);
         }

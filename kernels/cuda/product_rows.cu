@@ -93,6 +93,7 @@ struct rows_ready rows_lay(char *memory, int dtype, size_t n_rows, uint32_t in_c
     ready.row_values = (uint32_t)round_up(in_count, CHUNK_VALUES);
     ready.data = memory;
     size_t each = ready.kind == ROWS_BYTES ? 1 : 2, places = round_up(n_rows, 8);
+    ready.n_eights = (uint32_t)(places / 8);
     char *after = memory + round_up(places * ready.row_values * each, 256);
     if (ready.kind == ROWS_BYTES)
         ready.heads = (struct rows_head *)(void *)after;

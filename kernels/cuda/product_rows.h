@@ -47,7 +47,7 @@ struct alignas(8) rows_head {
 struct rows_ready {
     enum rows_kind kind;
     bool eights;
-    uint32_t n_eights;   /* there is room for; of eights alone */
+    uint32_t n_eights;   /* there is room for */
     uint32_t row_values; /* a multiple of CHUNK_VALUES */
     char *data;
     struct rows_head *heads; /* ROWS_BYTES: [n_rows][row_values / 32] */

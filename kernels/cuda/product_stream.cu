@@ -244,7 +244,7 @@ KERNEL(stream_kernel, struct product_task, STREAM_THREADS, blocks)
 template <int dtype, uint32_t n>
 static void stream_launch(struct device *device, uint32_t n_tiles, const struct product_task *task)
 {
-    uint32_t pairs = task->gated ? task->n_panels : div_up(task->n_panels, 2);
+    uint32_t pairs = product_pairs(task->gated, task->n_panels);
     uint32_t own = task->rows_own ? own_bytes(task->rows.kind, task->rows.row_values) : 0;
     struct launch shape = {n_tiles, pairs, 1, STREAM_THREADS, slices_bytes(n) + own, true};
     launch_kernel((stream_kernel < dtype, n, n == 1 ? 2 : 1 >), device->runtime, shape, *task);

@@ -183,7 +183,7 @@ template <int dtype, uint32_t stages> KERNEL(tile_kernel, struct product_task, T
 template <int dtype, uint32_t stages>
 static void tile_launch(struct device *device, uint32_t n_tiles, const struct product_task *task)
 {
-    uint32_t pairs = task->gated ? task->n_panels : div_up(task->n_panels, 2);
+    uint32_t pairs = product_pairs(task->gated, task->n_panels);
     struct launch shape = {n_tiles,
                            div_up(pairs, 4),
                            1,
